@@ -1,0 +1,57 @@
+# Everything a developer needs; `make help` lists it. Only Python 3.11+, make and a package index are required.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format model mysql lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:8000
+	@APP_HOST=$${APP_HOST:-127.0.0.1} $(BIN)/python -m app
+
+test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/development ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/development ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+model: | $(VENV)/runtime ## Fetch the local model's weights (once)
+	@$(BIN)/python -m scripts.make_model
+
+mysql: $(VENV)/runtime ## Start a MySQL server to try things on
+	@$(BIN)/python scripts/mysql_server.py start
+
+lock: $(VENV)/development ## Compile requirements*.txt from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes pyproject.toml --output-file requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group dev \
+		--constraints requirements.txt --output-file requirements-dev.txt
+
+clean: ## Remove what make has built (data/ stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis app/clients/local/weights
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: https://www.python.org/downloads/" >&2; exit 1; }
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime: requirements.txt | $(VENV)/bin/python
+	@echo "installing requirements.txt"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/development: requirements-dev.txt | $(VENV)/bin/python
+	@echo "installing requirements-dev.txt"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@ $(VENV)/runtime

@@ -1,0 +1,1 @@
+"""Image Classifier: sorts phone photos into eight categories and never pays twice for the same picture."""

@@ -1,0 +1,45 @@
+"""`python -m app`: serve on one process for a first try, and say where to look."""
+
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from app.config import Settings
+
+SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells a newcomer what to do next once it really serves."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(_welcome(self._settings), flush=True)  # noqa: T201 - meant for the person at the terminal
+
+
+def _welcome(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    url = f"http://{host}:{settings.port}"
+    return (
+        f"\n  Image Classifier  {url}   (API: {url}/docs)"
+        f"\n  model             {settings.model.provider}"
+        f"\n  data              {settings.database_url.render_as_string(hide_password=True)}"
+        f"\n\n  Try it:\n    curl -F image=@{SAMPLE_PHOTO} {url}/api/v1/classify\n"
+    )
+
+
+def main() -> None:
+    """Serve with the settings of the environment and `.env`."""
+    settings = Settings()
+    config = uvicorn.Config("app.main:app", host=settings.host, port=settings.port, access_log=False, log_config=None)
+    _Server(config, settings).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: typed input, one service call, return."""

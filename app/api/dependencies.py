@@ -1,0 +1,77 @@
+"""`Annotated` aliases, so that a route's signature reads like a sentence."""
+
+import ipaddress
+from typing import Annotated, cast
+
+from fastapi import Depends, Header, Request
+
+from app.errors import InvalidRequest
+from app.resources import Resources
+from app.schemas.common import clean_user_id
+from app.services.classifier import Caller, ClassifierService
+from app.services.health import HealthService
+from app.services.stats import StatsService
+
+
+def get_resources(request: Request) -> Resources:
+    """What the lifespan opened."""
+    return cast("Resources", request.app.state.resources)
+
+
+def get_classifier(request: Request) -> ClassifierService:
+    return get_resources(request).classifier
+
+
+def get_stats(request: Request) -> StatsService:
+    return get_resources(request).stats
+
+
+def get_health(request: Request) -> HealthService:
+    return get_resources(request).health
+
+
+def get_caller(
+    request: Request,
+    x_user_id: Annotated[str | None, Header(description="Device or user id; wins over the body's `user_id`.")] = None,
+) -> Caller:
+    """Who asks, from the headers and the connection.
+
+    Raises:
+        InvalidRequest: the header holds something that cannot be a user id.
+    """
+    return Caller(
+        request_id=request.state.request_id,
+        user_id=None if x_user_id is None else _user_id(x_user_id),
+        ip_address=client_address(request),
+        started_at=request.state.started_at,
+    )
+
+
+def client_address(request: Request) -> str | None:
+    """The client's IP address (the server has already applied X-Forwarded-For from trusted proxies), or None."""
+    if request.client is None:
+        return None
+    try:
+        address = ipaddress.ip_address(request.client.host.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def _user_id(header: str) -> str | None:
+    try:
+        # HTTP libraries hand header bytes over as Latin-1; apps send UTF-8.
+        return clean_user_id(header.encode("latin-1").decode("utf-8"))
+    except UnicodeError:
+        raise InvalidRequest("X-User-ID is not valid UTF-8.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"X-User-ID: {error}.") from None
+
+
+ResourcesDep = Annotated[Resources, Depends(get_resources)]
+ClassifierDep = Annotated[ClassifierService, Depends(get_classifier)]
+StatsDep = Annotated[StatsService, Depends(get_stats)]
+HealthDep = Annotated[HealthService, Depends(get_health)]
+CallerDep = Annotated[Caller, Depends(get_caller)]

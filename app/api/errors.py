@@ -1,0 +1,109 @@
+"""Errors over HTTP: the one format, for exceptions, for elements of a batch, and in the OpenAPI document."""
+
+import math
+from collections import defaultdict
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from loguru import logger
+from starlette.exceptions import HTTPException
+
+from app.clock import utc_now
+from app.errors import AppError, InvalidRequest, NotFound, PayloadTooLarge
+from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
+
+
+def error_body(error: AppError, request_id: str) -> ErrorResponse:
+    """The error in the one format."""
+    return ErrorResponse(
+        error=ErrorBody(code=error.code, message=error.text, details=error.details),
+        request_id=request_id,
+        timestamp=utc_now(),
+    )
+
+
+def error_response(error: AppError, request_id: str, *, status: int | None = None, code: str | None = None) -> Response:
+    """The error as an HTTP answer; `status` and `code` replace the class's own (for the framework's errors)."""
+    body = error_body(error, request_id)
+    if code is not None:
+        body.error.code = code
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return Response(
+        body.model_dump_json(), status_code=status or error.status, headers=headers, media_type="application/json"
+    )
+
+
+def describe_errors(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these errors, with an example for each code.
+
+    "4XX" stands for what every route may answer, and keeps FastAPI from announcing a 422 that we never send.
+    """
+    by_status: dict[int, list[type[AppError]]] = defaultdict(list)
+    declared: list[type[AppError]] = [AppError, InvalidRequest, *errors]
+    for error in declared:
+        by_status[error.status].append(error)
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {
+            "model": ErrorResponse,
+            "description": ", ".join(f"`{error.code}`" for error in group),
+            "content": {"application/json": {"examples": {error.code: {"value": _example(error)} for error in group}}},
+        }
+        for status, group in sorted(by_status.items())
+    }
+    responses["4XX"] = {"model": ErrorResponse, "description": "Any other error of the caller, in the same format"}
+    return responses
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make the application answer every exception in the one format."""
+    app.add_exception_handler(AppError, _handle_app_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+
+
+async def _handle_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)  # noqa: S101 - registered for this class only
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)
+    return error_response(error, request.state.request_id)
+
+
+async def _handle_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
+    # Only place and reason: what was sent is not repeated.
+    details = [{"field": ".".join(str(part) for part in e["loc"]), "message": e["msg"]} for e in error.errors()]
+    first = details[0] if details else {"field": "body", "message": "missing"}
+    message = f"{first['field']}: {first['message']}"
+    return error_response(InvalidRequest(message, details=details), request.state.request_id)
+
+
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
+    request_id = request.state.request_id
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return error_response(NotFound(), request_id)
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return error_response(PayloadTooLarge(), request_id)
+        case HTTPStatus.BAD_REQUEST:
+            return error_response(InvalidRequest(str(error.detail)), request_id)
+    phrase = HTTPStatus(error.status_code).phrase
+    response = error_response(
+        AppError(f"{phrase}."), request_id, status=error.status_code, code=phrase.lower().replace(" ", "_")
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _example(error: type[AppError]) -> dict[str, Any]:
+    return {
+        "success": False,
+        "error": {"code": error.code, "message": error.message, "details": None},
+        "request_id": EXAMPLE_REQUEST_ID,
+        "timestamp": EXAMPLE_TIMESTAMP,
+    }

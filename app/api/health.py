@@ -1,0 +1,38 @@
+"""Health for load balancers and people, liveness for whoever restarts us."""
+
+from fastapi import APIRouter, Response
+
+from app.api.dependencies import HealthDep
+from app.api.errors import describe_errors
+from app.clock import utc_now
+from app.schemas.health import HealthResponse, LivenessResponse, ModelStatus
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get(
+    "",
+    responses={
+        **describe_errors(),
+        503: {"model": HealthResponse, "description": "The database is out of reach (`unhealthy`)"},
+    },
+)
+async def health(service: HealthDep, response: Response) -> HealthResponse:
+    """Can the service answer? The database and the model are asked, the model without a paid call."""
+    state = await service.check()
+    if not state.database_connected:
+        response.status_code = 503
+    return HealthResponse(
+        success=state.database_connected,
+        status="unhealthy" if not state.database_connected else "healthy" if state.model.available else "degraded",
+        timestamp=utc_now(),
+        database="connected" if state.database_connected else "disconnected",
+        model_api="available" if state.model.available else "unavailable",
+        model=ModelStatus.model_validate(state.model),
+    )
+
+
+@router.get("/live", responses=describe_errors())
+async def live() -> LivenessResponse:
+    """Does the process answer? Nothing else is asked, so a database outage restarts nobody."""
+    return LivenessResponse(timestamp=utc_now())

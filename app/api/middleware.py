@@ -1,0 +1,125 @@
+"""Pure ASGI middleware: every request gets its id, its log line, an answer even when we fail, and a bounded body."""
+
+import time
+from collections.abc import Collection
+
+from loguru import logger
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response
+from app.errors import AppError, PayloadTooLarge
+from app.request_id import new_request_id
+
+REQUEST_ID_HEADER = "X-Request-ID"
+# nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
+CLIENT_CLOSED_REQUEST = 499
+
+
+class RequestContextMiddleware:
+    """Gives each request `state.request_id` and `state.started_at` (`time.perf_counter()`), and logs its outcome."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_at = time.perf_counter()
+        request_id = new_request_id()
+        scope.setdefault("state", {}).update(request_id=request_id, started_at=started_at)
+        status = CLIENT_CLOSED_REQUEST
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        with logger.contextualize(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                logger.debug("the client hung up")
+            except Exception:  # noqa: BLE001 - the last resort: the caller gets an answer, the log the traceback
+                logger.exception("unexpected error")
+                if status == CLIENT_CLOSED_REQUEST:
+                    await error_response(AppError(), request_id)(scope, receive, send_with_id)
+            finally:
+                milliseconds = (time.perf_counter() - started_at) * 1000
+                # The path alone: a query may hold what does not belong into a log.
+                logger.info("{} {} {} {:.1f} ms", scope["method"], scope["path"], status, milliseconds)
+
+
+class StartupErrorMiddleware:
+    """Tells the server in one sentence why the service does not start, where a traceback would bury the reason."""
+
+    def __init__(self, app: ASGIApp, *, expected: tuple[type[Exception], ...]) -> None:
+        self._app = app
+        self._expected = expected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failure: Message | None = None
+
+        async def hold_failure(message: Message) -> None:
+            nonlocal failure
+            if message["type"] == "lifespan.startup.failed":
+                failure = message
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, hold_failure)
+        except self._expected as error:
+            await send({"type": "lifespan.startup.failed", "message": f"cannot start: {error}"})
+        except BaseException:
+            if failure is not None:
+                await send(failure)
+            raise
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over `max_bytes`, except on `upload_paths`, which count what they read themselves."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, upload_paths: Collection[str]) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._upload_paths = frozenset(upload_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._upload_paths:
+            headers = Headers(scope=scope)
+            length = headers.get("content-length")
+            try:
+                if length is not None and int(length) > self._max_bytes:
+                    # A length within the limit is enforced by the HTTP server.
+                    raise PayloadTooLarge
+                if "transfer-encoding" in headers:
+                    receive = await self._read_ahead(receive)
+            except PayloadTooLarge as error:
+                await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _read_ahead(self, receive: Receive) -> Receive:
+        """Read a body of unknown length, which is at most `max_bytes`, and return a `receive` that replays it."""
+        messages: list[Message] = []
+        size = 0
+        while not messages or messages[-1].get("more_body", False):
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                raise PayloadTooLarge
+            messages.append(message)
+        replay = iter(messages)
+
+        async def replayed() -> Message:
+            return next(replay, None) or await receive()
+
+        return replayed

@@ -1,0 +1,159 @@
+"""Multipart uploads, parsed as they arrive: counted and hashed on the way, kept in memory only, never on disk.
+
+Starlette's own parser spools large parts to temporary files, which a photo must not touch.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, TooManyImages
+from app.services.classifier import UploadedPhoto
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+IMAGE_FIELD = "image"
+FIELD_MAX_BYTES = 1024
+# Boundaries, part headers and small fields.
+OVERHEAD_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """A text field of the form."""
+
+    name: str
+    value: str
+
+
+# A photo that is too large is handed on as its error, so that the other photos of the form still count.
+Part = FormField | UploadedPhoto | ImageTooLarge
+
+
+async def read_parts(request: Request, *, max_images: int, max_image_bytes: int) -> AsyncIterator[Part]:
+    """Yield the parts of a multipart/form-data request as soon as each is complete.
+
+    Raises:
+        MissingImage: the body is not multipart/form-data.
+        InvalidRequest: the body is malformed or ends early.
+        TooManyImages: more than `max_images` image parts.
+        PayloadTooLarge: the body as a whole is larger than that many images can be.
+    """
+    content_type, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if content_type != b"multipart/form-data" or not boundary:
+        raise MissingImage
+    max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
+    received = images = 0
+    try:
+        collector = _PartCollector(boundary, max_image_bytes)
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise PayloadTooLarge
+            collector.feed(chunk)
+            while collector.finished:
+                part = collector.finished.popleft()
+                images += not isinstance(part, FormField)
+                if images > max_images:
+                    raise TooManyImages(f"At most {max_images} 'image' parts are accepted in one call.")
+                yield part
+    except FormParserError as error:
+        raise InvalidRequest("The multipart body is malformed.") from error
+    if not collector.complete:
+        raise InvalidRequest("The multipart body ends before its closing boundary.")
+
+
+class _PartCollector:
+    """Turns the parser's callbacks into finished parts."""
+
+    def __init__(self, boundary: bytes, max_image_bytes: int) -> None:
+        self.finished: deque[Part] = deque()
+        self.complete = False
+        self._max_image_bytes = max_image_bytes
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._name = ""
+        self._data = bytearray()
+        self._hash = hashlib.sha256()
+        self._too_large = False
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._add_header_name,
+            "on_header_value": self._add_header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end,
+            "on_end": self._end_body,
+        }
+        self._parser = MultipartParser(boundary, callbacks)
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse the next bytes of the body; raises FormParserError."""
+        if chunk:
+            self._parser.write(chunk)
+
+    def _begin(self) -> None:
+        self._disposition = b""
+        self._name = ""
+        self._data = bytearray()
+        self._hash = hashlib.sha256()
+        self._too_large = False
+
+    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        limit = self._max_image_bytes if self._name == IMAGE_FIELD else FIELD_MAX_BYTES
+        if self._too_large:
+            return
+        if len(self._data) + end - start > limit:
+            self._too_large = True
+            self._data = bytearray()
+            if self._name != IMAGE_FIELD:
+                raise FormParserError("a text field is too long")
+            # Told at once, so that the caller of a single photo need not send the rest.
+            self.finished.append(image_too_large(limit))
+            return
+        part = memoryview(data)[start:end]
+        self._data += part
+        if self._name == IMAGE_FIELD:
+            self._hash.update(part)
+
+    def _end(self) -> None:
+        if self._name != IMAGE_FIELD:
+            self.finished.append(FormField(self._name, self._data.decode("utf-8", "replace")))
+        elif not self._too_large:
+            self.finished.append(UploadedPhoto(bytes(self._data), self._hash.hexdigest()))
+        self._data = bytearray()
+
+    def _end_body(self) -> None:
+        self.complete = True
+
+
+def image_too_large(max_bytes: int) -> ImageTooLarge:
+    """The error of a photo over the limit, which says what the limit is."""
+    megabytes = max_bytes / (1024 * 1024)
+    return ImageTooLarge(f"{ImageTooLarge.message} The limit is {megabytes:g} MB.", details={"max_bytes": max_bytes})

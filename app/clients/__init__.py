@@ -1,0 +1,1 @@
+"""Model clients: the things that look at a photo."""

@@ -1,0 +1,246 @@
+"""The contract of a model client: a prepared photo in, a valid classification or a `ModelError` out, nothing else.
+
+The public methods hold what every provider needs (a bounded number of calls at once, retries, the breaker, the
+record of outcomes); a provider fills in the private hooks `_classify`, `_start`, `_probe` and `_close`.
+"""
+
+import asyncio
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from loguru import logger
+
+from app.categories import Category
+from app.clients.breaker import BreakerState, CircuitBreaker
+from app.config import ModelSettings
+from app.errors import (
+    ModelAnswerInvalid,
+    ModelBusy,
+    ModelCircuitOpen,
+    ModelError,
+    ModelRefused,
+    ModelRejectedRequest,
+    ModelTimeout,
+)
+
+# Five failures in a row are an outage, not bad luck; half a minute is what the rate limits of hosted APIs last.
+BREAKER_FAILURE_THRESHOLD = 5
+BREAKER_OPEN_SECONDS = 30.0
+# Exponential backoff with full jitter, as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MAX_SECONDS = 8.0
+PROBE_TTL_SECONDS = 30.0
+PROBE_TIMEOUT_SECONDS = 3.0
+
+# Results of the local model are marked by this beginning of their model name, also in the database; no other client
+# may use it.
+LOCAL_MODEL_PREFIX = "local/"
+
+# These say something about one picture, not about the model's health.
+_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPhoto:
+    """What a model looks at: a JPEG turned upright, without metadata, within the configured size."""
+
+    jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """A model's classification.
+
+    `confidence` is 0..1. `response` is what the model said and what it cost in tokens, as JSON for the operator.
+    """
+
+    category: Category
+    confidence: float
+    description: str | None
+    response: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
+    """The state of a model client, from its last calls and a free probe; no secrets."""
+
+    provider: str
+    model: str
+    available: bool
+    breaker: BreakerState
+    last_success_at: datetime | None
+    last_error_code: str | None
+    last_error_at: datetime | None
+
+
+class ModelClient(ABC):
+    """Base of all model clients; see the module's docstring for who does what.
+
+    Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty,
+    and `provisional` marks results that count only while this very provider is configured (the local demo model
+    must never answer for a production model).
+    """
+
+    provider: ClassVar[str]
+    default_model: ClassVar[str]
+    provisional: ClassVar[bool] = False
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self.model = settings.model or self.default_model
+        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURE_THRESHOLD, open_seconds=BREAKER_OPEN_SECONDS)
+        self._last_success_at: datetime | None = None
+        self._last_error: tuple[str, datetime] | None = None
+        self._probe_outcome: tuple[float, ModelError | None] | None = None
+        self._probe_lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Make ready for the first call (load weights, open connections)."""
+        await self._start()
+
+    async def close(self) -> None:
+        """Release what `start` and the calls have opened."""
+        await self._close()
+
+    async def classify(self, photo: PreparedPhoto) -> ModelResult:
+        """Classify one photo, retrying what may pass.
+
+        Raises:
+            ModelError: the subclass says why; nothing else is raised, whatever the provider does.
+        """
+        deadline = time.monotonic() + self.settings.total_timeout_seconds
+        async with self._slot():
+            if not self._breaker.try_acquire():
+                raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
+            try:
+                result = await self._classify_with_retries(photo, deadline)
+            except _NOT_AN_OUTAGE as error:
+                self._breaker.record_nothing()
+                self._note_error(error)
+                raise
+            except ModelError as error:
+                self._breaker.record_failure()
+                self._note_error(error)
+                raise
+            except BaseException:
+                self._breaker.record_nothing()
+                raise
+            self._breaker.record_success()
+            self._last_success_at = datetime.now(UTC)
+            return result
+
+    async def health(self) -> ModelHealth:
+        """Say how the model is, without a paid call: the breaker, the last outcomes, and a free probe (cached)."""
+        probe_error = await self._probe_cached()
+        code, at = self._last_error or (None, None)
+        return ModelHealth(
+            provider=self.provider,
+            model=self.model,
+            available=probe_error is None and self._breaker.state is not BreakerState.OPEN,
+            breaker=self._breaker.state,
+            last_success_at=self._last_success_at,
+            last_error_code=code,
+            last_error_at=at,
+        )
+
+    @abstractmethod
+    async def _classify(self, photo: PreparedPhoto) -> ModelResult:
+        """Ask the model once. Raises ModelError; `retryable` on its class decides whether `classify` tries again."""
+
+    async def _start(self) -> None:  # noqa: B027 - an optional hook
+        """Make ready; nothing by default."""
+
+    async def _probe(self) -> None:  # noqa: B027 - an optional hook
+        """Check at no cost that the model can be reached and used; raises ModelError when it cannot."""
+
+    async def _close(self) -> None:  # noqa: B027 - an optional hook
+        """Release resources; nothing by default."""
+
+    async def _classify_with_retries(self, photo: PreparedPhoto, deadline: float) -> ModelResult:
+        attempt = 0
+        while True:
+            attempt += 1
+            error = await self._attempt(photo)
+            if isinstance(error, ModelResult):
+                return error
+            pause = error.retry_after_seconds
+            if pause is None:
+                pause = random.uniform(0.5, 1) * min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1))
+            out_of_time = time.monotonic() + pause + self.settings.timeout_seconds > deadline
+            if not error.retryable or attempt > self.settings.max_retries or out_of_time:
+                raise error
+            logger.warning("model attempt {} failed ({}), next in {:.1f} s", attempt, error.code, pause)
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, photo: PreparedPhoto) -> ModelResult | ModelError:
+        try:
+            async with asyncio.timeout(self.settings.timeout_seconds):
+                result = await self._classify(photo)
+        except TimeoutError:
+            return ModelTimeout()
+        except ModelError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            # The text may hold a key, so only the type is logged.
+            logger.error("model client {} raised {}", self.provider, type(error).__name__)
+            return ModelError()
+        return result if _is_valid(result) else ModelAnswerInvalid()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        # Whoever gets a slot still has time for one attempt within the total.
+        timeout_seconds = self.settings.timeout_seconds
+        wait_seconds = min(timeout_seconds, self.settings.total_timeout_seconds - timeout_seconds)
+        try:
+            async with asyncio.timeout(wait_seconds):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise ModelBusy(retry_after_seconds=timeout_seconds) from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _probe_cached(self) -> ModelError | None:
+        async with self._probe_lock:
+            now = time.monotonic()
+            if self._probe_outcome is None or now - self._probe_outcome[0] > PROBE_TTL_SECONDS:
+                error = await self._probe_error()
+                if error is not None:
+                    self._note_error(error)
+                self._probe_outcome = (now, error)
+            return self._probe_outcome[1]
+
+    async def _probe_error(self) -> ModelError | None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                await self._probe()
+        except TimeoutError:
+            return ModelTimeout()
+        except ModelError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            logger.error("probe of model client {} raised {}", self.provider, type(error).__name__)
+            return ModelError()
+        return None
+
+    def _note_error(self, error: ModelError) -> None:
+        self._last_error = (error.code, datetime.now(UTC))
+        logger.warning("model {} ({}): {}", self.provider, self.model, error.code)
+
+
+def _is_valid(result: object) -> bool:
+    """Check what a plugin returned; its types cannot be relied on."""
+    return (
+        isinstance(result, ModelResult)
+        and isinstance(result.category, Category)
+        and isinstance(result.confidence, (int, float))
+        and 0.0 <= result.confidence <= 1.0
+    )

@@ -1,0 +1,61 @@
+"""Says how good answers are, in the same words for training and for evaluation."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.clients.local.head import CATEGORY_ORDER, FloatArray
+
+Labels = NDArray[np.intp]
+
+CONFIDENCE_BANDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0001)
+
+
+def log_losses(truth: Labels, probabilities: FloatArray) -> FloatArray:
+    """Negative logarithm of the probability that each photo's true category was given: lower is better."""
+    losses: FloatArray = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-9))
+    return losses
+
+
+def report(truth: Labels, probabilities: FloatArray) -> str:
+    """Report accuracy, recall, confusion and calibration as text.
+
+    Args:
+        truth: index of each photo's category in `CATEGORY_ORDER`, shape (photos,).
+        probabilities: shape (photos, 8).
+    """
+    answer, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right = answer == truth
+    confusion = np.zeros((len(CATEGORY_ORDER),) * 2, dtype=int)
+    np.add.at(confusion, (truth, answer), 1)
+    recalls = [float(right[truth == index].mean()) for index in np.unique(truth)]
+    lines = [
+        f"photos {len(truth)}",
+        f"accuracy {right.mean():.3f}   macro recall {np.mean(recalls):.3f}",
+        f"log loss {log_losses(truth, probabilities).mean():.3f}",
+        *(f"confidence >= {limit}: {_coverage(right, confidence >= limit)}" for limit in (0.8, 0.9)),
+        "",
+        "confusion (rows: truth, columns in the same order), recall and precision",
+    ]
+    for index, category in enumerate(CATEGORY_ORDER):
+        counts = " ".join(f"{count:4d}" for count in confusion[index])
+        recall = _share(confusion[index, index], confusion[index].sum())
+        precision = _share(confusion[index, index], confusion[:, index].sum())
+        lines.append(f"{category:18s} {counts}   {recall} {precision}")
+    lines += ["", "confidence     photos  right"]
+    for low, high in pairwise(CONFIDENCE_BANDS):
+        band = (confidence >= low) & (confidence < high)
+        lines.append(f"{low:.1f} to {min(high, 1):.1f}     {band.sum():6d}  {_share(right[band].sum(), band.sum())}")
+    return "\n".join(lines)
+
+
+def _coverage(right: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> str:
+    return (
+        f"{_share(chosen.sum(), chosen.size)} of the photos, of which {_share(right[chosen].sum(), chosen.sum())} right"
+    )
+
+
+def _share(part: Any, whole: Any) -> str:
+    return f"{part / whole:.3f}" if whole else "    -"

@@ -1,0 +1,216 @@
+"""Settings: read once from the environment and `.env`, in groups; unsafe production settings refuse to start.
+
+Every field says what it is for; units stand in the names. `.env.example` lists the same variables for operators.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.photo import PhotoFormat
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        frozen=True,
+    )
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class DescriptionLanguage(StrEnum):
+    CHINESE = "zh"
+    ENGLISH = "en"
+
+
+class DatabaseSettings(_Group):
+    """Where rows are kept. DATABASE_URL wins, then MYSQL_HOST and its companions, else SQLite under DATA_DIR."""
+
+    url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
+    """SQLAlchemy URL, such as mysql+aiomysql://user:password@host:3306/image_classifier."""
+    host: str | None = Field(None, validation_alias="MYSQL_HOST")
+    port: int = Field(3306, validation_alias="MYSQL_PORT", ge=1, le=65535)
+    user: str = Field("root", validation_alias="MYSQL_USER")
+    password: SecretStr = Field(SecretStr(""), validation_alias="MYSQL_PASSWORD")
+    database: str = Field("image_classifier", validation_alias="MYSQL_DATABASE")
+    pool_size: int = Field(10, validation_alias="MYSQL_POOL_SIZE", ge=1)
+    """Connections each worker keeps open."""
+    max_overflow: int = Field(5, validation_alias="MYSQL_MAX_OVERFLOW", ge=0)
+    """Further connections each worker opens under load."""
+    pool_recycle_seconds: int = Field(3600, validation_alias="MYSQL_POOL_RECYCLE", ge=1)
+    """Age at which a connection is replaced; stays below MySQL's wait_timeout (28800)."""
+    ssl: bool = Field(False, validation_alias="MYSQL_SSL")
+    """Speak TLS to MySQL and check the server's certificate."""
+    ssl_ca: Path | None = Field(None, validation_alias="MYSQL_SSL_CA")
+    """PEM file of the authority that signed the server's certificate; empty: the system's authorities."""
+    migrate_on_start: bool = Field(True, validation_alias="MIGRATE_ON_START")
+    """Create and upgrade the schema when the service starts (one process at a time)."""
+
+
+class ModelSettings(_Group):
+    """Which model looks at the photos, and how long we wait for it."""
+
+    provider: str = Field("local", validation_alias="LLM_PROVIDER", min_length=1)
+    """local, openai, claude, custom, the name of an installed plugin, or package.module:Class."""
+    api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY")
+    model: str | None = Field(None, validation_alias="LLM_MODEL")
+    """Model name; empty: the provider's small current vision model."""
+    base_url: str | None = Field(None, validation_alias="LLM_BASE_URL")
+    """Address of an OpenAI-compatible server (custom), or of a proxy before openai or claude."""
+    max_tokens: int = Field(500, validation_alias="LLM_MAX_TOKENS", ge=50)
+    timeout_seconds: float = Field(30.0, validation_alias="LLM_TIMEOUT", gt=0, le=100)
+    """One attempt, in seconds."""
+    max_retries: int = Field(2, validation_alias="LLM_MAX_RETRIES", ge=0, le=10)
+    """Further attempts after a 429, a 5xx or a broken connection."""
+    max_concurrency: int = Field(8, validation_alias="LLM_MAX_CONCURRENCY", ge=1)
+    """Calls to the model at once, in each worker."""
+    image_max_edge_pixels: int = Field(1024, validation_alias="LLM_IMAGE_MAX_EDGE", ge=64, le=4096)
+    """Long edge of the picture that the model is sent."""
+    description_language: DescriptionLanguage = Field(
+        DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
+    )
+
+    @property
+    def total_timeout_seconds(self) -> float:
+        """All attempts and the pauses between them; stays under the 120 s of gunicorn and nginx."""
+        return min(self.timeout_seconds * (self.max_retries + 1) + 10.0, 110.0)
+
+
+class ImageSettings(_Group):
+    """What an upload may be."""
+
+    max_size_megabytes: float = Field(10, validation_alias="MAX_IMAGE_SIZE_MB", gt=0, le=100)
+    """Largest image file, in MiB."""
+    max_pixels: int = Field(50_000_000, validation_alias="MAX_IMAGE_PIXELS", gt=0, le=50_000_000)
+    """Largest width x height. The upper bound is what decoding was measured for (docs/performance.md)."""
+    allowed_formats: Annotated[frozenset[PhotoFormat], NoDecode] = Field(
+        frozenset(PhotoFormat), validation_alias="ALLOWED_IMAGE_FORMATS"
+    )
+    """Comma-separated names; jpeg is jpg, heif is heic."""
+
+    @field_validator("allowed_formats", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return frozenset(PhotoFormat.from_name(name) for name in value.split(",") if name.strip())
+
+    @property
+    def max_size_bytes(self) -> int:
+        return int(self.max_size_megabytes * 1024 * 1024)
+
+
+class StatisticsSettings(_Group):
+    """What is logged of a request, and how the figures are computed."""
+
+    log_enabled: bool = Field(True, validation_alias="ENABLE_REQUEST_LOG")
+    """Write request_log; hits are counted either way."""
+    log_retention_days: int = Field(90, validation_alias="LOG_RETENTION_DAYS", ge=0)
+    """Older rows of request_log are deleted daily; 0 keeps them for ever."""
+    timezone: ZoneInfo = Field(ZoneInfo("Asia/Shanghai"), validation_alias="STATS_TIMEZONE")
+    """IANA name of the zone whose midnight begins "today"."""
+    cost_per_call: Decimal = Field(Decimal("0.01"), validation_alias="COST_PER_API_CALL", ge=0)
+    """Cost of one model call, in your currency."""
+
+    @field_validator("timezone", mode="before")
+    @classmethod
+    def _known_zone(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("not an IANA time zone name such as Asia/Shanghai") from error
+
+
+class Settings(_Group):
+    """All settings of the service, in the groups above."""
+
+    environment: Environment = Field(Environment.DEVELOPMENT, validation_alias="ENV")
+    """production refuses unsafe settings."""
+    host: str = Field("0.0.0.0", validation_alias="APP_HOST")  # noqa: S104 - the specification's default
+    port: int = Field(8000, validation_alias="APP_PORT", ge=0, le=65535)
+    debug: bool = Field(False, validation_alias="APP_DEBUG")
+    """Log at DEBUG level; not in production."""
+    data_dir: Path = Field(Path("data"), validation_alias="DATA_DIR")
+    """Files of ours, such as the SQLite database."""
+    log_dir: Path | None = Field(None, validation_alias="LOG_DIR")
+    """Folder for daily log files; empty: standard error only."""
+    cors_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
+    """Comma-separated origins of web pages that may call the API from a browser; * is any."""
+
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    image: ImageSettings = Field(default_factory=ImageSettings)
+    statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
+
+    @field_validator("cors_allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_production(self) -> Self:
+        if self.environment is not Environment.PRODUCTION:
+            return self
+        if self.debug:
+            raise ValueError("APP_DEBUG must be false when ENV=production")
+        if self.database.url is None and self.database.host and not self.database.password.get_secret_value():
+            raise ValueError("MYSQL_PASSWORD must be set when ENV=production")
+        return self
+
+    @property
+    def database_url(self) -> URL:
+        """The SQLAlchemy URL with an asyncio driver.
+
+        Raises:
+            ValueError: DATABASE_URL is not a MySQL, MariaDB or SQLite address.
+        """
+        database = self.database
+        if database.url is not None:
+            return _with_asyncio_driver(database.url.get_secret_value())
+        if database.host:
+            return URL.create(
+                "mysql+aiomysql",
+                username=database.user,
+                password=database.password.get_secret_value() or None,
+                host=database.host,
+                port=database.port,
+                database=database.database,
+            )
+        return URL.create("sqlite+aiosqlite", database=str(self.data_dir / "image-classifier.db"))
+
+
+_ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}
+
+
+def _with_asyncio_driver(address: str) -> URL:
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        # SQLAlchemy's own message repeats the address, password included.
+        raise ValueError("DATABASE_URL is not a database address") from None
+    driver = _ASYNCIO_DRIVERS.get(url.get_backend_name())
+    if driver is None:
+        raise ValueError("DATABASE_URL must begin with mysql://, mariadb:// or sqlite:///")
+    return url.set(drivername=driver)

@@ -1,0 +1,71 @@
+"""The engine: the same rules on MySQL, MariaDB and SQLite.
+
+READ COMMITTED on MySQL, so that the loser of a race on a new image sees the winner's row; WAL on SQLite, so that
+readers do not wait for the writer; UTC in every session.
+"""
+
+import ssl
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.config import DatabaseSettings, Settings
+
+CONNECT_TIMEOUT_SECONDS = 5
+POOL_TIMEOUT_SECONDS = 10
+SQLITE_BUSY_TIMEOUT_SECONDS = 15
+# Execution option: the transaction will write, so SQLite takes the write lock at its beginning.
+SQLITE_BEGIN_IMMEDIATE = "sqlite_begin_immediate"
+
+
+def create_engine(settings: Settings) -> AsyncEngine:
+    """Build the engine that the settings ask for; no connection is opened yet. SQLite's folder is created."""
+    url = settings.database_url
+    if url.get_backend_name() == "sqlite":
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(url, pool_timeout=POOL_TIMEOUT_SECONDS)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite_connection)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite_transaction)
+        return engine
+    return create_async_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=settings.database.pool_size,
+        max_overflow=settings.database.max_overflow,
+        pool_recycle=settings.database.pool_recycle_seconds,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        connect_args=mysql_connect_arguments(settings.database),
+        # Error texts would otherwise carry the rows, which hold user ids and addresses.
+        hide_parameters=True,
+    )
+
+
+def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "charset": "utf8mb4",
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "init_command": "SET time_zone = '+00:00'",
+    }
+    if database.ssl:
+        arguments["ssl"] = ssl.create_default_context(cafile=database.ssl_ca)
+    return arguments
+
+
+def _prepare_sqlite_connection(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    # sqlite3 shall not begin transactions by itself; _begin_sqlite_transaction does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # FULL: a committed row survives a power cut too, as with MySQL's default.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite_transaction(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get(SQLITE_BEGIN_IMMEDIATE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

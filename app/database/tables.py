@@ -1,0 +1,151 @@
+"""The tables, column for column as the specification's section 7 and appendix A draw them.
+
+`sql/init.sql` and the migrations create the same; a test compares all three on a real MySQL server. On SQLite, where
+an index name belongs to the whole database, the migrations put the table's name before it.
+"""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Computed,
+    Date,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    Numeric,
+    SmallInteger,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.functions import FunctionElement
+
+UnsignedBigInteger = (
+    BigInteger().with_variant(mysql.BIGINT(unsigned=True), "mysql", "mariadb").with_variant(Integer(), "sqlite")
+)
+UnsignedInteger = Integer().with_variant(mysql.INTEGER(unsigned=True), "mysql", "mariadb")
+TinyInteger = SmallInteger().with_variant(mysql.TINYINT(display_width=1), "mysql", "mariadb")
+Confidence = Numeric(5, 4)
+TABLE_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_unicode_ci",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """DATETIME that holds UTC: aware values go in and come out, naive ones are refused."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time cannot be stored")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class CurrentTimestampOnUpdate(FunctionElement[datetime]):
+    """Default that MySQL also applies at every change of the row; SQLite knows only the plain default."""
+
+    inherit_cache = True
+
+
+@compiles(CurrentTimestampOnUpdate)
+def _current_timestamp(element: CurrentTimestampOnUpdate, compiler: Any, **options: Any) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+@compiles(CurrentTimestampOnUpdate, "mysql")
+@compiles(CurrentTimestampOnUpdate, "mariadb")
+def _current_timestamp_on_update(element: CurrentTimestampOnUpdate, compiler: Any, **options: Any) -> str:
+    return "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
+
+
+def current_timestamp() -> TextClause:
+    """Server default of a creation time."""
+    return text("CURRENT_TIMESTAMP")
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+
+class CachedImage(Base):
+    """One classified image, shared by all users; the image itself is not kept."""
+
+    __tablename__ = "image_classification_cache"
+
+    id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
+    image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希值")
+    category: Mapped[str] = mapped_column(String(50), comment="分类Key（8个预定义类别之一）")
+    confidence: Mapped[Decimal] = mapped_column(Confidence, comment="置信度(0-1)")
+    description: Mapped[str | None] = mapped_column(Text, comment="图片描述")
+    model_used: Mapped[str] = mapped_column(String(50), comment="使用的模型")
+    model_response: Mapped[dict[str, Any] | None] = mapped_column(JSON, comment="完整模型响应")
+    hit_count: Mapped[int] = mapped_column(
+        UnsignedInteger, server_default=text("'1'"), nullable=True, comment="缓存命中次数"
+    )
+    created_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, server_default=current_timestamp(), comment="首次创建时间"
+    )
+    last_hit_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, server_default=CurrentTimestampOnUpdate(), comment="最后命中时间"
+    )
+
+    __table_args__ = (
+        Index("uk_image_hash", "image_hash", unique=True),
+        Index("idx_created_at", "created_at"),
+        Index("idx_category", "category"),
+        Index("idx_hit_count", "hit_count"),
+        {"comment": "图片分类全局缓存表", **TABLE_OPTIONS},
+    )
+
+
+class RequestLog(Base):
+    """One answered request."""
+
+    __tablename__ = "request_log"
+
+    id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
+    request_id: Mapped[str] = mapped_column(String(64), comment="请求唯一ID")
+    user_id: Mapped[str | None] = mapped_column(String(64), comment="用户ID/设备ID")
+    ip_address: Mapped[str | None] = mapped_column(String(45), comment="客户端IP地址")
+    image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希")
+    image_size: Mapped[int | None] = mapped_column(UnsignedInteger, comment="图片大小(字节)")
+    category: Mapped[str] = mapped_column(String(50), comment="分类Key（8个类别之一）")
+    confidence: Mapped[Decimal] = mapped_column(Confidence, comment="置信度")
+    from_cache: Mapped[int] = mapped_column(
+        TinyInteger, server_default=text("'0'"), nullable=True, comment="是否来自缓存(0-否 1-是)"
+    )
+    processing_time_ms: Mapped[int | None] = mapped_column(UnsignedInteger, comment="处理耗时(毫秒)")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
+    created_date: Mapped[date | None] = mapped_column(
+        Date, Computed("DATE(created_at)", persisted=True), comment="日期(便于分区查询)"
+    )
+
+    __table_args__ = (
+        Index("uk_request_id", "request_id", unique=True),
+        Index("idx_user_id", "user_id"),
+        Index("idx_ip_address", "ip_address"),
+        Index("idx_created_date", "created_date"),
+        Index("idx_from_cache", "from_cache"),
+        Index("idx_created_at", "created_at"),
+        Index("idx_category", "category"),
+        {"comment": "请求日志表-用于统计分析", **TABLE_OPTIONS},
+    )

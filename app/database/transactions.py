@@ -1,0 +1,103 @@
+"""The one place where database work is retried, and where a driver's error becomes one of ours.
+
+`read` and `write` take a function of a connection. It must be safe to run again from the start: a deadlock, a lock
+timeout or a lost connection makes it run again in a new transaction.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from loguru import logger
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.database.engine import SQLITE_BEGIN_IMMEDIATE
+from app.errors import DatabaseUnavailable, ServerBusy
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 4
+RETRY_AFTER_SECONDS = 2.0
+# Error numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
+_DEADLOCK = 1213
+_LOCK_WAIT_TIMEOUT = 1205
+_GALERA_CONFLICT_OR_NOT_READY = 1047
+_TOO_MANY_CONNECTIONS = 1040
+_SERVER_SHUTDOWN = 1053
+_LOST_CONNECTION = frozenset({2002, 2003, 2006, 2013, 2014, 2055, 4031})
+_AUTHENTICATION_OR_UNKNOWN_DATABASE = frozenset({1044, 1045, 1049})
+_RETRYABLE = _LOST_CONNECTION | {
+    _DEADLOCK,
+    _LOCK_WAIT_TIMEOUT,
+    _GALERA_CONFLICT_OR_NOT_READY,
+    _TOO_MANY_CONNECTIONS,
+    _SERVER_SHUTDOWN,
+}
+
+
+async def read(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` in a transaction that only reads.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached, also after retries.
+        ServerBusy: no connection became free in time.
+    """
+    return await _run(engine, work, writes=False)
+
+
+async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` in a transaction and commit it; raises as `read` does."""
+    return await _run(engine, work, writes=True)
+
+
+async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
+    attempt = 1
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
+                async with connection.begin():
+                    return await work(connection)
+        except PoolTimeoutError as error:
+            raise ServerBusy(retry_after_seconds=RETRY_AFTER_SECONDS) from error
+        except (DBAPIError, OSError) as error:
+            if not is_passing(error):
+                if is_unreachable(error):
+                    raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
+                raise
+            if attempt >= MAX_ATTEMPTS:
+                raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
+            logger.warning(
+                "database transaction attempt {} failed ({})", attempt, _number(error) or type(error).__name__
+            )
+            await asyncio.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)
+            attempt += 1
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same transaction may succeed a moment later: deadlock, lock timeout, lost connection."""
+    if isinstance(error, OSError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or _number(error) in _RETRYABLE:
+        return True
+    return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the database as a whole is out of reach for us: wrong credentials, no such database, driver refuses."""
+    if isinstance(error, InterfaceError):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    return _number(error) in _AUTHENTICATION_OR_UNKNOWN_DATABASE or "unable to open database file" in str(error.orig)
+
+
+def _number(error: BaseException) -> int | None:
+    """The MySQL error number, if there is one."""
+    arguments = getattr(getattr(error, "orig", None), "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None

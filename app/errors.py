@@ -1,0 +1,208 @@
+"""Every error the service answers with: a class with a stable code, an HTTP status and a sentence that helps.
+
+AppError 500 internal_error
+├── InvalidRequest 400 invalid_request
+│   ├── HashMismatch hash_mismatch
+│   ├── MissingImage missing_image
+│   ├── TooManyImages too_many_images
+│   └── InvalidImage 400 invalid_image
+│       ├── UnsupportedImageFormat unsupported_image_format
+│       ├── CorruptImage corrupt_image
+│       ├── TooManyPixels too_many_pixels
+│       └── ImageTooComplex image_too_complex
+├── NotFound 404 not_found
+│   └── RequestNotFound request_not_found
+├── PayloadTooLarge 413 payload_too_large
+│   └── ImageTooLarge image_too_large
+├── Unavailable 503 (with Retry-After)
+│   ├── DatabaseUnavailable database_unavailable
+│   └── ServerBusy server_busy
+└── ModelError 502 model_error
+    ├── ModelAnswerInvalid 502 model_answer_invalid
+    ├── ModelRefused 502 model_refused                  the model's safety filter
+    ├── ModelRejectedRequest 502 model_rejected_request  it will not take what we send
+    ├── ModelTimeout 504 model_timeout
+    ├── ModelAuthenticationFailed 503 model_authentication_failed
+    ├── ModelNotFound 503 model_not_found
+    ├── ModelQuotaExhausted 503 model_quota_exhausted
+    ├── ModelCircuitOpen 503 model_circuit_open          too many failures in a row; we do not ask for a while
+    ├── ModelBusy 503 model_busy                         more photos wait for the model than it can take in time
+    └── ModelUnreachable 503 model_unreachable           broken connection, 5xx; retried
+        └── ModelRateLimited 503 model_rate_limited      429; retried
+
+A message is for the caller: it never holds a key, an address of ours or a provider's own text.
+"""
+
+from typing import Any, ClassVar
+
+
+class AppError(Exception):
+    """Base of all errors above; `message` replaces the class's own sentence, `details` is JSON for the caller."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    message: ClassVar[str] = "Something went wrong on our side. Quote the request_id when you report it."
+
+    def __init__(
+        self, message: str | None = None, *, details: Any = None, retry_after_seconds: float | None = None
+    ) -> None:
+        self.text = message or self.message
+        self.details = details
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(self.text)
+
+
+class InvalidRequest(AppError):
+    status = 400
+    code = "invalid_request"
+    message = "The request is not as documented."
+
+
+class HashMismatch(InvalidRequest):
+    code = "hash_mismatch"
+    message = "image_hash is not the SHA-256 of the uploaded bytes. Hash the very bytes that you send."
+
+
+class MissingImage(InvalidRequest):
+    code = "missing_image"
+    message = "Send the photo as the multipart/form-data file field 'image'."
+
+
+class TooManyImages(InvalidRequest):
+    code = "too_many_images"
+    message = "Too many 'image' parts in one call."
+
+
+class InvalidImage(InvalidRequest):
+    code = "invalid_image"
+    message = "The file is not a photo we can read."
+
+
+class UnsupportedImageFormat(InvalidImage):
+    code = "unsupported_image_format"
+    message = "The bytes are not in one of the accepted image formats."
+
+
+class CorruptImage(InvalidImage):
+    code = "corrupt_image"
+    message = "The image is damaged or cut off."
+
+
+class TooManyPixels(InvalidImage):
+    code = "too_many_pixels"
+    message = "The image has more pixels than we accept. Scale it down; 1024 pixels on the long edge are enough."
+
+
+class ImageTooComplex(InvalidImage):
+    code = "image_too_complex"
+    message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."
+
+
+class NotFound(AppError):
+    status = 404
+    code = "not_found"
+    message = "There is nothing at this address."
+
+
+class RequestNotFound(NotFound):
+    code = "request_not_found"
+    message = "No request with this id is in the log. It may be older than the log is kept."
+
+
+class PayloadTooLarge(AppError):
+    status = 413
+    code = "payload_too_large"
+    message = "The request body is larger than we accept."
+
+
+class ImageTooLarge(PayloadTooLarge):
+    code = "image_too_large"
+    message = "The image file is larger than we accept. Compress it: JPEG, 1024 pixels, quality 80."
+
+
+class Unavailable(AppError):
+    status = 503
+    code = "unavailable"
+    message = "The service cannot answer right now. Try again shortly."
+
+
+class DatabaseUnavailable(Unavailable):
+    code = "database_unavailable"
+    message = "The database cannot be reached. Try again shortly."
+
+
+class ServerBusy(Unavailable):
+    code = "server_busy"
+    message = "The service is full. Try again shortly."
+
+
+class ModelError(AppError):
+    """The model did not give an answer. `retryable`: the same call may succeed a moment later."""
+
+    status = 502
+    code = "model_error"
+    message = "The model failed."
+    retryable: ClassVar[bool] = False
+
+
+class ModelAnswerInvalid(ModelError):
+    code = "model_answer_invalid"
+    message = "The model's answer was not a valid classification."
+
+
+class ModelRefused(ModelError):
+    code = "model_refused"
+    message = "The model's safety filter refused this picture. Sending it again will not help."
+
+
+class ModelRejectedRequest(ModelError):
+    code = "model_rejected_request"
+    message = "The model server does not accept the request. Check that LLM_MODEL is a model that can see pictures."
+
+
+class ModelTimeout(ModelError):
+    status = 504
+    code = "model_timeout"
+    message = "The model took too long."
+
+
+class ModelAuthenticationFailed(ModelError):
+    status = 503
+    code = "model_authentication_failed"
+    message = "The model provider does not accept the service's credentials. The operator has to check LLM_API_KEY."
+
+
+class ModelNotFound(ModelError):
+    status = 503
+    code = "model_not_found"
+    message = "The model provider does not know the configured model. The operator has to check LLM_MODEL."
+
+
+class ModelQuotaExhausted(ModelError):
+    status = 503
+    code = "model_quota_exhausted"
+    message = "The quota with the model provider is used up."
+
+
+class ModelCircuitOpen(ModelError):
+    status = 503
+    code = "model_circuit_open"
+    message = "The model has failed several times in a row and is left alone for a moment. Try again shortly."
+
+
+class ModelBusy(ModelError):
+    status = 503
+    code = "model_busy"
+    message = "Too many photos are waiting for the model. Try again shortly."
+
+
+class ModelUnreachable(ModelError):
+    status = 503
+    code = "model_unreachable"
+    message = "The model cannot be reached. Try again shortly."
+    retryable = True
+
+
+class ModelRateLimited(ModelUnreachable):
+    code = "model_rate_limited"
+    message = "The model provider limits our rate. Try again shortly."

@@ -1,0 +1,59 @@
+"""Logging: loguru for everything, the libraries' own loggers included; each line carries the request id.
+
+Local variables never appear in tracebacks: they hold photos and keys.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loguru import logger
+
+from app.config import Settings
+
+LINE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS!UTC}Z {level:<7} {extra[request_id]} {name} {message}"
+
+
+class _ToLoguru(logging.Handler):
+    """Hands records of the standard library's logging to loguru."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
+        logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
+
+
+class _DailyFile:
+    """Appends lines to a file named after the UTC day; several processes may write to the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, line: str) -> None:
+        # One write in append mode: lines of several processes do not mix, and a new day needs no rotation.
+        path = self._folder / f"image-classifier-{datetime.now(UTC):%Y-%m-%d}.log"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send all logs to standard error, and to daily files when LOG_DIR is set."""
+    level = "DEBUG" if settings.debug else "INFO"
+    logger.remove()
+    logger.configure(extra={"request_id": "-"})
+    logger.add(sys.stderr, level=level, format=LINE_FORMAT, backtrace=False, diagnose=False)
+    if settings.log_dir is not None:
+        daily = _DailyFile(settings.log_dir)
+        logger.add(daily.write, level=level, format=LINE_FORMAT, backtrace=False, diagnose=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.INFO, force=True)
+    for name in ("uvicorn", "uvicorn.error", "gunicorn.error"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    # The middleware writes one line per request, without the query.
+    access = logging.getLogger("uvicorn.access")
+    access.handlers = []
+    access.propagate = False
+    # They announce each request and each migration step.
+    for name in ("httpx2", "httpcore2", "alembic", "PIL"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,80 @@
+"""The application: settings in, an ASGI application out. `uvicorn app.main:app` serves it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from app.api import categories, classify, health, requests, stats
+from app.api.errors import add_error_handlers
+from app.api.middleware import (
+    REQUEST_ID_HEADER,
+    BodyLimitMiddleware,
+    RequestContextMiddleware,
+    StartupErrorMiddleware,
+)
+from app.clients.registry import ModelConfigurationError
+from app.config import Settings
+from app.errors import AppError
+from app.logs import configure_logging
+from app.resources import open_resources
+
+API_PREFIX = "/api/v1"
+# 500 hashes and a user id take about 35 kB of JSON.
+JSON_BODY_MAX_BYTES = 128 * 1024
+UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch")
+
+DESCRIPTION = """
+Sorts phone photos into eight categories and never pays twice for the same picture.
+
+手机照片八分类，同一张图片只付一次费。
+
+1. Compress the photo (JPEG, 1024 px, quality 80) and hash its bytes with SHA-256.
+2. Ask `POST /api/v1/classify/check-cache` with the hash. A hit is the answer: nothing is uploaded.
+3. On a miss, upload the same bytes to `POST /api/v1/classify`.
+
+Every error has the form `{"success": false, "error": {"code", "message", "details"}, "request_id", "timestamp"}`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: taken from the environment and `.env` when left out.
+    """
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_resources(settings) as resources:
+            app.state.resources = resources
+            yield
+
+    configure_logging(settings)
+    app = FastAPIOffline(
+        title="Image Classifier", version="0.1.0", summary="图片分类服务", description=DESCRIPTION, lifespan=lifespan
+    )
+    add_error_handlers(app)
+    api = APIRouter(prefix=API_PREFIX)
+    for module in (classify, categories, stats, requests, health):
+        api.include_router(module.router)
+    app.include_router(api)
+
+    # The last added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_allowed_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+    )
+    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
+    return app
+
+
+app = create_app()

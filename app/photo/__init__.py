@@ -1,0 +1,22 @@
+"""Photos as bytes, in and out: what a file is, whether we take it, and the small clean JPEG that a model is shown.
+
+Nothing here knows the rest of the service. Every input is hostile: whatever it does, it ends as a `PhotoError`,
+before it has cost 2 s of CPU or 500 MB of memory.
+"""
+
+from app.photo.errors import CorruptPhoto, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
+from app.photo.formats import PhotoFormat, PhotoInfo
+from app.photo.inspection import inspect_photo
+from app.photo.preparation import prepare_photo
+
+__all__ = [
+    "CorruptPhoto",
+    "PhotoError",
+    "PhotoFormat",
+    "PhotoInfo",
+    "TooComplex",
+    "TooManyPixels",
+    "UnsupportedFormat",
+    "inspect_photo",
+    "prepare_photo",
+]

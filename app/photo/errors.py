@@ -1,0 +1,35 @@
+"""Why a photo is refused: each class is one reason, each message a sentence for whoever sent the photo.
+
+PhotoError
+├── UnsupportedFormat   not one of the accepted formats, or a variant of one that no camera makes
+├── CorruptPhoto        damaged, cut off, or not what its header says
+├── TooManyPixels       larger than the configured number of pixels
+└── TooComplex          decoding would take more than 2 s of CPU or 500 MB of memory
+"""
+
+from typing import ClassVar
+
+
+class PhotoError(Exception):
+    """Base of all refusals; `message` replaces the class's own sentence and never quotes the file's content."""
+
+    message: ClassVar[str] = "The file is not a photo we can read."
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.message)
+
+
+class UnsupportedFormat(PhotoError):
+    message = "The bytes are not in one of the accepted image formats."
+
+
+class CorruptPhoto(PhotoError):
+    message = "The image is damaged or cut off."
+
+
+class TooManyPixels(PhotoError):
+    message = "The image has more pixels than we accept. Scale it down; 1024 pixels on the long edge are enough."
+
+
+class TooComplex(PhotoError):
+    message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."

@@ -1,0 +1,79 @@
+"""The format of a photo is what its first bytes say, never its name or what the sender claims."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+
+class PhotoFormat(StrEnum):
+    """A format we can read; the value is the usual file extension."""
+
+    JPEG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
+    BMP = "bmp"
+    HEIC = "heic"
+    AVIF = "avif"
+
+    @classmethod
+    def from_name(cls, name: str) -> Self:
+        """Return the format with this extension in either case, with or without a dot; `jpeg` and `heif` count too.
+
+        Raises:
+            ValueError: there is no such format.
+        """
+        name = name.strip().lower().removeprefix(".")
+        return cls(_OTHER_NAMES.get(name, name))
+
+
+_OTHER_NAMES = {"jpeg": "jpg", "heif": "heic"}
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": PhotoFormat.JPEG,
+    b"\x89PNG\r\n\x1a\n": PhotoFormat.PNG,
+    b"GIF87a": PhotoFormat.GIF,
+    b"GIF89a": PhotoFormat.GIF,
+}
+
+# ISO/IEC 23008-12 (HEIF), annex B, and the AV1 image file format, section 8.
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+# OS/2 1 and 2, Windows 3 with its two undocumented extensions, 4 and 5.
+_BMP_HEADER_BYTES = frozenset({12, 64, 40, 52, 56, 108, 124})
+# A list of compatible brands has about six entries; a longer one is not read to its end.
+_MAX_BRANDS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoInfo:
+    """What the header of a photo says. Width and height are in pixels as stored, before orientation is applied."""
+
+    format: PhotoFormat
+    width: int
+    height: int
+
+
+def sniff(data: bytes) -> PhotoFormat | None:
+    """Return the format that the first bytes of `data` announce, None when it is none of ours."""
+    for signature, photo_format in _SIGNATURES.items():
+        if data.startswith(signature):
+            return photo_format
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return PhotoFormat.WEBP
+    if data[4:8] == b"ftyp":
+        return _sniff_brands(data)
+    # Two letters are a weak signature, so the size of the second header must be one that exists.
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
+        return PhotoFormat.BMP
+    return None
+
+
+def _sniff_brands(data: bytes) -> PhotoFormat | None:
+    end = min(int.from_bytes(data[:4]), len(data), 16 + 4 * _MAX_BRANDS)
+    for brand in [data[8:12], *(data[i : i + 4] for i in range(16, end - 3, 4))]:
+        if brand in _AVIF_BRANDS:
+            return PhotoFormat.AVIF
+        if brand in _HEIC_BRANDS:
+            return PhotoFormat.HEIC
+    return None

@@ -1,0 +1,70 @@
+"""The JPEG that a model is shown. A photo that already fits is not decoded; its metadata is cut out between markers."""
+
+from app.photo import gif, jpeg, png, webp
+from app.photo.decoding import decode_to_jpeg
+from app.photo.errors import CorruptPhoto, PhotoError, TooComplex
+from app.photo.exif import UPRIGHT
+from app.photo.formats import PhotoFormat, PhotoInfo
+from app.photo.sandbox import decode_in_sandbox
+
+_IN_THIS_PROCESS = frozenset({PhotoFormat.JPEG, PhotoFormat.PNG})
+
+
+def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> bytes:
+    """Return a JPEG of the photo: upright, without any metadata, transparent parts white, of an animation the start.
+
+    This takes up to 2 s of CPU: call it in a thread.
+
+    Args:
+        data: the file, as given to `inspect_photo`.
+        info: what `inspect_photo` returned for it.
+        max_edge: pixels of the long side, at most; a smaller photo is not enlarged.
+        max_bytes: size of the JPEG, at most.
+
+    Raises:
+        CorruptPhoto: the picture is damaged or cut off.
+        TooComplex: decoding it was stopped because it cost too much.
+        UnsupportedFormat: a variant of the format that no camera makes.
+    """
+    try:
+        clean, orientation = _clean(data, info.format)
+        if info.format is PhotoFormat.JPEG and len(clean) <= max_bytes and max(info.width, info.height) <= max_edge:
+            header = jpeg.read_header(data)
+            if header.orientation == UPRIGHT and header.is_ycbcr_or_grey:
+                return clean
+        decode = decode_to_jpeg if info.format in _IN_THIS_PROCESS else decode_in_sandbox
+        return decode(
+            clean,
+            info.format,
+            orientation=orientation,
+            max_pixels=info.width * info.height,
+            max_edge=max_edge,
+            max_bytes=max_bytes,
+        )
+    except PhotoError:
+        raise
+    except MemoryError:
+        raise TooComplex from None
+    except Exception as error:
+        # Pillow raises anything on hostile bytes: struct.error, SyntaxError, OverflowError, EOFError, ...
+        raise CorruptPhoto from error
+
+
+def _clean(data: bytes, photo_format: PhotoFormat) -> tuple[bytes, int]:
+    """Return the file without what decoding does not need, and the orientation that is left to apply."""
+    orientation = UPRIGHT
+    match photo_format:
+        case PhotoFormat.JPEG:
+            clean, orientation = jpeg.clean(data), jpeg.read_header(data).orientation
+        case PhotoFormat.PNG:
+            clean, orientation = png.clean(data)
+        case PhotoFormat.WEBP:
+            clean, orientation = webp.clean(data)
+        case PhotoFormat.GIF:
+            clean = gif.clean(data)
+        case PhotoFormat.HEIC | PhotoFormat.AVIF:
+            # The decoders go by the main brand alone, and some phones put their own there.
+            clean = data[:8] + (b"heic" if photo_format is PhotoFormat.HEIC else b"avif") + data[12:]
+        case PhotoFormat.BMP:
+            clean = data
+    return clean, orientation

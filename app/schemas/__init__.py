@@ -1,0 +1,1 @@
+"""What goes over the wire, with the examples that /docs shows."""

@@ -1,0 +1,142 @@
+"""Bodies of the classification endpoints, named and shaped as in the specification's sections 3.1 and 3.2."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.categories import Category
+from app.schemas.common import (
+    EXAMPLE_HASH,
+    EXAMPLE_REQUEST_ID,
+    EXAMPLE_TIMESTAMP,
+    ErrorResponse,
+    ImageHash,
+    RequestId,
+    Timestamp,
+    UserId,
+)
+
+MAX_HASHES_PER_CALL = 500
+
+_DATA_EXAMPLE = {
+    "category": "travel_scenery",
+    "confidence": 0.95,
+    "description": "一张美丽的山景日落照片，展现了自然风光的壮美",
+}
+_HIT_EXAMPLE: dict[str, Any] = {
+    "success": True,
+    "cached": True,
+    "data": _DATA_EXAMPLE,
+    "from_cache": True,
+    "request_id": EXAMPLE_REQUEST_ID,
+    "timestamp": EXAMPLE_TIMESTAMP,
+}
+_MISS_EXAMPLE: dict[str, Any] = {
+    "success": True,
+    "cached": False,
+    "message": "Cache not found, please upload the full image",
+}
+_CLASSIFY_EXAMPLE: dict[str, Any] = {
+    "success": True,
+    "data": {"category": "foods", "confidence": 0.92, "description": "一盘精美的意大利面，色香味俱全"},
+    "from_cache": False,
+    "processing_time_ms": 1523,
+    "request_id": EXAMPLE_REQUEST_ID,
+    "timestamp": EXAMPLE_TIMESTAMP,
+}
+_ERROR_EXAMPLE: dict[str, Any] = {
+    "success": False,
+    "error": {"code": "corrupt_image", "message": "The image is damaged or cut off.", "details": None},
+    "request_id": "req_1760097600_0b1c2d3e4f5a",
+    "timestamp": EXAMPLE_TIMESTAMP,
+}
+
+
+class Classification(BaseModel):
+    """What the photo shows."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    category: Category
+    confidence: Annotated[float, Field(ge=0, le=1, description="0..1")]
+    description: Annotated[str | None, Field(description="One sentence in DESCRIPTION_LANGUAGE, or null.")]
+
+
+class CheckCacheRequest(BaseModel):
+    """The hash of a photo that the client may not have to upload."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image_hash": EXAMPLE_HASH, "user_id": "device_uuid_xxx"}]}
+    )
+
+    image_hash: ImageHash
+    user_id: UserId | None = None
+
+
+class CheckCacheBatchRequest(BaseModel):
+    """The hashes of an album."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image_hashes": [EXAMPLE_HASH, "0" * 64], "user_id": "device_uuid_xxx"}]}
+    )
+
+    image_hashes: Annotated[list[ImageHash], Field(min_length=1, max_length=MAX_HASHES_PER_CALL)]
+    user_id: UserId | None = None
+
+
+class CacheHit(BaseModel):
+    """The photo is known: no upload is needed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HIT_EXAMPLE]})
+
+    success: Literal[True] = True
+    cached: Literal[True] = True
+    data: Classification
+    from_cache: Literal[True] = True
+    request_id: RequestId
+    timestamp: Timestamp
+
+
+class CacheMiss(BaseModel):
+    """The photo is not known: upload it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_MISS_EXAMPLE]})
+
+    success: Literal[True] = True
+    cached: Literal[False] = False
+    message: Literal["Cache not found, please upload the full image"] = "Cache not found, please upload the full image"
+
+
+class CheckCacheBatchResponse(BaseModel):
+    """One element per hash, in the order of the request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "results": [_HIT_EXAMPLE, _MISS_EXAMPLE]}]}
+    )
+
+    success: Literal[True] = True
+    results: list[CacheHit | CacheMiss]
+
+
+class ClassifyResponse(BaseModel):
+    """The classification of an uploaded photo."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CLASSIFY_EXAMPLE]})
+
+    success: Literal[True] = True
+    data: Classification
+    from_cache: bool
+    processing_time_ms: Annotated[int, Field(ge=0)]
+    request_id: RequestId
+    timestamp: Timestamp
+
+
+class ClassifyBatchResponse(BaseModel):
+    """One element per image, in the order of the upload: an answer or an error of its own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "results": [_CLASSIFY_EXAMPLE, _ERROR_EXAMPLE]}]}
+    )
+
+    success: Literal[True] = True
+    results: list[ClassifyResponse | ErrorResponse]

@@ -1,0 +1,68 @@
+"""Bodies of the health endpoints."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.clients.breaker import BreakerState
+from app.schemas.common import EXAMPLE_TIMESTAMP, Timestamp
+
+
+class ModelStatus(BaseModel):
+    """The model's last outcomes."""
+
+    model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+
+    provider: str
+    model: str
+    breaker: Annotated[BreakerState, Field(description="open: the model failed too often and is left alone.")]
+    last_success_at: datetime | None
+    last_error_code: Annotated[str | None, Field(description="One of the model_* error codes.")]
+    last_error_at: datetime | None
+
+
+class HealthResponse(BaseModel):
+    """healthy; degraded: the model is out of reach, hits are still answered; unhealthy: no database."""
+
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": True,
+                    "status": "healthy",
+                    "timestamp": EXAMPLE_TIMESTAMP,
+                    "database": "connected",
+                    "model_api": "available",
+                    "model": {
+                        "provider": "openai",
+                        "model": "gpt-5.4-mini",
+                        "breaker": "closed",
+                        "last_success_at": "2025-10-10T11:59:58Z",
+                        "last_error_code": "model_rate_limited",
+                        "last_error_at": "2025-10-10T09:13:20Z",
+                    },
+                }
+            ]
+        },
+    )
+
+    success: bool
+    status: Literal["healthy", "degraded", "unhealthy"]
+    timestamp: Timestamp
+    database: Literal["connected", "disconnected"]
+    model_api: Literal["available", "unavailable"]
+    model: ModelStatus
+
+
+class LivenessResponse(BaseModel):
+    """The process answers; nothing else is asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "status": "alive", "timestamp": EXAMPLE_TIMESTAMP}]}
+    )
+
+    success: Literal[True] = True
+    status: Literal["alive"] = "alive"
+    timestamp: Timestamp

@@ -1,0 +1,81 @@
+"""Bodies of the statistics: the services' figures in the `data` envelope, with examples."""
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+from app.schemas.common import EXAMPLE_HASH, DataResponse
+from app.services.stats import CacheEfficiency, CategoryShare, DayStats, HotImage, UserStats
+
+
+def _example(data: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [{"success": True, "data": data}]})
+
+
+class DayStatsResponse(DataResponse[DayStats]):
+    model_config = _example(
+        {
+            "total_requests": 1523,
+            "cache_hits": 456,
+            "cache_misses": 1067,
+            "cache_hit_rate": 29.94,
+            "unique_users": 89,
+            "unique_ips": 76,
+            "avg_processing_time_ms": 1245.0,
+            "estimated_cost": 10.67,
+            "cost_saved": 4.56,
+        }
+    )
+
+
+class CacheEfficiencyResponse(DataResponse[CacheEfficiency]):
+    model_config = _example(
+        {
+            "total_cached_images": 3542,
+            "total_hits": 8923,
+            "times_saved": 5381,
+            "cost_saved": 53.81,
+            "avg_hit_per_image": 2.52,
+            "max_hits": 156,
+        }
+    )
+
+
+class CategoryDistributionResponse(DataResponse[list[CategoryShare]]):
+    model_config = _example(
+        [
+            {"category": "travel_scenery", "count": 4523, "percentage": 29.7, "avg_confidence": 0.92},
+            {"category": "single_person", "count": 3892, "percentage": 25.5, "avg_confidence": 0.89},
+        ]
+    )
+
+
+class TopUsersResponse(DataResponse[list[UserStats]]):
+    model_config = _example(
+        [
+            {
+                "user_id": "device_uuid_123",
+                "request_count": 152,
+                "cache_hits": 45,
+                "cache_hit_rate": 29.6,
+                "first_request": "2025-10-01T08:00:00Z",
+                "last_request": "2025-10-10T12:00:00Z",
+            }
+        ]
+    )
+
+
+class TopImagesResponse(DataResponse[list[HotImage]]):
+    model_config = _example(
+        [
+            {
+                "image_hash": EXAMPLE_HASH,
+                "category": "travel_scenery",
+                "confidence": 0.9523,
+                "hit_count": 23,
+                "created_at": "2025-10-01T08:30:00Z",
+                "last_hit_at": "2025-10-10T15:45:00Z",
+                "lifetime_days": 9,
+            }
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Business: what the service does, told without HTTP and without a provider's name."""

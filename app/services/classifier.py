@@ -1,0 +1,209 @@
+"""The product's main job: answer from the cache, else ask the model once, whoever asks; and log what was answered.
+
+No connection is held while the model works: each step is a short transaction of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from app import photo
+from app.categories import Category
+from app.clients.base import ModelClient, PreparedPhoto
+from app.clock import utc_now
+from app.config import ImageSettings
+from app.errors import (
+    CorruptImage,
+    HashMismatch,
+    ImageTooComplex,
+    InvalidImage,
+    TooManyPixels,
+    UnsupportedImageFormat,
+)
+from app.request_id import new_request_id
+from app.services.cache import CachedResult, CacheService
+from app.services.request_recorder import RequestRecord, RequestRecorder
+
+# "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
+MODEL_IMAGE_MAX_BYTES = 500_000
+
+_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidImage]] = {
+    photo.UnsupportedFormat: UnsupportedImageFormat,
+    photo.CorruptPhoto: CorruptImage,
+    photo.TooManyPixels: TooManyPixels,
+    photo.TooComplex: ImageTooComplex,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and since when: `started_at` is `time.perf_counter()` at the arrival of the request."""
+
+    request_id: str = field(default_factory=new_request_id)
+    user_id: str | None = None
+    ip_address: str | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+
+    def or_user(self, user_id: str | None) -> "Caller":
+        """The same caller, with `user_id` where none is known yet."""
+        return self if self.user_id is not None or user_id is None else replace(self, user_id=user_id)
+
+    def next_item(self) -> "Caller":
+        """The same caller asking for one more item of a batch: an id and a start of its own."""
+        return replace(self, request_id=new_request_id(), started_at=time.perf_counter())
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPhoto:
+    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller is told; it is logged by the time it exists."""
+
+    request_id: str
+    category: Category
+    confidence: float
+    description: str | None
+    from_cache: bool
+    processing_time_ms: int
+    answered_at: datetime
+
+
+class ClassifierService:
+    """Looks photos up and classifies them; `decoder` is the bounded pool that decodes pixels off the event loop."""
+
+    def __init__(
+        self,
+        *,
+        cache: CacheService,
+        recorder: RequestRecorder,
+        model_client: ModelClient,
+        decoder: ThreadPoolExecutor,
+        image_settings: ImageSettings,
+    ) -> None:
+        self._cache = cache
+        self._recorder = recorder
+        self._model_client = model_client
+        self._decoder = decoder
+        self._image_settings = image_settings
+        self._flights: dict[str, asyncio.Task[tuple[CachedResult, bool]]] = {}
+
+    async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
+        """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
+        result = await self._cache.get(image_hash)
+        if result is None:
+            return None
+        answer = _answer(result, caller, from_cache=True)
+        await self._recorder.record([_record(answer, caller, image_hash, None)])
+        return answer
+
+    async def look_up_many(self, image_hashes: Sequence[str], caller: Caller) -> list[Answer | None]:
+        """Answer many hashes in their order with one query; each hit is counted and logged on its own."""
+        results = await self._cache.get_many(image_hashes)
+        answers: list[Answer | None] = []
+        records: list[RequestRecord] = []
+        for image_hash in image_hashes:
+            result = results.get(image_hash)
+            if result is None:
+                answers.append(None)
+                continue
+            item = replace(caller, request_id=new_request_id())
+            answer = _answer(result, item, from_cache=True)
+            answers.append(answer)
+            records.append(_record(answer, item, image_hash, None))
+        await self._recorder.record(records)
+        return answers
+
+    async def classify(self, upload: UploadedPhoto, caller: Caller, *, claimed_hash: str | None = None) -> Answer:
+        """Classify an upload: from the cache, else by the model.
+
+        Raises:
+            HashMismatch: `claimed_hash` is not the hash of the bytes.
+            InvalidImage: the bytes are not a photo we take (the subclass says why).
+            ModelError: the model gave no valid answer; nothing is cached or logged.
+        """
+        if claimed_hash is not None and claimed_hash != upload.sha256:
+            raise HashMismatch
+        result, from_cache = await self._result_of(upload)
+        answer = _answer(result, caller, from_cache=from_cache)
+        await self._recorder.record([_record(answer, caller, upload.sha256, len(upload.data))])
+        return answer
+
+    async def close(self) -> None:
+        """Wait for the model calls that are under way: they are paid for, and their results are kept."""
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+
+    async def _result_of(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+        """The result and whether it cost nothing. Simultaneous uploads of one photo share one flight."""
+        flight = self._flights.get(upload.sha256)
+        if flight is not None:
+            result, _ = await asyncio.shield(flight)
+            return result, True
+        flight = asyncio.create_task(self._cached_or_modelled(upload), name=f"classify-{upload.sha256[:12]}")
+        self._flights[upload.sha256] = flight
+        flight.add_done_callback(lambda done: self._land(upload.sha256, done))
+        # A client that hangs up does not cancel the flight: others may be aboard, and the call is paid for.
+        return await asyncio.shield(flight)
+
+    def _land(self, image_hash: str, flight: asyncio.Task[tuple[CachedResult, bool]]) -> None:
+        del self._flights[image_hash]
+        if not flight.cancelled():
+            # Marks the exception as seen, also when every caller has hung up.
+            flight.exception()
+
+    async def _cached_or_modelled(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+        cached = await self._cache.get(upload.sha256)
+        if cached is not None:
+            return cached, True
+        prepared = await asyncio.get_running_loop().run_in_executor(self._decoder, self._prepare, upload.data)
+        result = await self._model_client.classify(prepared)
+        return await self._cache.save(upload.sha256, result, model=self._model_client.model), False
+
+    def _prepare(self, data: bytes) -> PreparedPhoto:
+        try:
+            info = photo.inspect_photo(
+                data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
+            )
+            jpeg = photo.prepare_photo(data, info, max_edge=self._max_edge_pixels, max_bytes=MODEL_IMAGE_MAX_BYTES)
+        except photo.PhotoError as error:
+            raise _PHOTO_ERRORS.get(type(error), InvalidImage)(str(error)) from error
+        return PreparedPhoto(jpeg)
+
+    @property
+    def _max_edge_pixels(self) -> int:
+        return self._model_client.settings.image_max_edge_pixels
+
+
+def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
+    return Answer(
+        request_id=caller.request_id,
+        category=result.category,
+        confidence=result.confidence,
+        description=result.description,
+        from_cache=from_cache,
+        processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
+        answered_at=utc_now(),
+    )
+
+
+def _record(answer: Answer, caller: Caller, image_hash: str, image_size: int | None) -> RequestRecord:
+    return RequestRecord(
+        request_id=answer.request_id,
+        user_id=caller.user_id,
+        ip_address=caller.ip_address,
+        image_hash=image_hash,
+        image_size=image_size,
+        category=answer.category.value,
+        confidence=answer.confidence,
+        from_cache=answer.from_cache,
+        processing_time_ms=answer.processing_time_ms,
+        created_at=answer.answered_at,
+    )

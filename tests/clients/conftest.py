@@ -1,0 +1,62 @@
+"""Real clients against a fake model server; pauses between attempts are shortened, everything else is as in service."""
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from app.clients import base
+from app.clients.base import ModelClient, PreparedPhoto
+from app.clients.registry import create_model_client
+from app.config import ModelSettings
+from tests.fakes.model_server import API_KEY, FakeModelServer, fake_model_server
+
+MakeClient = Callable[..., Awaitable[ModelClient]]
+
+
+def model_settings(provider: str, **fields: Any) -> ModelSettings:
+    """Settings from the arguments alone, whatever the environment holds."""
+    values: dict[str, Any] = {"api_key": SecretStr(API_KEY), "model": None, "base_url": None, "timeout_seconds": 5.0}
+    return ModelSettings(_env_file=None, provider=provider, **values | fields)
+
+
+def settings_for(server: FakeModelServer, provider: str, **fields: Any) -> ModelSettings:
+    """Settings that send `provider` to the fake server."""
+    values: dict[str, Any] = {"base_url": server.anthropic_url if provider == "claude" else server.openai_url}
+    if provider not in {"openai", "claude"}:
+        values["model"] = "test-vision"
+    return model_settings(provider, **values | fields)
+
+
+@pytest.fixture(scope="session")
+def photo() -> PreparedPhoto:
+    image = Image.linear_gradient("L").convert("RGB").resize((320, 240))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return PreparedPhoto(buffer.getvalue())
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeModelServer]:
+    async with fake_model_server() as running:
+        yield running
+    assert running.violations == []
+
+
+@pytest.fixture
+async def make_client(server: FakeModelServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeClient]:
+    """Give a function that creates and starts a client by provider; all are closed after the test."""
+    monkeypatch.setattr(base, "BACKOFF_FIRST_SECONDS", 0.0)
+    async with AsyncExitStack() as stack:
+
+        async def make(provider: str, **fields: Any) -> ModelClient:
+            client = create_model_client(settings_for(server, provider, **fields))
+            stack.push_async_callback(client.close)
+            await client.start()
+            return client
+
+        yield make

@@ -1,0 +1,126 @@
+"""Fixtures: what touches the database runs on SQLite and on a real MySQL server, and on MariaDB where installed."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config import DatabaseSettings, ModelSettings, Settings, StatisticsSettings
+from app.database.engine import create_engine
+from app.database.migrate import migrate
+from app.main import create_app
+from tests.databases import TestDatabase, empty_tables, fresh_database
+from tests.fakes.model_server import FakeModelServer, running_model_server
+from tests.servers.databases import Servers
+from tests.serving import serving
+
+pytest_plugins = ["tests.servers.plugin"]
+
+DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if shutil.which("mariadbd") else [])]
+
+
+def server_url(servers: Servers, kind: str) -> str:
+    """The administrator's URL of the server of one kind."""
+    if kind == "mysql":
+        return servers.mysql_url
+    if servers.mariadb_url is None:
+        pytest.skip("MariaDB stands in for MySQL already: the tests run on it under that name")
+    return servers.mariadb_url
+
+
+@pytest.fixture(scope="session", params=DATABASE_KINDS)
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """sqlite, mysql or mariadb: whatever needs it runs on each."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+async def migrated_database(
+    database_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DatabaseSettings]:
+    """A database with our schema, made by the migrations once per kind and worker."""
+    if database_kind == "sqlite":
+        path = tmp_path_factory.mktemp("sqlite") / "test.db"
+        yield await _migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{path}"}))
+        return
+    url = server_url(request.getfixturevalue("servers"), database_kind)
+    async with fresh_database(database_kind, url) as database:
+        yield await _migrated(database.settings)
+
+
+async def _migrated(database: DatabaseSettings) -> DatabaseSettings:
+    settings = Settings(database=database)
+    engine = create_engine(settings)
+    await migrate(engine, settings)
+    await engine.dispose()
+    return database
+
+
+@pytest.fixture
+async def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a database in which there is nothing yet."""
+    if database_kind == "sqlite":
+        yield Settings(
+            data_dir=tmp_path, database=DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/new.db"})
+        )
+        return
+    url = server_url(request.getfixturevalue("servers"), database_kind)
+    async with fresh_database(database_kind, url) as database:
+        yield Settings(data_dir=tmp_path, database=database.settings)
+
+
+@pytest.fixture(params=DATABASE_KINDS[1:])
+async def mysql_database(servers: Servers, request: pytest.FixtureRequest) -> AsyncIterator[TestDatabase]:
+    """A migrated database on a server that speaks MySQL."""
+    async with fresh_database(request.param, server_url(servers, request.param)) as database:
+        await _migrated(database.settings)
+        yield database
+
+
+@pytest.fixture
+def model_server() -> Iterator[FakeModelServer]:
+    """A model server that answers as the scripts say."""
+    with running_model_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(migrated_database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
+    """Settings of a service on an empty database, with the fake model server as its model."""
+    return Settings(
+        data_dir=tmp_path,
+        database=migrated_database,
+        # Tests choose dates of their own, old ones too.
+        statistics=StatisticsSettings.model_validate({"log_retention_days": 0}),
+        model=ModelSettings.model_validate(
+            {
+                "provider": "custom",
+                "base_url": model_server.openai_url,
+                "api_key": model_server.api_key,
+                "model": "test-vision",
+                "max_concurrency": 64,
+            }
+        ),
+    )
+
+
+@pytest.fixture
+async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
+    """An engine on the test's database, whose tables are empty."""
+    engine = create_engine(Settings(database=migrated_database))
+    await empty_tables(engine)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a running service, over real HTTP."""
+    async with (
+        serving(create_app(settings)) as url,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as client,
+    ):
+        yield client

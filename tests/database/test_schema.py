@@ -1,0 +1,114 @@
+"""init.sql, the migrations and tables.py describe one schema; each is put into a database of its own and compared."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.config import PROJECT_ROOT, Settings
+from app.database.engine import create_engine
+from app.database.migrate import HEAD_REVISION, migrate
+from app.database.tables import Base
+from tests.databases import TestDatabase, admin_engine
+
+TABLES = ("image_classification_cache", "request_log")
+
+
+async def _describe(connection: AsyncConnection, schema: str) -> dict[str, list[tuple[object, ...]]]:
+    columns = await connection.execute(
+        text(
+            "SELECT table_name, column_name, ordinal_position, column_default, is_nullable, column_type,"
+            " collation_name, extra, column_comment, generation_expression"
+            " FROM information_schema.columns WHERE table_schema = :schema ORDER BY table_name, ordinal_position"
+        ),
+        {"schema": schema},
+    )
+    indexes = await connection.execute(
+        text(
+            "SELECT table_name, index_name, non_unique, seq_in_index, column_name, nullable, index_type"
+            " FROM information_schema.statistics WHERE table_schema = :schema"
+            " ORDER BY table_name, index_name, seq_in_index"
+        ),
+        {"schema": schema},
+    )
+    tables = await connection.execute(
+        text(
+            "SELECT table_name, engine, table_collation, table_comment"
+            " FROM information_schema.tables WHERE table_schema = :schema ORDER BY table_name"
+        ),
+        {"schema": schema},
+    )
+    described = {"columns": columns, "indexes": indexes, "tables": tables}
+    return {name: [tuple(row) for row in rows if row[0] in TABLES] for name, rows in described.items()}
+
+
+async def _run_init_sql(connection: AsyncConnection, schema: str) -> None:
+    script = (PROJECT_ROOT / "sql" / "init.sql").read_text(encoding="utf-8").replace("image_classifier", schema)
+    script = re.sub(r"^--.*$", "", script, flags=re.MULTILINE)
+    for statement in script.split(";"):
+        if statement.strip():
+            await connection.exec_driver_sql(statement)
+
+
+async def test_init_sql_migrations_and_tables_agree(mysql_database: TestDatabase) -> None:
+    name = mysql_database.name
+    from_init, from_tables = f"{name}_init", f"{name}_tables"
+    async with admin_engine(mysql_database.server_url) as admin, admin.connect() as connection:
+        try:
+            await _run_init_sql(connection, from_init)
+            await _run_init_sql(connection, from_init)
+            await connection.exec_driver_sql(f"CREATE DATABASE {from_tables} COLLATE utf8mb4_unicode_ci")
+            tables_url = make_url(mysql_database.server_url).set(database=from_tables)
+            async with admin_engine(tables_url) as engine, engine.connect() as tables_connection:
+                await tables_connection.run_sync(Base.metadata.create_all)
+            migrated = await _describe(connection, name)
+            assert {row[0] for row in migrated["tables"]} == set(TABLES)
+            assert await _describe(connection, from_init) == migrated
+            assert await _describe(connection, from_tables) == migrated
+            version = await connection.scalar(text(f"SELECT version_num FROM {from_init}.alembic_version"))
+            assert version == HEAD_REVISION
+        finally:
+            for schema in (from_init, from_tables):
+                await connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {schema}")
+
+
+async def test_head_revision_is_the_newest_migration() -> None:
+    config = Config(str(PROJECT_ROOT / "sql" / "alembic.ini"))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD_REVISION
+
+
+async def test_sqlite_has_the_same_columns_and_indexes(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    engine = create_engine(settings)
+    try:
+        await migrate(engine, settings)
+        await migrate(engine, settings)
+        for table in Base.metadata.sorted_tables:
+            async with engine.connect() as connection:
+                columns = (await connection.execute(text(f"PRAGMA table_xinfo({table.name})"))).all()
+                indexes = (await connection.execute(text(f"PRAGMA index_list({table.name})"))).all()
+            assert [column.name for column in columns] == [column.name for column in table.columns]
+            assert {(i.name, bool(i.unique)) for i in indexes} == {
+                (f"{table.name}_{index.name}", bool(index.unique)) for index in table.indexes
+            }
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("attempt", range(3))
+async def test_many_processes_may_migrate_at_once(empty_database: Settings, attempt: int) -> None:
+    engines: list[AsyncEngine] = [create_engine(empty_database) for _ in range(6)]
+    try:
+        await asyncio.gather(*(migrate(engine, empty_database) for engine in engines))
+        async with engines[0].connect() as connection:
+            assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars().all() == [
+                HEAD_REVISION
+            ]
+    finally:
+        await asyncio.gather(*(engine.dispose() for engine in engines))

@@ -1,0 +1,66 @@
+"""Databases for tests: one per worker and kind, made by the migrations, emptied before each test."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+from sqlalchemy import delete
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.config import DatabaseSettings
+from app.database.tables import Base
+
+
+@dataclass(frozen=True, slots=True)
+class TestDatabase:
+    """An empty database on a test server; `url` names it, `server_url` does not."""
+
+    __test__ = False
+
+    kind: str
+    server_url: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        return make_url(self.server_url).set(database=self.name).render_as_string(hide_password=False)
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        return DatabaseSettings.model_validate({"url": self.url})
+
+
+@asynccontextmanager
+async def admin_engine(server_url: str | URL) -> AsyncIterator[AsyncEngine]:
+    """An engine for CREATE and DROP DATABASE."""
+    engine = create_async_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def fresh_database(kind: str, server_url: str) -> AsyncIterator[TestDatabase]:
+    """A new, empty database, dropped afterwards."""
+    database = TestDatabase(kind, server_url, f"test_{uuid4().hex[:16]}")
+    async with admin_engine(server_url) as engine:
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql(
+                f"CREATE DATABASE {database.name} CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"
+            )
+        try:
+            yield database
+        finally:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(f"DROP DATABASE {database.name}")
+
+
+async def empty_tables(engine: AsyncEngine) -> None:
+    """Delete all rows."""
+    async with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            await connection.execute(delete(table))

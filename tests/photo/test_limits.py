@@ -1,0 +1,115 @@
+"""No photo that is accepted costs over 2 s of CPU or 500 MB, measured in a fresh process; dearer ones are cut off."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.photo import PhotoFormat, TooComplex
+from app.photo.sandbox import decode_in_sandbox
+from tests.fakes import images
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU_SECONDS = 2.0
+MEMORY_BYTES = 500_000_000
+
+# Prints what preparing the photo on standard input has cost this process and, in its stead, the sandbox.
+_PROBE = """
+import json, resource, sys
+from app.photo import PhotoError, PhotoFormat, inspect_photo, prepare_photo
+data = sys.stdin.buffer.read()
+def usage():
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    # Linux counts what the parent had before exec into ru_maxrss, but not into VmHWM.
+    own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return sum(u.ru_utime + u.ru_stime for u in both), own * 1024, both[1].ru_maxrss * 1024
+cpu_before, memory_before, _ = usage()
+try:
+    info = inspect_photo(data, allowed=frozenset(PhotoFormat), max_pixels=50_000_000)
+    outcome = str(len(prepare_photo(data, info, max_edge=1024, max_bytes=500_000)))
+except PhotoError as error:
+    outcome = type(error).__name__
+cpu, own, child = usage()
+print(json.dumps({"outcome": outcome, "cpu": cpu - cpu_before, "own": own - memory_before, "child": child}))
+"""
+
+
+def cost_of(photo: bytes) -> dict[str, Any]:
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", _PROBE], input=photo, stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=60
+    )
+    cost: dict[str, Any] = json.loads(done.stdout)
+    return cost
+
+
+def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return Image.merge("RGB", [Image.radial_gradient("L")] * 3).resize((width, height)).convert(mode)
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux measures and limits memory as needed here")
+
+WORST_ACCEPTED = {
+    "baseline JPEG, 50 megapixels": lambda: images.encode(smooth(8000, 6200), "JPEG", quality=95, subsampling=0),
+    "progressive JPEG, 50 megapixels": lambda: images.encode(smooth(8000, 6200), "JPEG", progressive=True),
+    "progressive JPEG, four components": lambda: images.progressive_bomb(11, 7000, 7000, 4),
+    "progressive JPEG, many scans": lambda: images.progressive_bomb(14, 7000, 7000),
+    "progressive JPEG, small, most scans": lambda: images.progressive_bomb(99, 2600, 2600),
+    "PNG, RGB": lambda: images.png_bomb(5470, 5470, depth=8, colour=2),
+    "PNG, 16-bit RGBA": lambda: images.png_bomb(3350, 3350, interlaced=True),
+    "PNG, grey and alpha": lambda: images.png_bomb(6700, 6700, depth=8, colour=4, interlaced=True),
+    "PNG, RGBA": lambda: images.png_bomb(4740, 4740, depth=8, colour=6),
+    "PNG, palette": lambda: images.png_bomb(7050, 7050, depth=8, colour=3),
+    "PNG, one row": lambda: images.png_bomb(29_990_000, 1, depth=8, colour=2),
+    "WebP, lossless": lambda: images.encode(smooth(4880, 4880, "RGBA"), "WEBP", lossless=True, method=0, quality=0),
+    "WebP, canvas": lambda: images.webp_canvas_bomb(4890, 4890),
+    "GIF, 50 megapixels": lambda: images.encode(Image.radial_gradient("L").resize((7050, 7050)), "GIF"),
+    "BMP, run lengths": lambda: images.rle_bmp(2000, 2000),
+    "BMP, one bit": lambda: images.encode(Image.radial_gradient("L").resize((7050, 7050)).convert("1"), "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", WORST_ACCEPTED)
+def test_the_worst_accepted_photos_stay_below_the_limits(name: str) -> None:
+    cost = cost_of(WORST_ACCEPTED[name]())
+    assert cost["outcome"].isdigit(), cost
+    assert cost["cpu"] < CPU_SECONDS, cost
+    assert cost["own"] + cost["child"] < MEMORY_BYTES, cost
+
+
+@pytest.mark.parametrize("name", ["HEIF", "AVIF"])
+def test_phone_photos_that_need_the_sandbox_are_read_within_the_limits(name: str) -> None:
+    options = {"enc_params": {"preset": "ultrafast"}} if name == "HEIF" else {"speed": 10}
+    cost = cost_of(images.encode(Image.new("RGB", (4000, 3000), images.RED), name, **options))
+    assert cost["outcome"].isdigit(), cost
+    assert cost["cpu"] < CPU_SECONDS, cost
+    assert cost["own"] + cost["child"] < MEMORY_BYTES, cost
+
+
+def test_a_decoder_that_takes_too_much_cpu_is_stopped() -> None:
+    with pytest.raises(TooComplex):
+        decode_in_sandbox(
+            images.rle_bmp(9000, 9000),
+            PhotoFormat.BMP,
+            orientation=1,
+            max_pixels=10**10,
+            max_edge=1024,
+            max_bytes=500_000,
+        )
+
+
+def test_a_decoder_that_takes_too_much_memory_is_stopped() -> None:
+    gif = images.animated_gif()
+    screen = gif[:6] + b"\xff\xff\xff\xff" + gif[10:]
+    with pytest.raises(TooComplex):
+        decode_in_sandbox(
+            screen,
+            PhotoFormat.GIF,
+            orientation=1,
+            max_pixels=10**10,
+            max_edge=1024,
+            max_bytes=500_000,
+        )

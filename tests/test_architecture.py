@@ -1,0 +1,89 @@
+"""The floors of the house: who may import whom, and how large a file may grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import PROJECT_ROOT
+
+APP = PROJECT_ROOT / "app"
+MAX_LINES = 350
+
+# Folder (or file) -> beginnings of module names that it must not import.
+FORBIDDEN = {
+    "api": ("sqlalchemy", "app.database", "openai", "anthropic"),
+    "schemas": ("sqlalchemy", "app.database", "fastapi", "starlette"),
+    "services": ("fastapi", "starlette", "uvicorn", "openai", "anthropic", "app.api", "app.schemas", "app.main"),
+    "clients": ("sqlalchemy", "app.database", "fastapi", "starlette", "app.api", "app.schemas", "app.services"),
+    "database": ("fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
+    "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
+    "categories.py": ("app.",),
+    "resources.py": ("fastapi", "starlette", "app.api"),
+    "config.py": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            modules.add(node.module or "")
+            modules.update(f"{node.module}.{name.name}" for name in node.names)
+    return modules
+
+
+def files_of(floor: str) -> list[Path]:
+    target = APP / floor
+    return [target] if target.is_file() else sorted(target.rglob("*.py"))
+
+
+@pytest.mark.parametrize("floor", FORBIDDEN)
+def test_a_floor_imports_only_what_it_may_know(floor: str) -> None:
+    files = files_of(floor)
+    assert files
+    wrong = [
+        f"{path.relative_to(PROJECT_ROOT)} imports {module}"
+        for path in files
+        for module in imported_modules(path)
+        if module.startswith(FORBIDDEN[floor])
+    ]
+    assert wrong == []
+
+
+def test_the_photo_package_knows_nothing_of_ours() -> None:
+    for path in files_of("photo"):
+        foreign = {m for m in imported_modules(path) if m.startswith("app.") and not m.startswith("app.photo")}
+        assert foreign == set(), path
+
+
+def test_files_stay_small_enough_to_hold_in_the_head() -> None:
+    long = {
+        str(path.relative_to(PROJECT_ROOT)): lines
+        for path in APP.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+def test_every_module_opens_with_the_rule_that_explains_it() -> None:
+    silent = [
+        str(path.relative_to(PROJECT_ROOT))
+        for path in APP.rglob("*.py")
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_the_sdks_are_loaded_only_when_they_are_used() -> None:
+    heavy = ("openai", "anthropic", "onnxruntime", "alembic")
+    code = f"import sys, app.main; print([module for module in {heavy} if module in sys.modules])"
+    result = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
