@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format model mysql lock clean
+.PHONY: help run test lint format model mysql mysql-stop lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,7 @@ run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:80
 	@APP_HOST=$${APP_HOST:-127.0.0.1} $(BIN)/python -m app
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
+	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/development ## Check style, format and types
@@ -30,8 +31,11 @@ format: $(VENV)/development ## Format the code and mend what ruff can mend
 model: | $(VENV)/runtime ## Fetch the local model's weights (once)
 	@$(BIN)/python -m scripts.make_model
 
-mysql: $(VENV)/runtime ## Start a MySQL server to try things on
+mysql: $(VENV)/runtime ## Start a MySQL server to try things on (make mysql-stop ends it)
 	@$(BIN)/python scripts/mysql_server.py start
+
+mysql-stop:
+	@$(BIN)/python scripts/mysql_server.py stop
 
 lock: $(VENV)/development ## Compile requirements*.txt from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes pyproject.toml --output-file requirements.txt

@@ -61,6 +61,8 @@ class DatabaseSettings(_Group):
     """Speak TLS to MySQL and check the server's certificate."""
     ssl_ca: Path | None = Field(None, validation_alias="MYSQL_SSL_CA")
     """PEM file of the authority that signed the server's certificate; empty: the system's authorities."""
+    ssl_check_hostname: bool = Field(True, validation_alias="MYSQL_SSL_CHECK_HOSTNAME")
+    """Off for the certificates that MySQL makes for itself: they name no host, only MYSQL_SSL_CA vouches for them."""
     migrate_on_start: bool = Field(True, validation_alias="MIGRATE_ON_START")
     """Create and upgrade the schema when the service starts (one process at a time)."""
 
@@ -207,7 +209,7 @@ _ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "s
 def _with_asyncio_driver(address: str) -> URL:
     try:
         url = make_url(address)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # SQLAlchemy's own message repeats the address, password included.
         raise ValueError("DATABASE_URL is not a database address") from None
     driver = _ASYNCIO_DRIVERS.get(url.get_backend_name())

@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,17 +38,14 @@ def prepare_template(program: ServerProgram, home: Path) -> Path:
         ServerStartError: the server could not initialise it.
     """
     template = home / "templates" / f"{program.kind}-{re.sub(r'[^0-9A-Za-z.]+', '-', program.version)}"
-    with exclusive(home / "templates.lock"):
+    with exclusive(home / "templates" / f"{template.name}.lock"):
         if not template.is_dir():
-            template.parent.mkdir(exist_ok=True)
-            for remnant in template.parent.glob("initialising-*"):
-                shutil.rmtree(remnant)
-            with tempfile.TemporaryDirectory(prefix="initialising-", dir=template.parent) as work:
-                data = Path(work) / "data"
-                _initialise(program, data)
-                # The server's unique id: every copy gets its own.
-                (data / "auto.cnf").unlink(missing_ok=True)
-                data.rename(template)
+            work = template.with_name(f"{template.name}.initialising")
+            shutil.rmtree(work, ignore_errors=True)
+            _initialise(program, work)
+            # The server's unique id: every copy gets its own.
+            (work / "auto.cnf").unlink(missing_ok=True)
+            work.rename(template)
     return template
 
 

@@ -1,6 +1,5 @@
 """Fixtures: what touches the database runs on SQLite and on a real MySQL server, and on MariaDB where installed."""
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from app.config import DatabaseSettings, ModelSettings, Settings, StatisticsSett
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.main import create_app
+from scripts.mysql_programs import find_mariadb, search_path
 from tests.databases import TestDatabase, empty_tables, fresh_database
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
@@ -19,7 +19,7 @@ from tests.serving import serving
 
 pytest_plugins = ["tests.servers.plugin"]
 
-DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if shutil.which("mariadbd") else [])]
+DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
 
 
 def server_url(servers: Servers, kind: str) -> str:
@@ -111,9 +111,11 @@ def settings(migrated_database: DatabaseSettings, model_server: FakeModelServer,
 async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
     """An engine on the test's database, whose tables are empty."""
     engine = create_engine(Settings(database=migrated_database))
-    await empty_tables(engine)
-    yield engine
-    await engine.dispose()
+    try:
+        await empty_tables(engine)
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 @pytest.fixture

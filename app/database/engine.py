@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DatabaseSettings, Settings
+from app.database.mysql_connection import connect
 
-CONNECT_TIMEOUT_SECONDS = 5
 POOL_TIMEOUT_SECONDS = 10
 SQLITE_BUSY_TIMEOUT_SECONDS = 15
 # Execution option: the transaction will write, so SQLite takes the write lock at its beginning.
@@ -46,11 +46,13 @@ def create_engine(settings: Settings) -> AsyncEngine:
 def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "charset": "utf8mb4",
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "async_creator_fn": connect,
         "init_command": "SET time_zone = '+00:00'",
     }
     if database.ssl:
-        arguments["ssl"] = ssl.create_default_context(cafile=database.ssl_ca)
+        context = ssl.create_default_context(cafile=database.ssl_ca)
+        context.check_hostname = database.ssl_check_hostname
+        arguments["ssl"] = context
     return arguments
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from app.config import PROJECT_ROOT, Settings
 from app.database.engine import SQLITE_BEGIN_IMMEDIATE, mysql_connect_arguments
-from app.database.transactions import is_passing
+from app.database.transactions import is_passing, reason
 from app.errors import DatabaseUnavailable
 
 MIGRATIONS_DIR = PROJECT_ROOT / "sql" / "migrations"
@@ -88,7 +88,10 @@ async def _wait_for_database(engine: AsyncEngine, settings: Settings) -> None:
                 await _create_database(settings)
                 continue
             if not is_passing(error) or time.monotonic() > deadline:
-                raise DatabaseUnavailable("The database cannot be reached. Check MYSQL_* or DATABASE_URL.") from error
+                # The driver's words name user and host, never the password.
+                raise DatabaseUnavailable(
+                    f"The database cannot be reached. Check MYSQL_* or DATABASE_URL. ({reason(error)})"
+                ) from error
             logger.info("waiting for the database")
             await asyncio.sleep(1.0)
 

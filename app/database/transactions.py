@@ -6,6 +6,7 @@ timeout or a lost connection makes it run again in a new transaction.
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ _GALERA_CONFLICT_OR_NOT_READY = 1047
 _TOO_MANY_CONNECTIONS = 1040
 _SERVER_SHUTDOWN = 1053
 _LOST_CONNECTION = frozenset({2002, 2003, 2006, 2013, 2014, 2055, 4031})
-_AUTHENTICATION_OR_UNKNOWN_DATABASE = frozenset({1044, 1045, 1049})
+_REFUSES_US = frozenset({1044, 1045, 1049, 2026})
 _RETRYABLE = _LOST_CONNECTION | {
     _DEADLOCK,
     _LOCK_WAIT_TIMEOUT,
@@ -79,6 +80,8 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may succeed a moment later: deadlock, lock timeout, lost connection."""
+    if _tls_failure(error) is not None:
+        return False
     if isinstance(error, OSError):
         return True
     if not isinstance(error, DBAPIError):
@@ -89,12 +92,27 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the database as a whole is out of reach for us: wrong credentials, no such database, driver refuses."""
-    if isinstance(error, InterfaceError):
+    """Whether the database as a whole is out of reach for us: wrong credentials, no such database, no trust."""
+    if isinstance(error, InterfaceError) or _tls_failure(error) is not None:
         return True
     if not isinstance(error, OperationalError):
         return False
-    return _number(error) in _AUTHENTICATION_OR_UNKNOWN_DATABASE or "unable to open database file" in str(error.orig)
+    return _number(error) in _REFUSES_US or "unable to open database file" in str(error.orig)
+
+
+def reason(error: BaseException) -> BaseException:
+    """What really happened, for the operator: the driver's own error, or the TLS error that it hides."""
+    driver_error = getattr(error, "orig", None) or error
+    return _tls_failure(error) or driver_error
+
+
+def _tls_failure(error: BaseException) -> ssl.SSLError | None:
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ssl.SSLError):
+            return link
+        link = link.__cause__
+    return None
 
 
 def _number(error: BaseException) -> int | None:

@@ -185,7 +185,7 @@ signal.pause()
         finally:
             starter.kill()
     gone(Servers.from_json(text))
-    assert not any(is_running(pid) for pid in json.loads(pids))
+    wait_until(lambda: not any(is_running(pid) for pid in json.loads(pids)), "the end of the servers' processes")
 
 
 @own_servers

@@ -74,9 +74,9 @@ def train(views: Array, truth: Labels, sources: list[str]) -> float:
         views: features of each view of each photo, shape (photos, views, features).
 
     Returns:
-        The strongest penalty whose log loss is within one standard error of the lowest (the one-standard-error rule:
-        Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, section 7.10). Photos from elsewhere are
-        less like those of the folder than its sources are like each other, and a stronger penalty claims less.
+        The strongest penalty whose log loss is at most one standard error of the difference above the lowest (after
+        the one-standard-error rule: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, section
+        7.10). A stronger penalty claims less of photos that are unlike those of the folder.
     """
     folds = [assign_folds(sources, truth, seed) for seed in SEEDS]
     repeated = np.tile(truth, len(SEEDS))
@@ -91,8 +91,8 @@ def train(views: Array, truth: Labels, sources: list[str]) -> float:
     # A photo's losses in the repetitions are nearly the same number, so they count as one.
     losses = {key: log_losses(repeated, runs).reshape(len(SEEDS), -1).mean(axis=0) for key, runs in measured.items()}
     best = min(losses.values(), key=lambda loss: float(loss.mean()))
-    limit = best.mean() + best.std(ddof=1) / np.sqrt(len(truth))
-    chosen = max(penalty for penalty, loss in losses.items() if loss.mean() <= limit)
+    excess = {penalty: loss - best for penalty, loss in losses.items()}
+    chosen = max(key for key, more in excess.items() if more.mean() <= more.std(ddof=1) / np.sqrt(len(truth)))
     sys.stdout.write(f"\ncross-validation over sources, penalty {chosen}, {len(SEEDS)} times all photos\n")
     sys.stdout.write(report(repeated, measured[chosen]) + "\n")
     return chosen

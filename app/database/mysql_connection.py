@@ -1,0 +1,41 @@
+"""Opening a MySQL connection: within a bounded time, and never in plain text where TLS is asked for.
+
+aiomysql by itself goes on without TLS when the server, or somebody in between, does not offer it, may send the
+password in the clear then, and waits for ever on a server that accepts a connection and says nothing more.
+"""
+
+import asyncio
+from typing import Any
+
+import aiomysql
+from pymysql.constants import CLIENT, CR
+from pymysql.err import OperationalError
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
+    async def _request_authentication(self) -> None:
+        # The last moment before anything of ours is sent; aiomysql has no public one.
+        if self._ssl_context and not self.server_capabilities & CLIENT.SSL:
+            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not speak TLS, and MYSQL_SSL is true")
+        await super()._request_authentication()
+
+
+async def connect(**options: Any) -> aiomysql.Connection:
+    """Open a connection; `options` are those of `aiomysql.connect`.
+
+    Raises:
+        OperationalError: the server cannot be reached in time, refuses us, or does not speak TLS where it must.
+    """
+    connection = _Connection(**options)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            await connection._connect()  # noqa: SLF001 - what aiomysql.connect itself calls
+    except TimeoutError:
+        connection.close()
+        raise OperationalError(CR.CR_CONN_HOST_ERROR, "the server does not answer") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,127 @@
+"""Every error has the one format and a declared code, and an unexpected one tells nothing about us."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from loguru import logger
+
+import app.errors
+from app.errors import AppError, NotFound
+from app.services.stats import StatsService
+from tests.api.test_classify import error_code
+
+
+async def test_unknown_addresses_and_methods(api: httpx2.AsyncClient) -> None:
+    unknown = await api.get("/nothing")
+    assert (unknown.status_code, error_code(unknown)) == (404, NotFound.code)
+    method = await api.get("/classify")
+    assert (method.status_code, error_code(method)) == (405, "method_not_allowed")
+    assert "POST" in method.headers["Allow"]
+    missing = await api.get("/requests/req_1_000000000000")
+    assert (missing.status_code, error_code(missing)) == (404, "request_not_found")
+    long_id = await api.get(f"/requests/{'x' * 65}")
+    assert (long_id.status_code, error_code(long_id)) == (400, "invalid_request")
+
+
+async def test_an_unexpected_error_is_logged_and_not_shown(
+    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: StatsService, *arguments: Any) -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr(StatsService, "cache_efficiency", fail)
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{extra[request_id]} {message}")
+    try:
+        response = await api.get("/stats/cache-efficiency")
+    finally:
+        logger.remove(sink)
+    assert (response.status_code, error_code(response)) == (500, "internal_error")
+    assert "secret" not in response.text
+    traceback = next(line for line in lines if "secret inside" in line)
+    assert traceback.startswith(response.json()["request_id"])
+
+
+async def test_each_request_has_an_id_and_one_log_line_without_its_query(api: httpx2.AsyncClient) -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{extra[request_id]} {message}")
+    try:
+        response = await api.get("/stats/today", params={"token": "hidden"})
+    finally:
+        logger.remove(sink)
+    request_id = response.headers["X-Request-ID"]
+    assert request_id.startswith("req_")
+    about = [line for line in lines if line.startswith(request_id)]
+    assert len(about) == 1
+    assert "GET /api/v1/stats/today 200" in about[0]
+    assert "hidden" not in "".join(lines)
+
+
+async def test_web_pages_may_call_the_api(api: httpx2.AsyncClient) -> None:
+    preflight = await api.options(
+        "/classify/check-cache",
+        headers={
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-user-id,content-type",
+        },
+    )
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    answer = await api.get("/categories", headers={"Origin": "https://app.example"})
+    assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+
+
+def all_errors(base: type[AppError] = AppError) -> list[type[AppError]]:
+    return [base, *(error for child in base.__subclasses__() for error in all_errors(child))]
+
+
+def test_codes_are_unique_and_drawn_in_the_tree() -> None:
+    ours = [error for error in all_errors() if error.__module__ == "app.errors"]
+    assert len({error.code for error in ours}) == len(ours)
+    for error in ours:
+        assert f"{error.__name__} " in (app.errors.__doc__ or "")
+        assert error.code in (app.errors.__doc__ or "")
+        assert len(error.message) > 10
+
+
+async def test_every_route_declares_its_errors_with_an_example(api: httpx2.AsyncClient) -> None:
+    document = (await api.get(str(api.base_url.copy_with(path="/openapi.json")))).json()
+    assert document["paths"]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            responses = operation["responses"]
+            where = f"{method} {path}"
+            assert "422" not in responses, where
+            assert {"200", "400", "500", "4XX"} <= set(responses), where
+            for status, response in responses.items():
+                if status.startswith(("4", "5")) and status != "4XX" and not path.endswith("/health"):
+                    examples = response["content"]["application/json"]["examples"]
+                    for code, example in examples.items():
+                        assert example["value"]["error"]["code"] == code
+            assert has_example(document, responses["200"]), where
+            if "requestBody" in operation:
+                assert "multipart/form-data" in operation["requestBody"]["content"] or has_example(
+                    document, operation["requestBody"]
+                ), where
+
+
+def has_example(document: dict[str, Any], body: dict[str, Any]) -> bool:
+    schema = body["content"]["application/json"]["schema"]
+    references = [s["$ref"] for s in (schema, *schema.get("anyOf", [])) if "$ref" in s]
+    assert references, json.dumps(schema)
+    return all("examples" in document["components"]["schemas"][r.rpartition("/")[2]] for r in references)
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_documentation_pages_need_no_other_host(api: httpx2.AsyncClient, page: str) -> None:
+    origin = str(api.base_url.copy_with(path="/")).rstrip("/")
+    html = (await api.get(f"{origin}{page}")).text
+    links = [part.split('"')[0] for part in html.replace("'", '"').split('src="')[1:]]
+    links += [part.split('"')[0] for part in html.replace("'", '"').split('href="')[1:]]
+    assert links
+    for link in links:
+        assert link.startswith("/"), link
+        assert (await api.get(f"{origin}{link}")).status_code == 200

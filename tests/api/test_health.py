@@ -1,0 +1,110 @@
+"""Health says how the database and the model are, without a paid call; liveness asks nobody."""
+
+import asyncio
+
+import httpx2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config import DatabaseSettings, Settings
+from app.main import create_app
+from tests.api.test_classify import error_code, photo, upload
+from tests.databases import TestDatabase, admin_engine, fresh_database
+from tests.fakes.model_replies import failure
+from tests.fakes.model_server import FakeModelServer
+from tests.servers.databases import Servers
+from tests.serving import serving
+
+
+async def test_healthy(api: httpx2.AsyncClient, model_server: FakeModelServer) -> None:
+    await upload(api, photo(1))
+    response = await api.get("/health")
+    body = response.json()
+    assert response.status_code == 200
+    assert (body["success"], body["status"]) == (True, "healthy")
+    assert (body["database"], body["model_api"]) == ("connected", "available")
+    assert body["timestamp"].endswith("Z")
+    assert body["model"]["provider"] == "custom"
+    assert body["model"]["last_success_at"].endswith("Z")
+    assert model_server.call_count == 1
+    for _ in range(5):
+        await api.get("/health")
+    assert (model_server.call_count, len(model_server.probes)) == (1, 1)
+
+
+async def test_a_wrong_key_shows_before_the_first_photo(api: httpx2.AsyncClient, model_server: FakeModelServer) -> None:
+    key, model_server.api_key = model_server.api_key, "another"
+    body = (await api.get("/health")).json()
+    assert (body["status"], body["model_api"]) == ("degraded", "unavailable")
+    assert body["model"]["last_error_code"] == "model_authentication_failed"
+    assert str(key) not in (await api.get("/health")).text
+    assert model_server.call_count == 0
+
+
+async def test_the_breaker_opens_and_shows(api: httpx2.AsyncClient, model_server: FakeModelServer) -> None:
+    model_server.default = failure(401)
+    codes = [error_code(await upload(api, photo(seed))) for seed in range(40, 46)]
+    assert codes == ["model_authentication_failed"] * 5 + ["model_circuit_open"]
+    assert model_server.call_count == 5
+    refused = await upload(api, photo(46))
+    assert refused.status_code == 503
+    assert 1 <= int(refused.headers["Retry-After"]) <= 30
+    body = (await api.get("/health")).json()
+    assert (body["status"], body["model"]["breaker"]) == ("degraded", "open")
+
+
+async def test_liveness(api: httpx2.AsyncClient) -> None:
+    response = await api.get("/health/live")
+    assert response.status_code == 200
+    assert response.json()["status"] == "alive"
+
+
+async def test_a_database_without_tables_is_not_healthy(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE request_log RENAME TO request_log_away"))
+    try:
+        response = await api.get("/health")
+        assert (response.status_code, response.json()["database"]) == (503, "disconnected")
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE request_log_away RENAME TO request_log"))
+
+
+async def test_a_database_that_is_away(
+    servers: Servers, settings: Settings, model_server: FakeModelServer, database_kind: str
+) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("a file does not go away; see test_a_database_without_tables_is_not_healthy")
+    url = servers.mysql_url if database_kind == "mysql" else servers.mariadb_url
+    assert url is not None
+    async with (
+        fresh_database(database_kind, url) as database,
+        serving(create_app(_on(settings, database))) as base,
+        httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=30) as api,
+    ):
+        assert (await api.get("/health")).status_code == 200
+        async with admin_engine(url) as admin, admin.connect() as connection:
+            # Every connection is cut and no new one finds the database.
+            await connection.exec_driver_sql(f"DROP DATABASE {database.name}")
+            for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
+                if row["db"] == database.name:
+                    await connection.exec_driver_sql(f"KILL {row['Id']}")
+            down = await api.get("/health")
+            assert (down.status_code, down.json()["status"]) == (503, "unhealthy")
+            responses = await asyncio.gather(
+                api.post("/classify/check-cache", json={"image_hash": "a" * 64}),
+                upload(api, photo(1)),
+                api.get("/stats/today"),
+                api.get("/requests/req_1_aaaaaaaaaaaa"),
+            )
+            for response in responses:
+                assert (response.status_code, error_code(response)) == (503, "database_unavailable")
+                assert int(response.headers["Retry-After"]) >= 1
+            assert (await api.get("/health/live")).status_code == 200
+            assert model_server.call_count == 0
+            await connection.exec_driver_sql(f"CREATE DATABASE {database.name}")
+
+
+def _on(settings: Settings, database: TestDatabase) -> Settings:
+    return settings.model_copy(update={"database": DatabaseSettings.model_validate({"url": database.url})})

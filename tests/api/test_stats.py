@@ -1,0 +1,79 @@
+"""The statistics endpoints: envelope, parameters, and figures that follow what was just done."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import httpx2
+import pytest
+
+from tests.api.test_classify import check, error_code, photo, sha256, upload
+
+
+async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
+    data = photo(1)
+    await upload(api, data, headers={"X-User-ID": "a"})
+    await check(api, sha256(data), headers={"X-User-ID": "b"})
+    await check(api, sha256(data), headers={"X-User-ID": "b"})
+    await check(api, "0" * 64, headers={"X-User-ID": "c"})
+
+    today = (await api.get("/stats/today")).json()
+    assert today["success"] is True
+    figures = today["data"]
+    assert figures.pop("avg_processing_time_ms") >= 0
+    assert figures == {
+        "total_requests": 3,
+        "cache_hits": 2,
+        "cache_misses": 1,
+        "cache_hit_rate": 66.67,
+        "unique_users": 2,
+        "unique_ips": 1,
+        "estimated_cost": 0.01,
+        "cost_saved": 0.02,
+    }
+    efficiency = (await api.get("/stats/cache-efficiency")).json()["data"]
+    assert efficiency == {
+        "total_cached_images": 1,
+        "total_hits": 3,
+        "times_saved": 2,
+        "cost_saved": 0.02,
+        "avg_hit_per_image": 3.0,
+        "max_hits": 3,
+    }
+    shares = (await api.get("/stats/category-distribution")).json()["data"]
+    assert shares == [{"category": "pets", "count": 3, "percentage": 100.0, "avg_confidence": 0.93}]
+    users = (await api.get("/stats/users/top", params={"limit": 1})).json()["data"]
+    assert [(user["user_id"], user["request_count"], user["cache_hit_rate"]) for user in users] == [("b", 2, 100.0)]
+    assert users[0]["first_request"].endswith("Z")
+    images = (await api.get("/stats/top-images", params={"limit": 5})).json()["data"]
+    assert [(image["image_hash"], image["hit_count"], image["lifetime_days"]) for image in images] == [
+        (sha256(data), 3, 0)
+    ]
+
+
+async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
+    await upload(api, photo(2))
+    today = datetime.now(UTC).astimezone(ZoneInfo("Asia/Shanghai")).date()
+    for path, empty in (("today", 0), ("category-distribution", 0)):
+        figures = (await api.get(f"/stats/{path}", params={"date": today.isoformat()})).json()["data"]
+        assert (figures["total_requests"] if path == "today" else len(figures)) == 1
+        before = (today - timedelta(days=1)).isoformat()
+        figures = (await api.get(f"/stats/{path}", params={"date": before})).json()["data"]
+        assert (figures["total_requests"] if path == "today" else len(figures)) == empty
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stats/today?date=yesterday",
+        "/stats/today?date=2025-13-01",
+        "/stats/today?date=0001-01-01",
+        "/stats/category-distribution?date=9999-12-31",
+        "/stats/users/top?limit=0",
+        "/stats/users/top?limit=1001",
+        "/stats/top-images?limit=-1",
+        "/stats/top-images?limit=ten",
+    ],
+)
+async def test_wrong_parameters_are_refused(api: httpx2.AsyncClient, path: str) -> None:
+    response = await api.get(path)
+    assert (response.status_code, error_code(response)) == (400, "invalid_request")

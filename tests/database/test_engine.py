@@ -1,0 +1,171 @@
+"""The engine on real servers: TLS that cannot be talked away, UTC, READ COMMITTED, and SQLite's ways."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from app.config import DatabaseSettings, Settings
+from app.database import migrate as migration
+from app.database import mysql_connection
+from app.database.engine import create_engine
+from app.database.migrate import migrate
+from app.errors import DatabaseUnavailable
+from tests.databases import TestDatabase, admin_engine
+from tests.servers.databases import Servers
+from tests.servers.processes import free_port
+
+
+async def scalar(settings: Settings, sql: str) -> Any:
+    engine = create_engine(settings)
+    try:
+        async with engine.connect() as connection:
+            return (await connection.execute(text(sql))).all()[0][-1]
+    finally:
+        await engine.dispose()
+
+
+def mysql_settings(url: str, **options: Any) -> Settings:
+    """The specification's MYSQL_* variables for a server."""
+    parts = make_url(url)
+    return Settings(
+        database=DatabaseSettings.model_validate(
+            {
+                "host": parts.host,
+                "port": parts.port,
+                "user": parts.username,
+                "password": parts.password or "",
+                "database": parts.database or "information_schema",
+                **options,
+            }
+        )
+    )
+
+
+@pytest.fixture
+def tls(servers: Servers) -> tuple[str, Path]:
+    """A user with a password on a server with a certificate, and the authority that signed it."""
+    if servers.mysql_password_url is None or servers.mysql_ca is None:
+        pytest.skip("TEST_MYSQL_URL names a server whose certificates are not ours")
+    return servers.mysql_password_url, servers.mysql_ca
+
+
+async def test_sessions_are_utc_and_read_committed(mysql_database: TestDatabase) -> None:
+    settings = mysql_settings(mysql_database.url)
+    assert await scalar(settings, "SELECT @@session.time_zone") == "+00:00"
+    variable = "transaction_isolation" if mysql_database.kind == "mysql" else "tx_isolation"
+    assert await scalar(settings, f"SELECT @@session.{variable}") == "READ-COMMITTED"
+
+
+async def test_tls_with_a_password(tls: tuple[str, Path]) -> None:
+    url, authority = tls
+    settings = mysql_settings(url, ssl=True, ssl_ca=authority)
+    assert await scalar(settings, "SHOW SESSION STATUS LIKE 'Ssl_cipher'") != ""
+    assert await scalar(mysql_settings(url), "SELECT CURRENT_USER()") != ""
+
+
+async def test_an_unknown_authority_is_refused(tls: tuple[str, Path]) -> None:
+    with pytest.raises(DatabaseUnavailable, match="certificate verify failed"):
+        await migrate_once(mysql_settings(tls[0], ssl=True))
+
+
+async def test_a_certificate_for_another_host(tls: tuple[str, Path]) -> None:
+    url, authority = tls
+    async with stripping_tls(url, strip=False) as elsewhere:
+        settings = mysql_settings(elsewhere, ssl=True, ssl_ca=authority, host="127.0.0.2")
+        with pytest.raises(DatabaseUnavailable, match="certificate verify failed"):
+            await migrate_once(settings)
+        trusting = mysql_settings(elsewhere, ssl=True, ssl_ca=authority, host="127.0.0.2", ssl_check_hostname=False)
+        assert await scalar(trusting, "SHOW SESSION STATUS LIKE 'Ssl_cipher'") != ""
+
+
+async def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mysql_connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(migration, "WAIT_FOR_DATABASE_SECONDS", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = mysql_settings(f"mysql+aiomysql://root@127.0.0.1:{silent.getsockname()[1]}/x")
+        with pytest.raises(DatabaseUnavailable, match="does not answer"):
+            await migrate_once(settings)
+
+
+async def test_tls_cannot_be_talked_away(tls: tuple[str, Path]) -> None:
+    url, authority = tls
+    async with stripping_tls(url) as in_between:
+        assert await scalar(mysql_settings(in_between), "SHOW SESSION STATUS LIKE 'Ssl_cipher'") == ""
+        with pytest.raises(DatabaseUnavailable, match="does not speak TLS"):
+            await migrate_once(mysql_settings(in_between, ssl=True, ssl_ca=authority))
+
+
+@asynccontextmanager
+async def stripping_tls(url: str, *, strip: bool = True) -> AsyncIterator[str]:
+    """Somebody between us and the server, who takes the offer of TLS out of its greeting; yields the URL of the two."""
+    server = make_url(url)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(server.host, server.port)
+        greeting = bytearray(await server_reader.read(65536))
+        if strip:
+            # Header 4, protocol 1, version up to NUL, thread 4, salt 8, filler 1; then the low half of the flags,
+            # whose bit 0x0800 is CLIENT_SSL. https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase_packets_protocol_handshake_v10.html
+            flags = greeting.index(0, 5) + 1 + 4 + 8 + 1
+            greeting[flags + 1] &= ~0x08
+        writer.write(greeting)
+        await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
+
+    proxy = await asyncio.start_server(serve, ["127.0.0.1", "127.0.0.2"], free_port())
+    async with proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        yield server.set(host="127.0.0.1", port=port).render_as_string(False)
+
+
+async def migrate_once(settings: Settings) -> None:
+    engine = create_engine(settings)
+    try:
+        await migrate(engine, settings)
+    finally:
+        await engine.dispose()
+
+
+async def test_a_missing_database_is_created(servers: Servers, mysql_database: TestDatabase) -> None:
+    name = f"{mysql_database.name}_new"
+    settings = mysql_settings(make_url(mysql_database.server_url).set(database=name).render_as_string(False))
+    async with admin_engine(mysql_database.server_url) as admin, admin.connect() as connection:
+        try:
+            await migrate_once(settings)
+            assert await scalar(settings, "SELECT COUNT(*) FROM request_log") == 0
+            collation = text("SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = :name")
+            assert await connection.scalar(collation, {"name": name}) == "utf8mb4_unicode_ci"
+        finally:
+            await connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+
+
+@pytest.mark.parametrize("password", ["wrong", "p@ss/w:rd#%"])
+async def test_wrong_credentials_say_so_without_the_password(servers: Servers, password: str) -> None:
+    url = make_url(servers.mysql_url).set(password=password, database="x")
+    settings = mysql_settings(url.render_as_string(False))
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await migrate_once(settings)
+    assert password not in str(caught.value)
+    assert password not in repr(settings)
+
+
+async def test_sqlite_is_in_wal_and_waits_for_locks(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "made" / "here")
+    assert await scalar(settings, "PRAGMA journal_mode") == "wal"
+    assert await scalar(settings, "PRAGMA synchronous") == 2
+    assert await scalar(settings, "PRAGMA busy_timeout") >= 5000
+    assert (tmp_path / "made" / "here" / "image-classifier.db").exists()

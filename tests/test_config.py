@@ -1,0 +1,148 @@
+"""Settings come from the environment, refuse what is unsafe, and never show a secret."""
+
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from app.config import (
+    PROJECT_ROOT,
+    DatabaseSettings,
+    ImageSettings,
+    ModelSettings,
+    Settings,
+    StatisticsSettings,
+)
+from app.photo import PhotoFormat
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _no_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nothing_set_is_sqlite_and_the_local_model() -> None:
+    settings = Settings()
+    assert settings.database_url.render_as_string() == "sqlite+aiosqlite:///data/image-classifier.db"
+    assert settings.model.provider == "local"
+    assert settings.statistics.timezone == ZoneInfo("Asia/Shanghai")
+    assert settings.image.max_size_bytes == 10 * 1024 * 1024
+    assert settings.image.allowed_formats == frozenset(PhotoFormat)
+
+
+def test_the_specifications_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "MYSQL_HOST": "db.example",
+        "MYSQL_PORT": "3307",
+        "MYSQL_USER": "classifier",
+        "MYSQL_PASSWORD": "p@ss:w/rd",
+        "MYSQL_DATABASE": "photos",
+        "MYSQL_POOL_SIZE": "3",
+        "LLM_API_KEY": SECRET,
+        "ALLOWED_IMAGE_FORMATS": "jpg, jpeg,PNG,webp,gif",
+        "MAX_IMAGE_SIZE_MB": "2",
+        "COST_PER_API_CALL": "0.003",
+        "LLM_TIMEOUT": "12.5",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    url = settings.database_url
+    assert (url.drivername, url.host, url.port, url.username, url.password, url.database) == (
+        "mysql+aiomysql",
+        "db.example",
+        3307,
+        "classifier",
+        "p@ss:w/rd",
+        "photos",
+    )
+    assert settings.database.pool_size == 3
+    assert settings.image.allowed_formats == {PhotoFormat.JPEG, PhotoFormat.PNG, PhotoFormat.WEBP, PhotoFormat.GIF}
+    assert settings.model.timeout_seconds == 12.5
+    assert str(settings.statistics.cost_per_call) == "0.003"
+
+
+def test_database_url_wins_and_gets_an_asyncio_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYSQL_HOST", "db.example")
+    for given, expected in {
+        "mysql://u:p@h/d": "mysql+aiomysql",
+        "mysql+pymysql://u:p@h/d": "mysql+aiomysql",
+        "mariadb://u:p@h/d": "mariadb+aiomysql",
+        "sqlite:///x.db": "sqlite+aiosqlite",
+    }.items():
+        monkeypatch.setenv("DATABASE_URL", given)
+        assert Settings().database_url.drivername == expected
+
+
+def test_the_env_file_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("APP_PORT=9000\nLLM_MODEL=from-file  # a comment\nLLM_API_KEY=\n", encoding="utf-8")
+    monkeypatch.setenv("APP_PORT", "9001")
+    settings = Settings()
+    assert (settings.port, settings.model.model, settings.model.api_key) == (9001, "from-file", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STATS_TIMEZONE", "Mars/Olympus"),
+        ("STATS_TIMEZONE", "../../etc/passwd"),
+        ("ALLOWED_IMAGE_FORMATS", "jpg,exe"),
+        ("MAX_IMAGE_SIZE_MB", "0"),
+        ("LLM_TIMEOUT", "-1"),
+        ("COST_PER_API_CALL", "-0.01"),
+        ("MYSQL_PORT", "70000"),
+        ("DESCRIPTION_LANGUAGE", "fr"),
+    ],
+)
+def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_unsafe_production_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV", "production")
+    Settings()
+    monkeypatch.setenv("APP_DEBUG", "true")
+    with pytest.raises(ValidationError, match="APP_DEBUG"):
+        Settings()
+    monkeypatch.setenv("APP_DEBUG", "false")
+    monkeypatch.setenv("MYSQL_HOST", "db")
+    with pytest.raises(ValidationError, match="MYSQL_PASSWORD"):
+        Settings()
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_API_KEY", SECRET)
+    monkeypatch.setenv("MYSQL_PASSWORD", SECRET)
+    monkeypatch.setenv("MYSQL_HOST", "db")
+    settings = Settings()
+    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json() + repr(settings.database_url)
+    for address in (f"mysql://u:{SECRET}@h:port/d", f"postgresql://u:{SECRET}@h/d", SECRET):
+        monkeypatch.setenv("DATABASE_URL", address)
+        with pytest.raises(ValueError, match="DATABASE_URL") as caught:
+            Settings().database_url  # noqa: B018 - the property raises
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+    monkeypatch.setenv("ENV", "production")
+    monkeypatch.setenv("APP_DEBUG", "true")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert SECRET not in str(refused.value)
+
+
+def test_every_variable_stands_in_the_example_with_one_line() -> None:
+    example = (PROJECT_ROOT / ".env.example").read_text(encoding="utf-8")
+    groups: list[type[BaseModel]] = [Settings, DatabaseSettings, ModelSettings, ImageSettings, StatisticsSettings]
+    names = {
+        str(field.validation_alias)
+        for group in groups
+        for field in group.model_fields.values()
+        if field.validation_alias
+    }
+    assert len(names) > 30
+    for name in names:
+        [line] = [line for line in example.splitlines() if line.startswith(f"# {name}=")]
+        assert "  # " in line or " # " in line, name

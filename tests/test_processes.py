@@ -1,0 +1,145 @@
+"""The service as real processes: the commands of the specification, what they write, and how they end."""
+
+import hashlib
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from app.config import PROJECT_ROOT
+from tests.fakes.images import heic_photo, jpeg_photo, noisy_jpeg, png_photo
+from tests.fakes.model_server import FakeModelServer
+from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+
+BIN = Path(sys.executable).parent
+COMMANDS = {
+    "uvicorn": [str(BIN / "uvicorn"), "app.main:app", "--host", "127.0.0.1", "--port", "{port}"],
+    "gunicorn": [str(BIN / "gunicorn"), "-c", "gunicorn_config.py", "app.main:app"],
+    "python": [sys.executable, "-m", "app"],
+}
+
+
+@contextmanager
+def running(name: str, port: int, environment: dict[str, str]) -> Iterator[RunningProcess]:
+    command = [part.format(port=port) for part in COMMANDS[name]]
+    with start_process(
+        command, ready=lambda: answers_http(port, "/api/v1/health/live"), env=environment, cwd=PROJECT_ROOT
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]:
+    """Variables of a service with its files in `tmp_path`/data and the fake model."""
+    return {
+        "PATH": os.environ["PATH"],
+        "APP_HOST": "127.0.0.1",
+        "DATA_DIR": str(tmp_path / "data"),
+        "LOG_DIR": str(tmp_path / "logs"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "LLM_PROVIDER": "custom",
+        "LLM_BASE_URL": model_server.openai_url,
+        "LLM_API_KEY": str(model_server.api_key),
+        "LLM_MODEL": "test-vision",
+        "WEB_CONCURRENCY": "2",
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_serves_and_ends_on_sigterm(name: str, environment: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "tmp").mkdir()
+    with running(name, port, {**environment, "APP_PORT": str(port)}) as process:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1") as api:
+            answer = api.post("/classify", files={"image": jpeg_photo()}).json()
+            assert answer["success"], answer
+            assert api.get("/stats/today").json()["data"]["total_requests"] == 1
+        if name == "python":
+            assert f"http://127.0.0.1:{port}" in process.output()
+            assert "curl -F image=@docs/samples/" in process.output()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in {0, 128 + signal.SIGTERM}
+        assert "Traceback" not in process.output()
+    assert (tmp_path / "data" / "image-classifier.db").exists()
+
+
+def test_no_byte_of_a_photo_is_stored_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
+    """Photos are sent in every way, also refused ones; then every file that the service wrote is searched for them."""
+    port = free_port()
+    (tmp_path / "tmp").mkdir()
+    photos = [
+        noisy_jpeg(700, 500),
+        noisy_jpeg(2000, 1500),
+        png_photo(300, 200) + b"trailing bytes to look for",
+        heic_photo(320, 240),
+        b"\xff\xd8\xff" + os.urandom(3_000_000),
+        os.urandom(11 * 1024 * 1024),
+    ]
+    with running("gunicorn", port, {**environment, "APP_PORT": str(port), "APP_DEBUG": "true"}):
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as api:
+            for data in photos:
+                api.post("/classify", files={"image": data})
+            api.post("/classify/batch", files=[("image", data) for data in photos])
+            # While the service still runs: a deleted temporary file shows as an open descriptor.
+            assert [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()] == []
+        written = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(path.name.endswith(".db") for path in written)
+        assert any(path.suffix == ".log" for path in written)
+        contents = b"".join(path.read_bytes() for path in written)
+    for data in photos:
+        for start in range(0, len(data) - 24, max(1, len(data) // 50)):
+            piece = data[start : start + 24]
+            if len(set(piece)) > 8:
+                assert piece not in contents
+
+
+def test_several_workers_share_sqlite_and_count_exactly(environment: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "tmp").mkdir()
+    data = jpeg_photo(64, 64)
+    image_hash = hashlib.sha256(data).hexdigest()
+    with running("gunicorn", port, {**environment, "APP_PORT": str(port)}) as process:
+        base = f"http://127.0.0.1:{port}/api/v1"
+        httpx2.post(f"{base}/classify", files={"image": data})
+
+        def ask(number: int) -> bool:
+            # A connection of its own, so that both workers are asked.
+            body = {"image_hash": image_hash, "user_id": f"user-{number % 5}"}
+            response = httpx2.post(f"{base}/classify/check-cache", json=body, timeout=30)
+            return bool(response.json()["cached"])
+
+        with ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(ask, range(200)))
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    # What was answered survives a kill -9 of the whole service.
+    with sqlite3.connect(tmp_path / "data" / "image-classifier.db") as connection:
+        [(rows,)] = connection.execute("SELECT COUNT(*) FROM request_log")
+        [(hits,)] = connection.execute("SELECT hit_count FROM image_classification_cache")
+    connection.close()
+    assert (rows, hits) == (201, 201)
+
+
+def test_a_service_that_cannot_start_says_why_in_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    for wrong, reason in (
+        ({"LLM_PROVIDER": "nobody"}, "LLM_PROVIDER=nobody is unknown"),
+        ({"LLM_PROVIDER": "openai", "LLM_API_KEY": ""}, "needs LLM_API_KEY"),
+        ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "The database cannot be reached"),
+    ):
+        with start_process(
+            [sys.executable, "-m", "app"],
+            ready=lambda: True,
+            env={**environment, "APP_PORT": str(free_port()), **wrong},
+            cwd=PROJECT_ROOT,
+        ) as process:
+            assert process.wait(20) not in {0, None}
+            assert reason in process.output()
+            assert "Traceback" not in process.output()
