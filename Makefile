@@ -13,7 +13,7 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:8000
-	@APP_HOST=$${APP_HOST:-127.0.0.1} $(BIN)/python -m app
+	@$(BIN)/python -m app
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch

@@ -6,15 +6,15 @@ The specification's names and numbers, except that nothing is written outside th
 import os
 from pathlib import Path
 
-from app.config import Settings
+from app.config import load_settings
 
-settings = Settings()
+settings = load_settings()
 
 bind = f"{settings.host}:{settings.port}"
 backlog = 2048
 
-# 2 x cores + 1 as in the specification; WEB_CONCURRENCY is gunicorn's own variable.
-workers = int(os.environ.get("WEB_CONCURRENCY") or (os.cpu_count() or 1) * 2 + 1)
+workers = settings.workers or (os.cpu_count() or 1) * 2 + 1
+forwarded_allow_ips = settings.forwarded_allow_ips
 worker_class = "uvicorn_worker.UvicornWorker"
 max_requests = 100_000
 max_requests_jitter = 10_000

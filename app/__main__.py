@@ -5,7 +5,7 @@ from pathlib import Path
 
 import uvicorn
 
-from app.config import Settings
+from app.config import Settings, load_settings
 
 SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
 
@@ -36,8 +36,18 @@ def _welcome(settings: Settings) -> str:
 
 def main() -> None:
     """Serve with the settings of the environment and `.env`."""
-    settings = Settings()
-    config = uvicorn.Config("app.main:app", host=settings.host, port=settings.port, access_log=False, log_config=None)
+    settings = load_settings()
+    if "host" not in settings.model_fields_set:
+        # A first try is nobody else's business.
+        settings = settings.model_copy(update={"host": "127.0.0.1"})
+    config = uvicorn.Config(
+        "app.main:app",
+        host=settings.host,
+        port=settings.port,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        access_log=False,
+        log_config=None,
+    )
     _Server(config, settings).run()
 
 

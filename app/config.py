@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -159,6 +159,11 @@ class Settings(_Group):
     cors_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
 
+    workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
+    """Processes that gunicorn starts; empty: 2 x cores + 1, the specification's formula."""
+    forwarded_allow_ips: str = Field("127.0.0.1,::1", validation_alias="FORWARDED_ALLOW_IPS")
+    """Comma-separated addresses of proxies whose X-Forwarded-For is believed."""
+
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
@@ -172,13 +177,14 @@ class Settings(_Group):
         return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
     @model_validator(mode="after")
-    def _refuse_unsafe_production(self) -> Self:
+    def _refuse_what_is_unsafe(self) -> Self:
+        url = self.database_url
         if self.environment is not Environment.PRODUCTION:
             return self
         if self.debug:
             raise ValueError("APP_DEBUG must be false when ENV=production")
-        if self.database.url is None and self.database.host and not self.database.password.get_secret_value():
-            raise ValueError("MYSQL_PASSWORD must be set when ENV=production")
+        if url.get_backend_name() != "sqlite" and not url.password:
+            raise ValueError("the database needs a password (MYSQL_PASSWORD or DATABASE_URL) when ENV=production")
         return self
 
     @property
@@ -201,6 +207,22 @@ class Settings(_Group):
                 database=database.database,
             )
         return URL.create("sqlite+aiosqlite", database=str(self.data_dir / "image-classifier.db"))
+
+
+def load_settings() -> Settings:
+    """Return the settings of the environment and `.env`.
+
+    Raises:
+        SystemExit: a setting is wrong; its text says which in a line each, without the values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise SystemExit("Wrong settings:\n  " + "\n  ".join(lines)) from None
 
 
 _ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}

@@ -16,7 +16,7 @@ from app.api.middleware import (
     StartupErrorMiddleware,
 )
 from app.clients.registry import ModelConfigurationError
-from app.config import Settings
+from app.config import Settings, load_settings
 from app.errors import AppError
 from app.logs import configure_logging
 from app.resources import open_resources
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Args:
         settings: taken from the environment and `.env` when left out.
     """
-    settings = settings or Settings()
+    settings = settings or load_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

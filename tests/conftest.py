@@ -1,5 +1,6 @@
 """Fixtures: what touches the database runs on SQLite and on a real MySQL server, and on MariaDB where installed."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -126,3 +127,20 @@ async def api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.A
         httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]:
+    """Variables of a service with its files in `tmp_path`/data and the fake model."""
+    return {
+        "PATH": os.environ["PATH"],
+        "APP_HOST": "127.0.0.1",
+        "DATA_DIR": str(tmp_path / "data"),
+        "LOG_DIR": str(tmp_path / "logs"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "LLM_PROVIDER": "custom",
+        "LLM_BASE_URL": model_server.openai_url,
+        "LLM_API_KEY": str(model_server.api_key),
+        "LLM_MODEL": "test-vision",
+        "WEB_CONCURRENCY": "2",
+    }

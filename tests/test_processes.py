@@ -15,7 +15,6 @@ import pytest
 
 from app.config import PROJECT_ROOT
 from tests.fakes.images import heic_photo, jpeg_photo, noisy_jpeg, png_photo
-from tests.fakes.model_server import FakeModelServer
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 
 BIN = Path(sys.executable).parent
@@ -33,23 +32,6 @@ def running(name: str, port: int, environment: dict[str, str]) -> Iterator[Runni
         command, ready=lambda: answers_http(port, "/api/v1/health/live"), env=environment, cwd=PROJECT_ROOT
     ) as process:
         yield process
-
-
-@pytest.fixture
-def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]:
-    """Variables of a service with its files in `tmp_path`/data and the fake model."""
-    return {
-        "PATH": os.environ["PATH"],
-        "APP_HOST": "127.0.0.1",
-        "DATA_DIR": str(tmp_path / "data"),
-        "LOG_DIR": str(tmp_path / "logs"),
-        "TMPDIR": str(tmp_path / "tmp"),
-        "LLM_PROVIDER": "custom",
-        "LLM_BASE_URL": model_server.openai_url,
-        "LLM_API_KEY": str(model_server.api_key),
-        "LLM_MODEL": "test-vision",
-        "WEB_CONCURRENCY": "2",
-    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,6 +15,9 @@ from app.clock import utc_now
 from app.errors import AppError, InvalidRequest, NotFound, PayloadTooLarge
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 
+# For a 503 whose cause does not say how long it will last.
+DEFAULT_RETRY_AFTER_SECONDS = 5.0
+
 
 def error_body(error: AppError, request_id: str) -> ErrorResponse:
     """The error in the one format."""
@@ -30,12 +33,14 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
     body = error_body(error, request_id)
     if code is not None:
         body.error.code = code
+    status = status or error.status
     headers = {}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
-    return Response(
-        body.model_dump_json(), status_code=status or error.status, headers=headers, media_type="application/json"
-    )
+    retry_after_seconds = error.retry_after_seconds
+    if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        retry_after_seconds = DEFAULT_RETRY_AFTER_SECONDS
+    if retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_seconds)))
+    return Response(body.model_dump_json(), status_code=status, headers=headers, media_type="application/json")
 
 
 def describe_errors(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
@@ -76,7 +81,7 @@ async def _handle_app_error(request: Request, error: Exception) -> Response:
 async def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     # Only place and reason: what was sent is not repeated.
-    details = [{"field": ".".join(str(part) for part in e["loc"]), "message": e["msg"]} for e in error.errors()]
+    details = [{"field": _field(problem), "message": problem["msg"]} for problem in error.errors()]
     first = details[0] if details else {"field": "body", "message": "missing"}
     message = f"{first['field']}: {first['message']}"
     return error_response(InvalidRequest(message, details=details), request.state.request_id)
@@ -98,6 +103,12 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     )
     response.headers.update(error.headers or {})
     return response
+
+
+def _field(problem: dict[str, Any]) -> str:
+    # For broken JSON the place is an offset, which is no field.
+    place = problem["loc"][:1] if problem["type"] == "json_invalid" else problem["loc"]
+    return ".".join(str(part) for part in place)
 
 
 def _example(error: type[AppError]) -> dict[str, Any]:

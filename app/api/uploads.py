@@ -57,8 +57,6 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
         collector = _PartCollector(boundary, max_image_bytes)
         async for chunk in request.stream():
             received += len(chunk)
-            if received > max_bytes:
-                raise PayloadTooLarge
             collector.feed(chunk)
             while collector.finished:
                 part = collector.finished.popleft()
@@ -66,6 +64,8 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
                 if images > max_images:
                     raise TooManyImages(f"At most {max_images} 'image' parts are accepted in one call.")
                 yield part
+            if received > max_bytes:
+                raise PayloadTooLarge
     except FormParserError as error:
         raise InvalidRequest("The multipart body is malformed.") from error
     if not collector.complete:
@@ -132,10 +132,9 @@ class _PartCollector:
         if len(self._data) + end - start > limit:
             self._too_large = True
             self._data = bytearray()
-            if self._name != IMAGE_FIELD:
-                raise FormParserError("a text field is too long")
-            # Told at once, so that the caller of a single photo need not send the rest.
-            self.finished.append(image_too_large(limit))
+            if self._name == IMAGE_FIELD:
+                # Told at once, so that the caller of a single photo need not send the rest.
+                self.finished.append(image_too_large(limit))
             return
         part = memoryview(data)[start:end]
         self._data += part
@@ -143,10 +142,13 @@ class _PartCollector:
             self._hash.update(part)
 
     def _end(self) -> None:
-        if self._name != IMAGE_FIELD:
-            self.finished.append(FormField(self._name, self._data.decode("utf-8", "replace")))
-        elif not self._too_large:
-            self.finished.append(UploadedPhoto(bytes(self._data), self._hash.hexdigest()))
+        # A long field is none of ours, perhaps a photo under another name; it is left out.
+        if not self._too_large:
+            self.finished.append(
+                UploadedPhoto(bytes(self._data), self._hash.hexdigest())
+                if self._name == IMAGE_FIELD
+                else FormField(self._name, self._data.decode("utf-8", "replace"))
+            )
         self._data = bytearray()
 
     def _end_body(self) -> None:

@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar
 
 from loguru import logger
 
 from app.categories import Category
 from app.clients.breaker import BreakerState, CircuitBreaker
+from app.clock import utc_now
 from app.config import ModelSettings
 from app.errors import (
     ModelAnswerInvalid,
@@ -133,7 +134,7 @@ class ModelClient(ABC):
                 self._breaker.record_nothing()
                 raise
             self._breaker.record_success()
-            self._last_success_at = datetime.now(UTC)
+            self._last_success_at = utc_now()
             return result
 
     async def health(self) -> ModelHealth:
@@ -232,7 +233,7 @@ class ModelClient(ABC):
         return None
 
     def _note_error(self, error: ModelError) -> None:
-        self._last_error = (error.code, datetime.now(UTC))
+        self._last_error = (error.code, utc_now())
         logger.warning("model {} ({}): {}", self.provider, self.model, error.code)
 
 
