@@ -4,15 +4,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from app.config import (
-    PROJECT_ROOT,
-    DatabaseSettings,
-    ImageSettings,
-    ModelSettings,
     Settings,
-    StatisticsSettings,
     load_settings,
 )
 from app.photo import PhotoFormat
@@ -132,18 +127,3 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert SECRET not in str(refused.value)
-
-
-def test_every_variable_stands_in_the_example_with_one_line() -> None:
-    example = (PROJECT_ROOT / ".env.example").read_text(encoding="utf-8")
-    groups: list[type[BaseModel]] = [Settings, DatabaseSettings, ModelSettings, ImageSettings, StatisticsSettings]
-    names = {
-        str(field.validation_alias)
-        for group in groups
-        for field in group.model_fields.values()
-        if field.validation_alias
-    }
-    assert len(names) > 30
-    for name in names:
-        [line] = [line for line in example.splitlines() if line.startswith(f"# {name}=")]
-        assert "  # " in line or " # " in line, name

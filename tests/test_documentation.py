@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from app.clients.registry import create_model_client
 from app.config import PROJECT_ROOT, ModelSettings, Settings
 from app.errors import AppError
 from tests.documents import DOCS, PAGES, READMES, code_blocks, page_name
 
-# gunicorn and uvicorn read these themselves.
-SERVERS_VARIABLES = {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"}
 # Shows a usual value: the default is not to use MySQL.
 SHOWS_AN_EXAMPLE = {"MYSQL_HOST"}
 # Comes from the framework, not from a class of ours.
@@ -61,7 +60,7 @@ def readme_defaults(readme: Path) -> dict[str, str]:
 
 
 def test_env_example_lists_every_variable_once() -> None:
-    assert set(example_defaults()) == set(settings_fields()) | SERVERS_VARIABLES
+    assert set(example_defaults()) == set(settings_fields())
 
 
 @pytest.mark.parametrize("variable", sorted(settings_fields()))
@@ -74,13 +73,12 @@ def test_env_example_shows_the_default(variable: str) -> None:
     elif shown:
         assert getattr(group.model_validate({variable: shown}), field_name) == default
     else:
-        assert default is None or default.get_secret_value() == ""
+        assert default is None or default == SecretStr("")
 
 
-def test_the_servers_defaults_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_proxies_are_those_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     assert uvicorn.Config("app.main:app").forwarded_allow_ips == example_defaults()["FORWARDED_ALLOW_IPS"]
-    assert example_defaults()["WEB_CONCURRENCY"] == ""
 
 
 @pytest.mark.parametrize("readme", READMES, ids=page_name)
