@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format model mysql mysql-stop lock clean
+.PHONY: help run test lint bench format model mysql mysql-stop lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ format: $(VENV)/development ## Format the code and mend what ruff can mend
 model: | $(VENV)/runtime ## Fetch the local model's weights (once)
 	@$(BIN)/python -m scripts.make_model
 
+bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes four minutes)
+	@$(BIN)/python scripts/mysql_server.py fetch
+	@$(BIN)/python -m bench
+
 mysql: $(VENV)/runtime ## Start a MySQL server to try things on (make mysql-stop ends it)
 	@$(BIN)/python scripts/mysql_server.py start
 
@@ -48,7 +52,7 @@ clean: ## Remove what make has built (data/ stays)
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: https://www.python.org/downloads/" >&2; exit 1; }
 	@echo "creating $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	@echo "installing requirements.txt"

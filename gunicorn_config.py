@@ -10,7 +10,7 @@ from app.config import load_settings
 
 settings = load_settings()
 
-bind = f"{settings.host}:{settings.port}"
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 backlog = 2048
 
 workers = settings.workers or (os.cpu_count() or 1) * 2 + 1
@@ -29,6 +29,8 @@ keepalive = 5
 accesslog = None
 errorlog = "-"
 loglevel = "info"
+# It would be put under the home directory of whoever runs this.
+control_socket_disable = True
 proc_name = "image-classifier"
 # gunicorn's heartbeat files belong into memory: on a disk, a slow fsync looks like a dead worker.
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - gunicorn makes private files in it

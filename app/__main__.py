@@ -1,5 +1,6 @@
 """`python -m app`: serve on one process for a first try, and say where to look."""
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -25,11 +26,14 @@ class _Server(uvicorn.Server):
 
 def _welcome(settings: Settings) -> str:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
-    url = f"http://{host}:{settings.port}"
+    url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    address = settings.database_url
+    is_file = address.get_backend_name() == "sqlite"
+    data = Path(address.database or "").resolve() if is_file else address.render_as_string(hide_password=True)
     return (
         f"\n  Image Classifier  {url}   (API: {url}/docs)"
         f"\n  model             {settings.model.provider}"
-        f"\n  data              {settings.database_url.render_as_string(hide_password=True)}"
+        f"\n  data              {data}"
         f"\n\n  Try it:\n    curl -F image=@{SAMPLE_PHOTO} {url}/api/v1/classify\n"
     )
 
@@ -46,9 +50,12 @@ def main() -> None:
         port=settings.port,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         access_log=False,
+        timeout_graceful_shutdown=int(settings.model.total_timeout_seconds) + 5,
         log_config=None,
     )
-    _Server(config, settings).run()
+    # Ctrl-C has ended the server in good order by the time it arrives here.
+    with contextlib.suppress(KeyboardInterrupt):
+        _Server(config, settings).run()
 
 
 if __name__ == "__main__":

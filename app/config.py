@@ -3,14 +3,17 @@
 Every field says what it is for; units stand in the names. `.env.example` lists the same variables for operators.
 """
 
+import os
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -19,16 +22,42 @@ from app.photo import PhotoFormat
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
+class _DocumentedVariables(PydanticBaseSettingsSource):
+    """The environment, then `.env`; an empty variable counts as not set.
+
+    Only the names of `.env.example` count. pydantic-settings' own source would also take `HOST`, `USER` or `IMAGE`,
+    which many shells and build servers set, for the fields of these names.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        # Not interpolated: a password may well contain "${".
+        self._file = dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = field.validation_alias
+        if not isinstance(name, str) or field_name in self.current_state:
+            return None, field_name, False
+        return os.environ.get(name) or self._file.get(name) or None, name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = [self.get_field_value(field, name) for name, field in self.settings_cls.model_fields.items()]
+        return {name: value for value, name, _ in found if value is not None}
+
+
 class _Group(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        populate_by_name=True,
-        hide_input_in_errors=True,
-        frozen=True,
-    )
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True, frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _DocumentedVariables(settings_cls)
 
 
 class Environment(StrEnum):
@@ -103,9 +132,7 @@ class ImageSettings(_Group):
     """Largest image file, in MiB."""
     max_pixels: int = Field(50_000_000, validation_alias="MAX_IMAGE_PIXELS", gt=0, le=50_000_000)
     """Largest width x height. The upper bound is what decoding was measured for (docs/performance.md)."""
-    allowed_formats: Annotated[frozenset[PhotoFormat], NoDecode] = Field(
-        frozenset(PhotoFormat), validation_alias="ALLOWED_IMAGE_FORMATS"
-    )
+    allowed_formats: frozenset[PhotoFormat] = Field(frozenset(PhotoFormat), validation_alias="ALLOWED_IMAGE_FORMATS")
     """Comma-separated names; jpeg is jpg, heif is heic."""
 
     @field_validator("allowed_formats", mode="before")
@@ -125,7 +152,7 @@ class StatisticsSettings(_Group):
 
     log_enabled: bool = Field(True, validation_alias="ENABLE_REQUEST_LOG")
     """Write request_log; hits are counted either way."""
-    log_retention_days: int = Field(90, validation_alias="LOG_RETENTION_DAYS", ge=0)
+    log_retention_days: int = Field(90, validation_alias="LOG_RETENTION_DAYS", ge=0, le=36_500)
     """Older rows of request_log are deleted daily; 0 keeps them for ever."""
     timezone: ZoneInfo = Field(ZoneInfo("Asia/Shanghai"), validation_alias="STATS_TIMEZONE")
     """IANA name of the zone whose midnight begins "today"."""
@@ -149,14 +176,14 @@ class Settings(_Group):
     environment: Environment = Field(Environment.DEVELOPMENT, validation_alias="ENV")
     """production refuses unsafe settings."""
     host: str = Field("0.0.0.0", validation_alias="APP_HOST")  # noqa: S104 - the specification's default
-    port: int = Field(8000, validation_alias="APP_PORT", ge=0, le=65535)
+    port: int = Field(8000, validation_alias="APP_PORT", ge=1, le=65535)
     debug: bool = Field(False, validation_alias="APP_DEBUG")
     """Log at DEBUG level; not in production."""
     data_dir: Path = Field(Path("data"), validation_alias="DATA_DIR")
     """Files of ours, such as the SQLite database."""
     log_dir: Path | None = Field(None, validation_alias="LOG_DIR")
     """Folder for daily log files; empty: standard error only."""
-    cors_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
+    cors_allowed_origins: tuple[str, ...] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
 
     workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
@@ -174,7 +201,7 @@ class Settings(_Group):
     def _split_origins(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return tuple(origin.strip().rstrip("/") for origin in value.split(",") if origin.strip())
 
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
@@ -215,14 +242,35 @@ def load_settings() -> Settings:
     Raises:
         SystemExit: a setting is wrong; its text says which in a line each, without the values.
     """
+    problems: list[str] = []
+    groups: dict[str, Any] = {}
+    for name, group in _GROUPS.items():
+        try:
+            groups[name] = group()
+        except ValidationError as error:
+            problems += _problems(error)
     try:
-        return Settings()
+        settings = Settings(**groups)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise SystemExit("Wrong settings:\n  " + "\n  ".join(lines)) from None
+        problems += [line for line in _problems(error) if line not in problems]
+    if problems:
+        raise SystemExit("Wrong settings:\n  " + "\n  ".join(problems))
+    return settings
+
+
+_GROUPS: dict[str, type[_Group]] = {
+    "database": DatabaseSettings,
+    "model": ModelSettings,
+    "image": ImageSettings,
+    "statistics": StatisticsSettings,
+}
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
 
 
 _ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}
@@ -237,4 +285,9 @@ def _with_asyncio_driver(address: str) -> URL:
     driver = _ASYNCIO_DRIVERS.get(url.get_backend_name())
     if driver is None:
         raise ValueError("DATABASE_URL must begin with mysql://, mariadb:// or sqlite:///")
-    return url.set(drivername=driver)
+    if not url.database or url.database == ":memory:":
+        raise ValueError("DATABASE_URL must name a database: mysql://user:password@host/NAME or sqlite:///FILE")
+    # The character set is always utf8mb4; what else drivers take there has settings of its own (MYSQL_SSL ...).
+    if set(url.query) - {"charset"}:
+        raise ValueError("DATABASE_URL takes no options after '?'; use the MYSQL_* settings")
+    return url.set(drivername=driver, query={})

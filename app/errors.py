@@ -12,6 +12,7 @@ AppError 500 internal_error
 │       └── ImageTooComplex image_too_complex
 ├── NotFound 404 not_found
 │   └── RequestNotFound request_not_found
+├── MethodNotAllowed 405 method_not_allowed
 ├── PayloadTooLarge 413 payload_too_large
 │   └── ImageTooLarge image_too_large
 ├── Unavailable 503 (with Retry-After)
@@ -19,6 +20,7 @@ AppError 500 internal_error
 │   └── ServerBusy server_busy
 └── ModelError 502 model_error
     ├── ModelAnswerInvalid 502 model_answer_invalid
+    ├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
     ├── ModelRefused 502 model_refused                  the model's safety filter
     ├── ModelRejectedRequest 502 model_rejected_request  it will not take what we send
     ├── ModelTimeout 504 model_timeout
@@ -109,6 +111,12 @@ class RequestNotFound(NotFound):
     message = "No request with this id is in the log. It may be older than the log is kept."
 
 
+class MethodNotAllowed(AppError):
+    status = 405
+    code = "method_not_allowed"
+    message = "This address does not take this method; the Allow header names those it takes."
+
+
 class PayloadTooLarge(AppError):
     status = 413
     code = "payload_too_large"
@@ -150,6 +158,12 @@ class ModelAnswerInvalid(ModelError):
     message = "The model's answer was not a valid classification."
 
 
+class ModelResponseInvalid(ModelError):
+    code = "model_response_invalid"
+    message = "The model server answered something that is no answer of a model. Try again shortly."
+    retryable = True
+
+
 class ModelRefused(ModelError):
     code = "model_refused"
     message = "The model's safety filter refused this picture. Sending it again will not help."
@@ -175,7 +189,7 @@ class ModelAuthenticationFailed(ModelError):
 class ModelNotFound(ModelError):
     status = 503
     code = "model_not_found"
-    message = "The model provider does not know the configured model. The operator has to check LLM_MODEL."
+    message = "The provider does not know this model or address. The operator has to check LLM_MODEL and LLM_BASE_URL."
 
 
 class ModelQuotaExhausted(ModelError):

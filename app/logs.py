@@ -19,7 +19,10 @@ class _ToLoguru(logging.Handler):
     """Hands records of the standard library's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
+        try:
+            level: str | int = logger.level(record.levelname).name
+        except ValueError:
+            level = record.levelno
         logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
 
 
@@ -33,8 +36,8 @@ class _DailyFile:
     def write(self, line: str) -> None:
         # One write in append mode: lines of several processes do not mix, and a new day needs no rotation.
         path = self._folder / f"image-classifier-{datetime.now(UTC):%Y-%m-%d}.log"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with path.open("ab", buffering=0) as file:
+            file.write(line.encode("utf-8", "replace"))
 
 
 def configure_logging(settings: Settings) -> None:

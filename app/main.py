@@ -14,6 +14,7 @@ from app.api.middleware import (
     BodyLimitMiddleware,
     RequestContextMiddleware,
     StartupErrorMiddleware,
+    UnexpectedErrorMiddleware,
 )
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
@@ -53,7 +54,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.resources = resources
             yield
 
-    configure_logging(settings)
+    try:
+        configure_logging(settings)
+    except OSError as error:
+        raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
     app = FastAPIOffline(
         title="Image Classifier", version="0.1.0", summary="图片分类服务", description=DESCRIPTION, lifespan=lifespan
     )
@@ -65,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
+    app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_allowed_origins),

@@ -1,25 +1,28 @@
 """What the service opens at its start and closes, in reverse order, at its end."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from app.clients.base import ModelClient
+from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
+from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.services.cache import CacheService
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
-from app.services.request_log import keep_log_short
+from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.stats import StatsService
+
+# A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
+MAX_DECODERS = 2
+# Uploads that a process takes in at once: 64 photos of 10 MB are 640 MB, 64 usual ones 26 MB.
+MAX_UPLOADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,8 @@ class Resources:
     """Everything that requests use, built once per process."""
 
     settings: Settings
-    engine: AsyncEngine
-    model_client: ModelClient
-    recorder: RequestRecorder
+    upload_slots: asyncio.Semaphore
+    request_log: RequestLogService
     classifier: ClassifierService
     stats: StatsService
     health: HealthService
@@ -52,14 +54,14 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(model_client.close)
         await model_client.start()
 
-        decoder = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="decode")
+        decoder = ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
         stack.callback(decoder.shutdown)
 
         recorder = RequestRecorder(engine, log_enabled=settings.statistics.log_enabled)
         stack.push_async_callback(recorder.close)
 
         classifier = ClassifierService(
-            cache=CacheService(engine, accepts_provisional=model_client.provisional),
+            cache=CacheService(engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX)),
             recorder=recorder,
             model_client=model_client,
             decoder=decoder,
@@ -67,15 +69,15 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         stack.push_async_callback(classifier.close)
 
+        request_log = RequestLogService(engine)
         if settings.statistics.log_retention_days:
-            retention = asyncio.create_task(keep_log_short(engine, settings.statistics.log_retention_days))
+            retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)
 
         yield Resources(
             settings=settings,
-            engine=engine,
-            model_client=model_client,
-            recorder=recorder,
+            upload_slots=asyncio.Semaphore(MAX_UPLOADS),
+            request_log=request_log,
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),

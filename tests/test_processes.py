@@ -3,8 +3,11 @@
 import hashlib
 import os
 import signal
+import socket
 import sqlite3
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,10 +55,49 @@ def test_it_serves_and_ends_on_sigterm(name: str, environment: dict[str, str], t
     assert (tmp_path / "data" / "image-classifier.db").exists()
 
 
+@contextmanager
+def upload_without_its_end(port: int, data: bytes) -> Iterator[None]:
+    """An upload of which all but the closing boundary has been sent."""
+    head = (
+        f"POST /api/v1/classify HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data) + 1000}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    )
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + data)
+        yield
+
+
+def hidden_files(pid: int, ours: tuple[Path, ...]) -> list[str]:
+    """Files with something in them that a process or its children hold open outside of `ours`.
+
+    A temporary file that was deleted has no name any more; its descriptor still shows it.
+    """
+    found = []
+    for process in [pid, *children(pid)]:
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            try:
+                status, target = descriptor.stat(), str(descriptor.readlink())
+            except FileNotFoundError:
+                continue
+            # 0, 1 and 2 are what the test gave it.
+            is_content = int(descriptor.name) > 2 and stat.S_ISREG(status.st_mode) and status.st_size > 0
+            if is_content and not target.startswith(tuple(map(str, ours))):
+                found.append(target)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return direct + [grandchild for child in direct for grandchild in children(child)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are looked up in /proc")
 def test_no_byte_of_a_photo_is_stored_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
     """Photos are sent in every way, also refused ones; then every file that the service wrote is searched for them."""
     port = free_port()
     (tmp_path / "tmp").mkdir()
+    ours = (tmp_path / "data", tmp_path / "logs")
     photos = [
         noisy_jpeg(700, 500),
         noisy_jpeg(2000, 1500),
@@ -64,12 +106,17 @@ def test_no_byte_of_a_photo_is_stored_anywhere(environment: dict[str, str], tmp_
         b"\xff\xd8\xff" + os.urandom(3_000_000),
         os.urandom(11 * 1024 * 1024),
     ]
-    with running("gunicorn", port, {**environment, "APP_PORT": str(port), "APP_DEBUG": "true"}):
+    with running("gunicorn", port, {**environment, "APP_PORT": str(port), "APP_DEBUG": "true"}) as process:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as api:
             for data in photos:
                 api.post("/classify", files={"image": data})
             api.post("/classify/batch", files=[("image", data) for data in photos])
-            # While the service still runs: a deleted temporary file shows as an open descriptor.
+            with upload_without_its_end(port, photos[4]):
+                # For a while: when the service reads what was sent cannot be seen from outside.
+                for _ in range(25):
+                    assert hidden_files(process.pid, ours) == []
+                    time.sleep(0.02)
+            assert hidden_files(process.pid, ours) == []
             assert [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()] == []
         written = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert any(path.name.endswith(".db") for path in written)
@@ -114,7 +161,7 @@ def test_a_service_that_cannot_start_says_why_in_one_line(environment: dict[str,
     for wrong, reason in (
         ({"LLM_PROVIDER": "nobody"}, "LLM_PROVIDER=nobody is unknown"),
         ({"LLM_PROVIDER": "openai", "LLM_API_KEY": ""}, "needs LLM_API_KEY"),
-        ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "The database cannot be reached"),
+        ({"DATABASE_URL": "sqlite:////proc/nowhere/all.db"}, "The folder of the SQLite database cannot be made"),
     ):
         with start_process(
             [sys.executable, "-m", "app"],

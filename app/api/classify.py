@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from loguru import logger
 
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
-from app.api.errors import describe_errors, error_body
-from app.api.uploads import IMAGE_FIELD, FormField, read_parts
+from app.api.errors import describe_errors, error_body, log_error
+from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
 from app.errors import (
     AppError,
     CorruptImage,
@@ -30,6 +30,7 @@ from app.errors import (
     ModelRateLimited,
     ModelRefused,
     ModelRejectedRequest,
+    ModelResponseInvalid,
     ModelTimeout,
     ModelUnreachable,
     PayloadTooLarge,
@@ -61,6 +62,7 @@ _MODEL_ERRORS = (
     ModelAnswerInvalid,
     ModelRefused,
     ModelRejectedRequest,
+    ModelResponseInvalid,
     ModelTimeout,
     ModelAuthenticationFailed,
     ModelNotFound,
@@ -96,7 +98,9 @@ async def check_cache_batch(
 
 def _form_body(image_schema: dict[str, Any], **fields: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": [IMAGE_FIELD], "properties": {IMAGE_FIELD: image_schema, **fields}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    example = {IMAGE_FIELD: "(the bytes of photo.jpg)", **{name: field["example"] for name, field in fields.items()}}
+    content = {"schema": schema, "example": example}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
 _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo, compressed by the client."}
@@ -123,44 +127,49 @@ async def classify(
     """Classify an uploaded photo: from the cache when it is known, else by the model."""
     upload: UploadedPhoto | None = None
     claimed_hash: str | None = None
-    async for part in read_parts(request, max_images=1, max_image_bytes=resources.settings.image.max_size_bytes):
-        match part:
-            case FormField(name="image_hash", value=value):
-                claimed_hash = _claimed_hash(value)
-            case FormField():
-                continue
-            case ImageTooLarge():
-                raise part
-            case _:
-                upload = part
-    if upload is None:
-        raise MissingImage
-    return _classified(await classifier.classify(upload, caller, claimed_hash=claimed_hash))
+    async with admitted(resources.upload_slots):
+        async for part in read_parts(request, max_images=1, max_image_bytes=resources.settings.image.max_size_bytes):
+            match part:
+                case FormField(name="image_hash", value=value):
+                    claimed_hash = _claimed_hash(value)
+                case FormField():
+                    continue
+                case ImageTooLarge():
+                    raise part
+                case _:
+                    upload = part
+        if upload is None:
+            raise MissingImage
+        return _classified(await classifier.classify(upload, caller, claimed_hash=claimed_hash))
 
 
 @router.post(
     "/batch",
-    responses=describe_errors(*_FORM_ERRORS),
+    responses=describe_errors(*_FORM_ERRORS, ServerBusy),
     openapi_extra=_form_body({"type": "array", "items": _FILE_SCHEMA, "maxItems": MAX_IMAGES_PER_CALL}),
 )
 async def classify_batch(
     request: Request, caller: CallerDep, classifier: ClassifierDep, resources: ResourcesDep
 ) -> ClassifyBatchResponse:
-    """Classify up to 20 photos, each an `image` part; a bad one gets an error of its own and harms no other."""
+    """Classify up to 20 photos, each an `image` part; a bad one gets an error of its own and harms no other.
+
+    An element that is an error has one of the codes of the single call.
+    """
     parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=resources.settings.image.max_size_bytes)
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
     try:
-        async for part in parts:
-            if isinstance(part, FormField):
-                continue
-            await slots.acquire()
-            task = asyncio.create_task(_classify_item(classifier, part, caller.next_item()))
-            task.add_done_callback(lambda _: slots.release())
-            tasks.append(task)
-        if not tasks:
-            raise MissingImage
-        return ClassifyBatchResponse(results=await asyncio.gather(*tasks))
+        async with admitted(resources.upload_slots):
+            async for part in parts:
+                if isinstance(part, FormField):
+                    continue
+                await slots.acquire()
+                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item()))
+                task.add_done_callback(lambda _: slots.release())
+                tasks.append(task)
+            if not tasks:
+                raise MissingImage
+            return ClassifyBatchResponse(results=await asyncio.gather(*tasks))
     finally:
         # After a broken body nobody is left to be answered; paid model calls still go on in the service.
         for task in tasks:
@@ -175,6 +184,8 @@ async def _classify_item(
             raise part
         return _classified(await classifier.classify(part, caller))
     except AppError as error:
+        with logger.contextualize(request_id=caller.request_id):
+            log_error(error)
         return error_body(error, caller.request_id)
     except Exception:  # noqa: BLE001 - one picture's misfortune is not the others'
         logger.exception("unexpected error with one image of a batch")

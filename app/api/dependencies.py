@@ -1,4 +1,7 @@
-"""`Annotated` aliases, so that a route's signature reads like a sentence."""
+"""`Annotated` aliases, so that a route's signature reads like a sentence.
+
+All are `async`, though none waits: FastAPI would run plain functions in a thread, at the price of a hop for each.
+"""
 
 import ipaddress
 from typing import Annotated, cast
@@ -10,29 +13,40 @@ from app.resources import Resources
 from app.schemas.common import clean_user_id
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
+from app.services.request_log import RequestLogService
 from app.services.stats import StatsService
 
 
-def get_resources(request: Request) -> Resources:
+async def get_resources(request: Request) -> Resources:
     """What the lifespan opened."""
+    return _resources(request)
+
+
+def _resources(request: Request) -> Resources:
     return cast("Resources", request.app.state.resources)
 
 
-def get_classifier(request: Request) -> ClassifierService:
-    return get_resources(request).classifier
+async def get_classifier(request: Request) -> ClassifierService:
+    return _resources(request).classifier
 
 
-def get_stats(request: Request) -> StatsService:
-    return get_resources(request).stats
+async def get_stats(request: Request) -> StatsService:
+    return _resources(request).stats
 
 
-def get_health(request: Request) -> HealthService:
-    return get_resources(request).health
+async def get_health(request: Request) -> HealthService:
+    return _resources(request).health
 
 
-def get_caller(
+async def get_request_log(request: Request) -> RequestLogService:
+    return _resources(request).request_log
+
+
+async def get_caller(
     request: Request,
-    x_user_id: Annotated[str | None, Header(description="Device or user id; wins over the body's `user_id`.")] = None,
+    x_user_id: Annotated[
+        str | None, Header(description="Device or user id, at most 64 characters; wins over the body's `user_id`.")
+    ] = None,
 ) -> Caller:
     """Who asks, from the headers and the connection.
 
@@ -74,4 +88,5 @@ ResourcesDep = Annotated[Resources, Depends(get_resources)]
 ClassifierDep = Annotated[ClassifierService, Depends(get_classifier)]
 StatsDep = Annotated[StatsService, Depends(get_stats)]
 HealthDep = Annotated[HealthService, Depends(get_health)]
+RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

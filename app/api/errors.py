@@ -12,11 +12,22 @@ from loguru import logger
 from starlette.exceptions import HTTPException
 
 from app.clock import utc_now
-from app.errors import AppError, InvalidRequest, NotFound, PayloadTooLarge
+from app.errors import (
+    AppError,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelAuthenticationFailed,
+    ModelNotFound,
+    ModelQuotaExhausted,
+    NotFound,
+    PayloadTooLarge,
+)
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
+# For one that lasts until somebody changes a setting.
+OPERATOR_RETRY_AFTER_SECONDS = 60.0
 
 
 def error_body(error: AppError, request_id: str) -> ErrorResponse:
@@ -37,10 +48,17 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
     headers = {}
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
-        retry_after_seconds = DEFAULT_RETRY_AFTER_SECONDS
+        needs_operator = isinstance(error, (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted))
+        retry_after_seconds = OPERATOR_RETRY_AFTER_SECONDS if needs_operator else DEFAULT_RETRY_AFTER_SECONDS
     if retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_seconds)))
     return Response(body.model_dump_json(), status_code=status, headers=headers, media_type="application/json")
+
+
+def log_error(error: AppError) -> None:
+    """Log what is not the caller's fault."""
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)
 
 
 def describe_errors(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
@@ -60,7 +78,13 @@ def describe_errors(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
         }
         for status, group in sorted(by_status.items())
     }
-    responses["4XX"] = {"model": ErrorResponse, "description": "Any other error of the caller, in the same format"}
+    responses["4XX"] = {
+        "model": ErrorResponse,
+        "description": "Any other error of the caller, in the same format",
+        "content": {
+            "application/json": {"examples": {e.code: {"value": _example(e)} for e in (NotFound, MethodNotAllowed)}}
+        },
+    }
     return responses
 
 
@@ -73,8 +97,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 async def _handle_app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)  # noqa: S101 - registered for this class only
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)
+    log_error(error)
     return error_response(error, request.state.request_id)
 
 
@@ -97,10 +120,13 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
             return error_response(PayloadTooLarge(), request_id)
         case HTTPStatus.BAD_REQUEST:
             return error_response(InvalidRequest(str(error.detail)), request_id)
-    phrase = HTTPStatus(error.status_code).phrase
-    response = error_response(
-        AppError(f"{phrase}."), request_id, status=error.status_code, code=phrase.lower().replace(" ", "_")
-    )
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            response = error_response(MethodNotAllowed(), request_id)
+        case _:
+            phrase = HTTPStatus(error.status_code).phrase
+            response = error_response(
+                AppError(f"{phrase}."), request_id, status=error.status_code, code=phrase.lower().replace(" ", "_")
+            )
     response.headers.update(error.headers or {})
     return response
 

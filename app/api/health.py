@@ -5,16 +5,21 @@ from fastapi import APIRouter, Response
 from app.api.dependencies import HealthDep
 from app.api.errors import describe_errors
 from app.clock import utc_now
-from app.schemas.health import HealthResponse, LivenessResponse, ModelStatus
+from app.schemas.health import UNHEALTHY_EXAMPLE, HealthResponse, LivenessResponse, ModelStatus
 
 router = APIRouter(prefix="/health", tags=["health"])
 
 
+@router.head("", include_in_schema=False)
 @router.get(
     "",
     responses={
         **describe_errors(),
-        503: {"model": HealthResponse, "description": "The database is out of reach (`unhealthy`)"},
+        503: {
+            "model": HealthResponse,
+            "description": "The database is out of reach (`unhealthy`)",
+            "content": {"application/json": {"example": UNHEALTHY_EXAMPLE}},
+        },
     },
 )
 async def health(service: HealthDep, response: Response) -> HealthResponse:
@@ -32,6 +37,7 @@ async def health(service: HealthDep, response: Response) -> HealthResponse:
     )
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live", responses=describe_errors())
 async def live() -> LivenessResponse:
     """Does the process answer? Nothing else is asked, so a database outage restarts nobody."""

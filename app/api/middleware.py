@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from urllib.parse import quote
 
 from loguru import logger
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +16,7 @@ from app.request_id import new_request_id
 REQUEST_ID_HEADER = "X-Request-ID"
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
+LOGGED_PATH_MAX_LENGTH = 200
 
 
 class RequestContextMiddleware:
@@ -42,16 +44,38 @@ class RequestContextMiddleware:
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
-            except ClientDisconnect:
-                logger.debug("the client hung up")
-            except Exception:  # noqa: BLE001 - the last resort: the caller gets an answer, the log the traceback
-                logger.exception("unexpected error")
-                if status == CLIENT_CLOSED_REQUEST:
-                    await error_response(AppError(), request_id)(scope, receive, send_with_id)
             finally:
                 milliseconds = (time.perf_counter() - started_at) * 1000
-                # The path alone: a query may hold what does not belong into a log.
-                logger.info("{} {} {} {:.1f} ms", scope["method"], scope["path"], status, milliseconds)
+                # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold
+                # line ends.
+                path = quote(scope["path"])[:LOGGED_PATH_MAX_LENGTH]
+                logger.info("{} {} {} {:.1f} ms", scope["method"], path, status, milliseconds)
+
+
+class UnexpectedErrorMiddleware:
+    """The last resort: the log gets the traceback, the caller an answer in the one format (with CORS headers)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def note_answer(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_answer)
+        except ClientDisconnect:
+            logger.debug("the client hung up")
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            logger.exception("unexpected error")
+            if not answered:
+                await error_response(AppError(), scope["state"]["request_id"])(scope, receive, send)
 
 
 class StartupErrorMiddleware:

@@ -1,9 +1,11 @@
 """Statistics for ops people: figures of a day, of the cache, of categories, users and images."""
 
+import re
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import BeforeValidator
 
 from app.api.dependencies import StatsDep
 from app.api.errors import describe_errors
@@ -18,9 +20,18 @@ from app.schemas.stats import (
 
 MAX_LIMIT = 1000
 
+
+def _only_iso(value: Any) -> Any:
+    # pydantic would also take unix seconds and times of day.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("a day is written YYYY-MM-DD")
+    return value
+
+
 # The bounds keep a day's midnights within what the databases' DATETIME can hold.
 Day = Annotated[
     date | None,
+    BeforeValidator(_only_iso),
     Query(
         alias="date",
         description="Day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",

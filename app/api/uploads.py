@@ -3,9 +3,12 @@
 Starlette's own parser spools large parts to temporary files, which a photo must not touch.
 """
 
+import asyncio
 import hashlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, TooManyImages
+from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, ServerBusy, TooManyImages
 from app.services.classifier import UploadedPhoto
 
 if TYPE_CHECKING:
@@ -24,6 +27,13 @@ IMAGE_FIELD = "image"
 FIELD_MAX_BYTES = 1024
 # Boundaries, part headers and small fields.
 OVERHEAD_MAX_BYTES = 64 * 1024
+# Fields beside the images; each part costs parsing time, however small it is.
+MAX_OTHER_PARTS = 20
+ADMISSION_TIMEOUT_SECONDS = 30.0
+# A phone in a tunnel comes back within this time or asks again later; until then its upload holds memory.
+CHUNK_TIMEOUT_SECONDS = 30.0
+# One photo on a very slow line.
+IMAGE_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +48,30 @@ class FormField:
 Part = FormField | UploadedPhoto | ImageTooLarge
 
 
+@asynccontextmanager
+async def admitted(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Hold one of the process's places for uploads; until there is one, the body stays on the wire, not in memory.
+
+    Raises:
+        ServerBusy: no place became free in time.
+    """
+    try:
+        async with asyncio.timeout(ADMISSION_TIMEOUT_SECONDS):
+            await slots.acquire()
+    except TimeoutError:
+        raise ServerBusy(retry_after_seconds=ADMISSION_TIMEOUT_SECONDS) from None
+    try:
+        yield
+    finally:
+        slots.release()
+
+
 async def read_parts(request: Request, *, max_images: int, max_image_bytes: int) -> AsyncIterator[Part]:
     """Yield the parts of a multipart/form-data request as soon as each is complete.
 
     Raises:
         MissingImage: the body is not multipart/form-data.
-        InvalidRequest: the body is malformed or ends early.
+        InvalidRequest: the body is malformed, ends early, stops arriving, or has too many other parts.
         TooManyImages: more than `max_images` image parts.
         PayloadTooLarge: the body as a whole is larger than that many images can be.
     """
@@ -52,10 +80,12 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
     if content_type != b"multipart/form-data" or not boundary:
         raise MissingImage
     max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
+    deadline = time.monotonic() + IMAGE_TIMEOUT_SECONDS * max_images
     received = images = 0
     try:
-        collector = _PartCollector(boundary, max_image_bytes)
-        async for chunk in request.stream():
+        collector = _PartCollector(boundary, max_image_bytes, max_parts=max_images + MAX_OTHER_PARTS)
+        chunks = aiter(request.stream())
+        while (chunk := await _next_chunk(chunks, deadline)) is not None:
             received += len(chunk)
             collector.feed(chunk)
             while collector.finished:
@@ -68,17 +98,25 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
                 raise PayloadTooLarge
     except FormParserError as error:
         raise InvalidRequest("The multipart body is malformed.") from error
+    except TimeoutError:
+        raise InvalidRequest("The body did not arrive in time.") from None
     if not collector.complete:
         raise InvalidRequest("The multipart body ends before its closing boundary.")
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float) -> bytes | None:
+    async with asyncio.timeout(min(CHUNK_TIMEOUT_SECONDS, max(0.0, deadline - time.monotonic()))):
+        return await anext(chunks, None)
 
 
 class _PartCollector:
     """Turns the parser's callbacks into finished parts."""
 
-    def __init__(self, boundary: bytes, max_image_bytes: int) -> None:
+    def __init__(self, boundary: bytes, max_image_bytes: int, *, max_parts: int) -> None:
         self.finished: deque[Part] = deque()
         self.complete = False
         self._max_image_bytes = max_image_bytes
+        self._parts_left = max_parts
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
@@ -104,6 +142,9 @@ class _PartCollector:
             self._parser.write(chunk)
 
     def _begin(self) -> None:
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise FormParserError("too many parts")
         self._disposition = b""
         self._name = ""
         self._data = bytearray()
@@ -131,10 +172,12 @@ class _PartCollector:
             return
         if len(self._data) + end - start > limit:
             self._too_large = True
-            self._data = bytearray()
             if self._name == IMAGE_FIELD:
+                self._data = bytearray()
                 # Told at once, so that the caller of a single photo need not send the rest.
                 self.finished.append(image_too_large(limit))
+            else:
+                self._data += data[start:end][: limit - len(self._data)]
             return
         part = memoryview(data)[start:end]
         self._data += part
@@ -142,8 +185,8 @@ class _PartCollector:
             self._hash.update(part)
 
     def _end(self) -> None:
-        # A long field is none of ours, perhaps a photo under another name; it is left out.
-        if not self._too_large:
+        # A long field is perhaps a photo under another name: what it begins with says that it is not valid here.
+        if not (self._too_large and self._name == IMAGE_FIELD):
             self.finished.append(
                 UploadedPhoto(bytes(self._data), self._hash.hexdigest())
                 if self._name == IMAGE_FIELD

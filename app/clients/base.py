@@ -5,6 +5,7 @@ record of outcomes); a provider fills in the private hooks `_classify`, `_start`
 """
 
 import asyncio
+import json
 import random
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import NoneType
 from typing import Any, ClassVar
 
 from loguru import logger
@@ -39,8 +41,8 @@ BACKOFF_MAX_SECONDS = 8.0
 PROBE_TTL_SECONDS = 30.0
 PROBE_TIMEOUT_SECONDS = 3.0
 
-# Results of the local model are marked by this beginning of their model name, also in the database; no other client
-# may use it.
+# Results of the local model are marked by this beginning of their model name, also in the database, and count only
+# while it is the configured one: a demo must never answer for a production model. No other client may use it.
 LOCAL_MODEL_PREFIX = "local/"
 
 # These say something about one picture, not about the model's health.
@@ -83,14 +85,11 @@ class ModelHealth:
 class ModelClient(ABC):
     """Base of all model clients; see the module's docstring for who does what.
 
-    Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty,
-    and `provisional` marks results that count only while this very provider is configured (the local demo model
-    must never answer for a production model).
+    Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty.
     """
 
     provider: ClassVar[str]
     default_model: ClassVar[str]
-    provisional: ClassVar[bool] = False
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -244,4 +243,15 @@ def _is_valid(result: object) -> bool:
         and isinstance(result.category, Category)
         and isinstance(result.confidence, (int, float))
         and 0.0 <= result.confidence <= 1.0
+        and isinstance(result.description, (str, NoneType))
+        and _is_json([result.description, result.response])
     )
+
+
+def _is_json(value: object) -> bool:
+    try:
+        # As UTF-8: a lone surrogate is a str that no database takes.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -16,7 +16,7 @@ from app.clients.prompt import ANSWER_SCHEMA, Correction
 from app.clients.registry import ModelConfigurationError
 from app.clients.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config import ModelSettings
-from app.errors import ModelRefused, ModelUnreachable
+from app.errors import ModelRefused, ModelResponseInvalid
 
 _BASE_URL = "https://api.anthropic.com"
 _SCHEMA = {"format": {"type": "json_schema", "schema": ANSWER_SCHEMA}}
@@ -91,7 +91,7 @@ class ClaudeClient(HostedClient):
         try:
             answer = _Answer.model_validate_json(response.content)
         except ValidationError:
-            raise ModelUnreachable from None
+            raise ModelResponseInvalid from None
         if answer.stop_reason == "refusal":
             raise ModelRefused
         return LLMAnswer(

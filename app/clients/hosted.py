@@ -43,7 +43,7 @@ class HostedClient(LLMClient):
 
         Raises:
             ModelRefused: the response is a refusal.
-            ModelUnreachable: the response is not what the API promises, so something other than the model answered.
+            ModelResponseInvalid: the response is not what the API promises; something other than the model answered.
         """
 
     @abstractmethod

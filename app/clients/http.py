@@ -197,9 +197,8 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
-    if value is None or not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", value.strip()):
-        return None
-    return float(value)
+    number = (value or "").strip()
+    return float(number) if re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", number) else None
 
 
 def _codes(response: httpx2.Response) -> Iterator[str]:

@@ -20,7 +20,7 @@ from app.clients.prompt import ANSWER_SCHEMA, Correction
 from app.clients.registry import ModelConfigurationError
 from app.clients.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config import ModelSettings
-from app.errors import ModelRefused, ModelUnreachable
+from app.errors import ModelRefused, ModelResponseInvalid
 
 _BASE_URL = "https://api.openai.com/v1"
 # The SDK insists on a key; where there is none this stands in for it, and its header is left out.
@@ -106,7 +106,7 @@ class OpenAIClient(HostedClient):
         try:
             completion = _Completion.model_validate_json(response.content)
         except ValidationError:
-            raise ModelUnreachable from None
+            raise ModelResponseInvalid from None
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason in _REFUSAL_REASONS:
             raise ModelRefused

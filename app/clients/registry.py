@@ -41,7 +41,7 @@ def create_model_client(settings: ModelSettings) -> ModelClient:
         raise ModelConfigurationError(
             f"LLM_PROVIDER={settings.provider} cannot be set up ({type(error).__name__})."
         ) from None
-    if client.provider != "local" and client.model.startswith(LOCAL_MODEL_PREFIX):
+    if settings.provider != "local" and client.model.casefold().startswith(LOCAL_MODEL_PREFIX):
         raise ModelConfigurationError(
             f'LLM_MODEL begins with "{LOCAL_MODEL_PREFIX}", which marks results of LLM_PROVIDER=local.'
         )

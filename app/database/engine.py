@@ -5,6 +5,7 @@ readers do not wait for the writer; UTC in every session.
 """
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event
@@ -14,19 +15,35 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DatabaseSettings, Settings
 from app.database.mysql_connection import connect
+from app.errors import DatabaseUnavailable
 
-POOL_TIMEOUT_SECONDS = 10
-SQLITE_BUSY_TIMEOUT_SECONDS = 15
+POOL_TIMEOUT_SECONDS = 8
+# Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
+SQLITE_POOL_SIZE = 4
+# Both are tried again; they stay below the limit of one attempt (app/database/transactions.py).
+SQLITE_BUSY_TIMEOUT_SECONDS = 5
+MYSQL_LOCK_WAIT_TIMEOUT_SECONDS = 5
 # Execution option: the transaction will write, so SQLite takes the write lock at its beginning.
 SQLITE_BEGIN_IMMEDIATE = "sqlite_begin_immediate"
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    """Build the engine that the settings ask for; no connection is opened yet. SQLite's folder is created."""
+    """Build the engine that the settings ask for; no connection is opened yet. SQLite's folder is created.
+
+    Raises:
+        DatabaseUnavailable: the folder cannot be created.
+    """
     url = settings.database_url
     if url.get_backend_name() == "sqlite":
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(url, pool_timeout=POOL_TIMEOUT_SECONDS)
+        try:
+            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"The folder of the SQLite database cannot be made: {error}. Check DATA_DIR."
+            ) from error
+        engine = create_async_engine(
+            url, pool_size=SQLITE_POOL_SIZE, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS, hide_parameters=True
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite_connection)
         event.listen(engine.sync_engine, "begin", _begin_sqlite_transaction)
         return engine
@@ -47,7 +64,7 @@ def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "charset": "utf8mb4",
         "async_creator_fn": connect,
-        "init_command": "SET time_zone = '+00:00'",
+        "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {MYSQL_LOCK_WAIT_TIMEOUT_SECONDS}",
     }
     if database.ssl:
         context = ssl.create_default_context(cafile=database.ssl_ca)

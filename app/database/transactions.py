@@ -7,6 +7,7 @@ timeout or a lost connection makes it run again in a new transaction.
 import asyncio
 import random
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -21,6 +22,9 @@ from app.errors import DatabaseUnavailable, ServerBusy
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 4
+# A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; nobody shall wait for it.
+ATTEMPT_TIMEOUT_SECONDS = 10.0
+TOTAL_TIMEOUT_SECONDS = 20.0
 RETRY_AFTER_SECONDS = 2.0
 # Error numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _DEADLOCK = 1213
@@ -30,6 +34,16 @@ _TOO_MANY_CONNECTIONS = 1040
 _SERVER_SHUTDOWN = 1053
 _LOST_CONNECTION = frozenset({2002, 2003, 2006, 2013, 2014, 2055, 4031})
 _REFUSES_US = frozenset({1044, 1045, 1049, 2026})
+_NO_SUCH_TABLE = frozenset({1146})
+_DISK_FULL = frozenset({1021, 1114})
+# SQLite has no numbers that the driver hands on: https://www.sqlite.org/rescode.html
+_SQLITE_IS_UNUSABLE = (
+    "unable to open database file",
+    "database or disk is full",
+    "disk I/O error",
+    "attempt to write a readonly database",
+    "no such table",
+)
 _RETRYABLE = _LOST_CONNECTION | {
     _DEADLOCK,
     _LOCK_WAIT_TIMEOUT,
@@ -56,9 +70,11 @@ async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable
 
 async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
     attempt = 1
+    started_at = time.monotonic()
     while True:
         try:
-            async with engine.connect() as connection:
+            # A connection on which this runs out is closed by SQLAlchemy, not used again.
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
                 await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
                 async with connection.begin():
                     return await work(connection)
@@ -67,9 +83,13 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
         except (DBAPIError, OSError) as error:
             if not is_passing(error):
                 if is_unreachable(error):
+                    logger.error("the database cannot be used: {}", reason(error))
                     raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
                 raise
-            if attempt >= MAX_ATTEMPTS:
+            if (
+                attempt >= MAX_ATTEMPTS
+                or time.monotonic() - started_at > TOTAL_TIMEOUT_SECONDS - ATTEMPT_TIMEOUT_SECONDS
+            ):
                 raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
             logger.warning(
                 "database transaction attempt {} failed ({})", attempt, _number(error) or type(error).__name__
@@ -79,7 +99,10 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same transaction may succeed a moment later: deadlock, lock timeout, lost connection."""
+    """Whether the same transaction may succeed a moment later: deadlock, lock timeout, lost or silent connection.
+
+    A time-out of ours is a TimeoutError, which is an OSError.
+    """
     if _tls_failure(error) is not None:
         return False
     if isinstance(error, OSError):
@@ -95,9 +118,9 @@ def is_unreachable(error: BaseException) -> bool:
     """Whether the database as a whole is out of reach for us: wrong credentials, no such database, no trust."""
     if isinstance(error, InterfaceError) or _tls_failure(error) is not None:
         return True
-    if not isinstance(error, OperationalError):
-        return False
-    return _number(error) in _REFUSES_US or "unable to open database file" in str(error.orig)
+    if _number(error) in _REFUSES_US | _NO_SUCH_TABLE | _DISK_FULL:
+        return True
+    return isinstance(error, OperationalError) and any(words in str(error.orig) for words in _SQLITE_IS_UNUSABLE)
 
 
 def reason(error: BaseException) -> BaseException:

@@ -37,7 +37,7 @@ ImageHash = Annotated[
 UserId = Annotated[
     str,
     AfterValidator(clean_user_id),
-    Field(description="Device or user id, for statistics only.", examples=["device_uuid_xxx"]),
+    Field(description="Device or user id, at most 64 characters, for statistics only.", examples=["device_uuid_xxx"]),
 ]
 RequestId = Annotated[str, Field(description="Identifies the request in the log.", examples=[EXAMPLE_REQUEST_ID])]
 Timestamp = Annotated[datetime, Field(description="UTC, ISO 8601.", examples=[EXAMPLE_TIMESTAMP])]

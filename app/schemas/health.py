@@ -1,7 +1,7 @@
 """Bodies of the health endpoints."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,31 +22,28 @@ class ModelStatus(BaseModel):
     last_error_at: datetime | None
 
 
+_HEALTHY_EXAMPLE: dict[str, Any] = {
+    "success": True,
+    "status": "healthy",
+    "timestamp": EXAMPLE_TIMESTAMP,
+    "database": "connected",
+    "model_api": "available",
+    "model": {
+        "provider": "openai",
+        "model": "gpt-6-luna",
+        "breaker": "closed",
+        "last_success_at": "2025-10-10T11:59:58Z",
+        "last_error_code": "model_rate_limited",
+        "last_error_at": "2025-10-10T09:13:20Z",
+    },
+}
+UNHEALTHY_EXAMPLE = {**_HEALTHY_EXAMPLE, "success": False, "status": "unhealthy", "database": "disconnected"}
+
+
 class HealthResponse(BaseModel):
     """healthy; degraded: the model is out of reach, hits are still answered; unhealthy: no database."""
 
-    model_config = ConfigDict(
-        protected_namespaces=(),
-        json_schema_extra={
-            "examples": [
-                {
-                    "success": True,
-                    "status": "healthy",
-                    "timestamp": EXAMPLE_TIMESTAMP,
-                    "database": "connected",
-                    "model_api": "available",
-                    "model": {
-                        "provider": "openai",
-                        "model": "gpt-5.4-mini",
-                        "breaker": "closed",
-                        "last_success_at": "2025-10-10T11:59:58Z",
-                        "last_error_code": "model_rate_limited",
-                        "last_error_at": "2025-10-10T09:13:20Z",
-                    },
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_HEALTHY_EXAMPLE]})
 
     success: bool
     status: Literal["healthy", "degraded", "unhealthy"]

@@ -13,7 +13,7 @@ from app.categories import Category
 from app.clock import utc_now
 from app.database.tables import RequestLog
 from app.database.transactions import read, write
-from app.errors import AppError, RequestNotFound
+from app.errors import RequestNotFound
 
 # Small enough that a batch holds its locks for milliseconds, so that requests are logged in between.
 DELETE_BATCH_ROWS = 1000
@@ -38,68 +38,72 @@ class LoggedRequest:
     created_at: datetime
 
 
-async def find_request(engine: AsyncEngine, request_id: str) -> LoggedRequest:
-    """Return the logged request with this id.
+class RequestLogService:
+    """Reads and shortens `request_log`."""
 
-    Raises:
-        RequestNotFound: there is none (any more).
-    """
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
-    async def select_row(connection: AsyncConnection) -> LoggedRequest:
-        query = select(
-            RequestLog.request_id,
-            RequestLog.user_id,
-            RequestLog.image_hash,
-            RequestLog.image_size,
-            RequestLog.category,
-            RequestLog.confidence,
-            RequestLog.from_cache,
-            RequestLog.processing_time_ms,
-            RequestLog.created_at,
-        ).where(RequestLog.request_id == request_id)
-        row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            raise RequestNotFound
-        return LoggedRequest(
-            request_id=row.request_id,
-            user_id=row.user_id,
-            image_hash=row.image_hash,
-            image_size=row.image_size,
-            category=Category(row.category),
-            confidence=float(row.confidence),
-            from_cache=bool(row.from_cache),
-            processing_time_ms=row.processing_time_ms,
-            created_at=row.created_at,
-        )
+    async def find(self, request_id: str) -> LoggedRequest:
+        """Return the logged request with this id.
 
-    return await read(engine, select_row)
+        Raises:
+            RequestNotFound: there is none (any more).
+        """
 
+        async def select_row(connection: AsyncConnection) -> LoggedRequest:
+            query = select(
+                RequestLog.request_id,
+                RequestLog.user_id,
+                RequestLog.image_hash,
+                RequestLog.image_size,
+                RequestLog.category,
+                RequestLog.confidence,
+                RequestLog.from_cache,
+                RequestLog.processing_time_ms,
+                RequestLog.created_at,
+            ).where(RequestLog.request_id == request_id)
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                raise RequestNotFound
+            return LoggedRequest(
+                request_id=row.request_id,
+                user_id=row.user_id,
+                image_hash=row.image_hash,
+                image_size=row.image_size,
+                category=Category(row.category),
+                confidence=float(row.confidence),
+                from_cache=bool(row.from_cache),
+                processing_time_ms=row.processing_time_ms,
+                created_at=row.created_at,
+            )
 
-async def delete_older_than(engine: AsyncEngine, cutoff: datetime) -> int:
-    """Delete the rows created before `cutoff` in small batches; return how many."""
-    deleted = 0
+        return await read(self._engine, select_row)
 
-    async def delete_batch(connection: AsyncConnection) -> int:
-        # By id: "DELETE ... LIMIT" is not in every SQLite, and MySQL takes no LIMIT in a subquery of IN.
-        oldest = select(RequestLog.id).where(RequestLog.created_at < cutoff).limit(DELETE_BATCH_ROWS)
-        ids = (await connection.scalars(oldest)).all()
-        if ids:
-            await connection.execute(delete(RequestLog).where(RequestLog.id.in_(ids)))
-        return len(ids)
+    async def delete_older_than(self, cutoff: datetime) -> int:
+        """Delete the rows created before `cutoff` in small batches; return how many."""
+        deleted = 0
 
-    while batch := await write(engine, delete_batch):
-        deleted += batch
-        await asyncio.sleep(DELETE_PAUSE_SECONDS)
-    return deleted
+        async def delete_batch(connection: AsyncConnection) -> int:
+            # By id: "DELETE ... LIMIT" is not in every SQLite, and MySQL takes no LIMIT in a subquery of IN.
+            oldest = select(RequestLog.id).where(RequestLog.created_at < cutoff).limit(DELETE_BATCH_ROWS)
+            ids = (await connection.scalars(oldest)).all()
+            if ids:
+                await connection.execute(delete(RequestLog).where(RequestLog.id.in_(ids)))
+            return len(ids)
 
+        while batch := await write(self._engine, delete_batch):
+            deleted += batch
+            await asyncio.sleep(DELETE_PAUSE_SECONDS)
+        return deleted
 
-async def keep_log_short(engine: AsyncEngine, retention_days: int) -> None:
-    """Run for ever: once a day, delete what is older than `retention_days`."""
-    await asyncio.sleep(random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS))
-    while True:
-        try:
-            deleted = await delete_older_than(engine, utc_now() - timedelta(days=retention_days))
-            logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
-        except AppError as error:
-            logger.warning("retention: {}; next try tomorrow", error.code)
-        await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
+    async def keep_short(self, retention_days: int) -> None:
+        """Run for ever: once a day, delete what is older than `retention_days`."""
+        await asyncio.sleep(random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS))
+        while True:
+            try:
+                deleted = await self.delete_older_than(utc_now() - timedelta(days=retention_days))
+                logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
+            except Exception as error:  # noqa: BLE001 - whatever it was, tomorrow is another try
+                logger.error("retention failed ({}), next try tomorrow", type(error).__name__)
+            await asyncio.sleep(RETENTION_INTERVAL_SECONDS)

@@ -7,6 +7,7 @@ a single request never waits for company.
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -74,7 +75,8 @@ class RequestRecorder:
         self._pending.append(_Pending(records, committed))
         self._pending_rows += len(records)
         if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="request-recorder")
+            # In a context of its own: its log lines are not those of the request that happens to start it.
+            self._flusher = asyncio.create_task(self._flush(), name="request-recorder", context=Context())
         # A caller that goes away does not take the rows of its batch along.
         await asyncio.shield(committed)
 
@@ -179,3 +181,5 @@ def _row(record: RequestRecord) -> dict[str, object]:
 def _fail(pending: _Pending, error: Exception) -> None:
     if not pending.committed.done():
         pending.committed.set_exception(error)
+        # Marks it as seen, for the case that the caller has gone.
+        pending.committed.exception()

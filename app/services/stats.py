@@ -1,7 +1,8 @@
 """Statistics: the figures of the specification's section 7.4, the same on MySQL and SQLite.
 
 The database counts and sums; ratios, averages and money are computed here in decimals, so that both databases give
-the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros.
+the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which user ids are one user is the
+database's matter: the specification's collation on MySQL takes "Device-A" and "device-a" for the same, SQLite does not.
 """
 
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ class StatsService:
         async def select_users(connection: AsyncConnection) -> list[UserStats]:
             return [
                 UserStats(
-                    user_id=row.user_id or "",
+                    user_id=str(row.user_id),
                     request_count=row.requests,
                     cache_hits=int(row.hits),
                     cache_hit_rate=_percent(int(row.hits), row.requests),

@@ -67,6 +67,8 @@ async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
         "/stats/today?date=yesterday",
         "/stats/today?date=2025-13-01",
         "/stats/today?date=0001-01-01",
+        "/stats/today?date=1795219200",
+        "/stats/today?date=2025-10-10T00:00:00",
         "/stats/category-distribution?date=9999-12-31",
         "/stats/users/top?limit=0",
         "/stats/users/top?limit=1001",

@@ -9,7 +9,7 @@ from app.clients.http import create_http_client, error_from_exception, error_fro
 from app.clients.llm import LLMAnswer, LLMClient
 from app.clients.prompt import Correction
 from app.config import ModelSettings
-from app.errors import ModelRefused, ModelUnreachable
+from app.errors import ModelRefused, ModelResponseInvalid
 
 
 class PluginClient(LLMClient):
@@ -64,7 +64,7 @@ def _read(response: httpx2.Response) -> LLMAnswer:
             text, usage["prompt_tokens"], usage["completion_tokens"], body["model"], choice["finish_reason"] == "length"
         )
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise ModelUnreachable from None
+        raise ModelResponseInvalid from None
     if refused:
         raise ModelRefused
     return answer

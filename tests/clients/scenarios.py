@@ -9,6 +9,7 @@ from app.errors import (
     ModelRateLimited,
     ModelRefused,
     ModelRejectedRequest,
+    ModelResponseInvalid,
     ModelUnreachable,
 )
 from tests.fakes.model_replies import (
@@ -42,15 +43,15 @@ PASSING = {
     "hostile charset": (failure(500, content_type="text/plain; charset=zlib"), ModelUnreachable),
     "dropped": (dropped(), ModelUnreachable),
     "dropped in the body": (dropped_in_body(), ModelUnreachable),
-    "garbage": (raw(b"\x00\xff<html>"), ModelUnreachable),
-    "malformed JSON": (raw(b'{"choices": [{"mess'), ModelUnreachable),
-    "empty body": (raw(b""), ModelUnreachable),
-    "JSON null": (raw(b"null"), ModelUnreachable),
-    "JSON text": (raw(b'"ok"'), ModelUnreachable),
-    "no choices": (raw(b'{"choices": [], "content": null}'), ModelUnreachable),
-    "null choices": (raw(b'{"choices": null, "content": {}}'), ModelUnreachable),
-    "an error with status 200": (raw(b'{"error": {"message": "upstream failed"}}'), ModelUnreachable),
-    "nested beyond reason": (raw(b"[" * 100_000), ModelUnreachable),
+    "garbage": (raw(b"\x00\xff<html>"), ModelResponseInvalid),
+    "malformed JSON": (raw(b'{"choices": [{"mess'), ModelResponseInvalid),
+    "empty body": (raw(b""), ModelResponseInvalid),
+    "JSON null": (raw(b"null"), ModelResponseInvalid),
+    "JSON text": (raw(b'"ok"'), ModelResponseInvalid),
+    "no choices": (raw(b'{"choices": [], "content": null}'), ModelResponseInvalid),
+    "null choices": (raw(b'{"choices": null, "content": {}}'), ModelResponseInvalid),
+    "an error with status 200": (raw(b'{"error": {"message": "upstream failed"}}'), ModelResponseInvalid),
+    "nested beyond reason": (raw(b"[" * 100_000), ModelResponseInvalid),
     "endless": (raw(b" " * 5_000_000 + b"{}"), ModelUnreachable),
 }
 

@@ -51,7 +51,6 @@ async def test_the_model_is_named_by_itself_whatever_llm_model_says() -> None:
     assert client.model == LocalClient.default_model
     assert client.model.startswith("local/")
     assert len(client.model) <= 50
-    assert client.provisional
 
 
 async def test_the_loop_stays_responsive_and_all_answers_are_right(client: LocalClient) -> None:

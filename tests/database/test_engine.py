@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import DatabaseSettings, Settings
 from app.database import migrate as migration
-from app.database import mysql_connection
+from app.database import mysql_connection, transactions
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.errors import DatabaseUnavailable
@@ -93,6 +94,102 @@ async def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         settings = mysql_settings(f"mysql+aiomysql://root@127.0.0.1:{silent.getsockname()[1]}/x")
         with pytest.raises(DatabaseUnavailable, match="does not answer"):
             await migrate_once(settings)
+
+
+async def test_a_connection_that_goes_silent_is_given_up(
+    mysql_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover: what was connected says nothing any more, new connections work."""
+    monkeypatch.setattr(transactions, "ATTEMPT_TIMEOUT_SECONDS", 0.3)
+    async with going_silent(mysql_database.url) as (url, silence):
+        engine = create_engine(Settings(database=DatabaseSettings.model_validate({"url": url})))
+
+        async def select(connection: AsyncConnection) -> Any:
+            return await connection.scalar(text("SELECT 1"))
+
+        try:
+            assert await asyncio.gather(*(transactions.read(engine, select) for _ in range(3))) == [1, 1, 1]
+            silence()
+            assert await asyncio.gather(*(transactions.read(engine, select) for _ in range(3))) == [1, 1, 1]
+        finally:
+            await engine.dispose()
+
+
+async def test_killed_connections_are_replaced(mysql_database: TestDatabase) -> None:
+    engine = create_engine(Settings(database=mysql_database.settings))
+
+    async def connection_id(connection: AsyncConnection) -> Any:
+        return await connection.scalar(text("SELECT CONNECTION_ID()"))
+
+    try:
+        ids = await asyncio.gather(*(transactions.read(engine, connection_id) for _ in range(5)))
+        async with admin_engine(mysql_database.server_url) as admin, admin.connect() as killer:
+            for number in set(ids):
+                await killer.exec_driver_sql(f"KILL {number}")
+        again = await asyncio.gather(*(transactions.write(engine, connection_id) for _ in range(5)))
+        assert not set(again) & set(ids)
+    finally:
+        await engine.dispose()
+
+
+async def test_a_deadlock_is_tried_again(mysql_database: TestDatabase) -> None:
+    """Two transactions take two rows in opposite orders, each holding its first until the other has one too."""
+    engine = create_engine(Settings(database=mysql_database.settings))
+    arrived = [asyncio.Event(), asyncio.Event()]
+    runs = 0
+
+    async def set_up(connection: AsyncConnection) -> None:
+        await connection.execute(text("CREATE TABLE pair (id INT PRIMARY KEY, n INT) ENGINE=InnoDB"))
+        await connection.execute(text("INSERT INTO pair VALUES (0, 0), (1, 0)"))
+
+    def adding_to_both(me: int) -> Any:
+        async def add(connection: AsyncConnection) -> None:
+            nonlocal runs
+            runs += 1
+            await connection.execute(text("UPDATE pair SET n = n + 1 WHERE id = :id"), {"id": me})
+            arrived[me].set()
+            await arrived[1 - me].wait()
+            await connection.execute(text("UPDATE pair SET n = n + 1 WHERE id = :id"), {"id": 1 - me})
+
+        return add
+
+    try:
+        await transactions.write(engine, set_up)
+        await asyncio.gather(*(transactions.write(engine, adding_to_both(me)) for me in (0, 1)))
+        assert runs == 3
+        async with engine.connect() as connection:
+            assert (await connection.scalars(text("SELECT n FROM pair ORDER BY id"))).all() == [2, 2]
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def going_silent(url: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A way to the server whose open connections can be made to swallow everything; new ones are not affected."""
+    server = make_url(url)
+    generation = 0
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine = generation
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if mine == generation:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(server.host, server.port)
+        await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
+
+    def silence() -> None:
+        nonlocal generation
+        generation += 1
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        yield server.set(host="127.0.0.1", port=port).render_as_string(False), silence
 
 
 async def test_tls_cannot_be_talked_away(tls: tuple[str, Path]) -> None:

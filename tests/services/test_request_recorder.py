@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, insert, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import transactions
 from app.database.tables import CachedImage, RequestLog
@@ -123,16 +123,16 @@ async def test_a_transaction_that_was_committed_unheard_is_not_written_again(
     assert await counts(engine) == (2, 3)
 
 
-async def test_a_lost_connection_is_retried(recorder: RequestRecorder, engine: AsyncEngine) -> None:
+async def test_a_deadlock_is_retried(recorder: RequestRecorder, engine: AsyncEngine) -> None:
     failures = 2
 
-    def lose(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def deadlock(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         nonlocal failures
         if statement.startswith("INSERT INTO request_log") and failures:
             failures -= 1
             raise OperationalError(statement, None, Exception(1213, "Deadlock found"))
 
-    event.listen(engine.sync_engine, "before_cursor_execute", lose)
+    event.listen(engine.sync_engine, "before_cursor_execute", deadlock)
     await recorder.record([record(1)])
     assert failures == 0
     assert await counts(engine) == (1, 2)
@@ -155,8 +155,9 @@ async def test_without_a_log_only_hits_are_written(recorder: RequestRecorder, en
     assert await counts(engine) == (0, 6)
 
 
-async def test_real_deadlocks_are_survived(engine: AsyncEngine, recorder: RequestRecorder) -> None:
-    """Two recorders, as in two processes, count hits of many images in opposite orders."""
+async def test_recorders_of_several_processes_count_the_same_images(
+    engine: AsyncEngine, recorder: RequestRecorder
+) -> None:
     hashes = [f"{number:064x}" for number in range(30)]
     async with engine.begin() as connection:
         await connection.execute(
@@ -169,14 +170,10 @@ async def test_real_deadlocks_are_survived(engine: AsyncEngine, recorder: Reques
     recorders = [recorder, RequestRecorder(engine, log_enabled=True), RequestRecorder(engine, log_enabled=True)]
     await asyncio.gather(
         *(
-            one.record([record(i * 1000 + j, image_hash=h) for j, h in enumerate(hashes[:: (-1) ** i])])
+            recorders[i % 3].record([record(i * 1000 + j, image_hash=h) for j, h in enumerate(hashes[:: (-1) ** i])])
             for i in range(30)
-            for one in [recorders[i % 3]]
         )
     )
-
-    async def hit_counts(connection: AsyncConnection) -> set[int]:
-        return set(await connection.scalars(select(CachedImage.hit_count).where(CachedImage.image_hash != IMAGE)))
-
     async with engine.connect() as connection:
-        assert await hit_counts(connection) == {31}
+        counted = await connection.scalars(select(CachedImage.hit_count).where(CachedImage.image_hash != IMAGE))
+        assert set(counted) == {31}

@@ -5,7 +5,6 @@ Pillow release the interpreter lock, so the event loop stays free.
 """
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from app.clients.local.features import UnreadablePhoto, extract_features, open_p
 from app.clients.local.head import CATEGORY_ORDER, HEAD_VERSION, Head, load_head
 from app.clients.local.network import Networks, WeightsMissing, load_networks
 from app.config import DescriptionLanguage, ModelSettings
+from app.cores import available_cores
 from app.errors import ModelRejectedRequest, ModelUnreachable
 
 SURE = 0.8
@@ -34,7 +34,6 @@ class LocalClient(ModelClient):
     """EfficientNet-Lite2, CenterFace and picture cues under a linear head; results count only while it is in use."""
 
     provider = "local"
-    provisional = True
     default_model = f"local/efficientnet-lite2/{HEAD_VERSION}"
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -51,7 +50,7 @@ class LocalClient(ModelClient):
         except WeightsMissing as error:
             raise ModelUnreachable(str(error)) from error
         head = await asyncio.to_thread(load_head)
-        threads = ThreadPoolExecutor(max_workers=_available_cores(), thread_name_prefix="local-model")
+        threads = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="local-model")
         self._running = _Running(networks, head, threads)
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
@@ -116,10 +115,3 @@ def _look(running: _Running, photo: PreparedPhoto) -> dict[Category, float]:
     features = extract_features(running.networks, open_photo(photo.jpeg))
     probabilities = running.head.probabilities(features[None])[0]
     return {category: round(float(p), 4) for category, p in zip(CATEGORY_ORDER, probabilities, strict=True)}
-
-
-def _available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

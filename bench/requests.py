@@ -1,0 +1,63 @@
+"""What the clients send: one photo of 400 KB, as a hash, as an upload, and as uploads that nobody has seen before.
+
+A new photo differs from the others in a comment only: the service hashes, inspects and cleans it like any other, and
+its picture costs the model the same.
+"""
+
+import hashlib
+import io
+import json
+import struct
+
+import numpy as np
+from PIL import Image
+
+from app.config import PROJECT_ROOT
+from bench.load import PLACEHOLDER, Request
+
+SAMPLE = PROJECT_ROOT / "docs/samples/coffee.jpg"
+# The long edge that clients are told to send.
+SIZE = (1024, 683)
+# Together they make 400 KB of this sample: grain like that of a phone's sensor in the evening, and little compression.
+GRAIN = 20
+QUALITY = 92
+KNOWN = b"the photo that everybody knows".ljust(len(PLACEHOLDER))
+_BOUNDARY = "bench-4c1f9e0b7a"
+_COMMENT = b"\xff\xfe"
+
+
+def make_photo() -> bytes:
+    """Return the photo as a JPEG whose comment is PLACEHOLDER; it needs no shrinking and no turning."""
+    with Image.open(SAMPLE) as sample:
+        picture = np.asarray(sample.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS), dtype=np.float64)
+    grain = np.random.default_rng(0).normal(0, GRAIN, (*picture.shape[:2], 1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(picture + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
+    jpeg = buffer.getvalue()
+    return jpeg[:2] + _COMMENT + struct.pack(">H", len(PLACEHOLDER) + 2) + PLACEHOLDER + jpeg[2:]
+
+
+def upload_new(photo: bytes) -> Request:
+    """Return the upload of another photo each time."""
+    head = (
+        f"--{_BOUNDARY}\r\n"
+        'Content-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = head.encode() + photo + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return Request("/api/v1/classify", f"multipart/form-data; boundary={_BOUNDARY}", body)
+
+
+def upload_known(photo: bytes) -> Request:
+    """Return the upload of one and the same photo."""
+    return upload_new(_known(photo))
+
+
+def check_known(photo: bytes) -> Request:
+    """Return the look-up of that photo by its hash."""
+    body = {"image_hash": hashlib.sha256(_known(photo)).hexdigest(), "user_id": "bench"}
+    return Request("/api/v1/classify/check-cache", "application/json", json.dumps(body).encode())
+
+
+def _known(photo: bytes) -> bytes:
+    return photo.replace(PLACEHOLDER, KNOWN)
