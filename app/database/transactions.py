@@ -76,6 +76,9 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
             # A connection on which this runs out is closed by SQLAlchemy, not used again.
             async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
                 await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
+                if not writes:
+                    # Nothing to commit: the pool's own reset ends the transaction.
+                    return await work(connection)
                 async with connection.begin():
                     return await work(connection)
         except PoolTimeoutError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import ColumnElement, Row, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -40,6 +40,12 @@ class CacheService:
     def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool) -> None:
         self._engine = engine
         self._accepts_provisional = accepts_provisional
+        # Built once: putting a statement together costs as much as sending it.
+        self._select_entries = select(
+            CachedImage.image_hash, CachedImage.category, CachedImage.confidence, CachedImage.description
+        ).where(CachedImage.image_hash.in_(bindparam("hashes", expanding=True)))
+        if not accepts_provisional:
+            self._select_entries = self._select_entries.where(~_is_provisional())
 
     async def get(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image, or None."""
@@ -47,14 +53,10 @@ class CacheService:
 
     async def get_many(self, image_hashes: Sequence[str]) -> Mapping[str, CachedResult]:
         """Return the entries that exist, by hash, with one query."""
-        query = select(
-            CachedImage.image_hash, CachedImage.category, CachedImage.confidence, CachedImage.description
-        ).where(CachedImage.image_hash.in_(set(image_hashes)))
-        if not self._accepts_provisional:
-            query = query.where(~_is_provisional())
+        hashes = list(dict.fromkeys(image_hashes))
 
         async def select_entries(connection: AsyncConnection) -> dict[str, CachedResult]:
-            rows = await connection.execute(query)
+            rows = await connection.execute(self._select_entries, {"hashes": hashes})
             return {row.image_hash: _result(row) for row in rows}
 
         return await read(self._engine, select_entries)
