@@ -45,14 +45,15 @@ async def migrated_database(
     """A database with our schema, made by the migrations once per kind and worker."""
     if database_kind == "sqlite":
         path = tmp_path_factory.mktemp("sqlite") / "test.db"
-        yield await _migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{path}"}))
+        yield await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{path}"}))
         return
     url = server_url(request.getfixturevalue("servers"), database_kind)
     async with fresh_database(database_kind, url) as database:
-        yield await _migrated(database.settings)
+        yield await migrated(database.settings)
 
 
-async def _migrated(database: DatabaseSettings) -> DatabaseSettings:
+async def migrated(database: DatabaseSettings) -> DatabaseSettings:
+    """Bring the schema of a database up to date, and return its settings."""
     settings = Settings(database=database)
     engine = create_engine(settings)
     await migrate(engine, settings)
@@ -77,7 +78,7 @@ async def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp
 async def mysql_database(servers: Servers, request: pytest.FixtureRequest) -> AsyncIterator[TestDatabase]:
     """A migrated database on a server that speaks MySQL."""
     async with fresh_database(request.param, server_url(servers, request.param)) as database:
-        await _migrated(database.settings)
+        await migrated(database.settings)
         yield database
 
 
@@ -91,9 +92,14 @@ def model_server() -> Iterator[FakeModelServer]:
 @pytest.fixture
 def settings(migrated_database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
     """Settings of a service on an empty database, with the fake model server as its model."""
+    return settings_on(migrated_database, model_server, tmp_path)
+
+
+def settings_on(database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
+    """Settings of a service on `database`, with the fake model server as its model."""
     return Settings(
         data_dir=tmp_path,
-        database=migrated_database,
+        database=database,
         # Tests choose dates of their own, old ones too.
         statistics=StatisticsSettings.model_validate({"log_retention_days": 0}),
         model=ModelSettings.model_validate(

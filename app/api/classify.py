@@ -40,6 +40,8 @@ from app.errors import (
     UnsupportedImageFormat,
 )
 from app.schemas.classify import (
+    HIT_EXAMPLE,
+    MISS_EXAMPLE,
     CacheHit,
     CacheMiss,
     CheckCacheBatchRequest,
@@ -78,7 +80,13 @@ _FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
 router = APIRouter(prefix="/classify", tags=["classification"])
 
 
-@router.post("/check-cache", responses=_LOOK_UP_ERRORS)
+_LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMPLE}}
+
+
+@router.post(
+    "/check-cache",
+    responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
+)
 async def check_cache(body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep) -> CacheHit | CacheMiss:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     answer = await classifier.look_up(body.image_hash, caller.or_user(body.user_id))

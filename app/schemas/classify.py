@@ -23,7 +23,7 @@ _DATA_EXAMPLE = {
     "confidence": 0.95,
     "description": "一张美丽的山景日落照片，展现了自然风光的壮美",
 }
-_HIT_EXAMPLE: dict[str, Any] = {
+HIT_EXAMPLE: dict[str, Any] = {
     "success": True,
     "cached": True,
     "data": _DATA_EXAMPLE,
@@ -31,7 +31,7 @@ _HIT_EXAMPLE: dict[str, Any] = {
     "request_id": EXAMPLE_REQUEST_ID,
     "timestamp": EXAMPLE_TIMESTAMP,
 }
-_MISS_EXAMPLE: dict[str, Any] = {
+MISS_EXAMPLE: dict[str, Any] = {
     "success": True,
     "cached": False,
     "message": "Cache not found, please upload the full image",
@@ -87,7 +87,7 @@ class CheckCacheBatchRequest(BaseModel):
 class CacheHit(BaseModel):
     """The photo is known: no upload is needed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_HIT_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [HIT_EXAMPLE]})
 
     success: Literal[True] = True
     cached: Literal[True] = True
@@ -100,7 +100,7 @@ class CacheHit(BaseModel):
 class CacheMiss(BaseModel):
     """The photo is not known: upload it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_MISS_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [MISS_EXAMPLE]})
 
     success: Literal[True] = True
     cached: Literal[False] = False
@@ -111,7 +111,7 @@ class CheckCacheBatchResponse(BaseModel):
     """One element per hash, in the order of the request."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"success": True, "results": [_HIT_EXAMPLE, _MISS_EXAMPLE]}]}
+        json_schema_extra={"examples": [{"success": True, "results": [HIT_EXAMPLE, MISS_EXAMPLE]}]}
     )
 
     success: Literal[True] = True

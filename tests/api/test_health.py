@@ -1,19 +1,18 @@
 """Health says how the database and the model are, without a paid call; liveness asks nobody."""
 
 import asyncio
+from pathlib import Path
 
 import httpx2
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import DatabaseSettings, Settings
 from app.main import create_app
 from tests.api.test_classify import error_code, photo, upload
-from tests.databases import TestDatabase, admin_engine, fresh_database
+from tests.conftest import migrated, settings_on
+from tests.databases import TestDatabase, admin_engine
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
-from tests.servers.databases import Servers
 from tests.serving import serving
 
 
@@ -72,39 +71,36 @@ async def test_a_database_without_tables_is_not_healthy(api: httpx2.AsyncClient,
 
 
 async def test_a_database_that_is_away(
-    servers: Servers, settings: Settings, model_server: FakeModelServer, database_kind: str
+    mysql_database: TestDatabase, model_server: FakeModelServer, tmp_path: Path
 ) -> None:
-    if database_kind == "sqlite":
-        pytest.skip("a file does not go away; see test_a_database_without_tables_is_not_healthy")
-    url = servers.mysql_url if database_kind == "mysql" else servers.mariadb_url
-    assert url is not None
+    app = create_app(settings_on(mysql_database.settings, model_server, tmp_path))
     async with (
-        fresh_database(database_kind, url) as database,
-        serving(create_app(_on(settings, database))) as base,
+        admin_engine(mysql_database.server_url) as admin,
+        admin.connect() as connection,
+        serving(app) as base,
         httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=30) as api,
     ):
         assert (await api.get("/health")).status_code == 200
-        async with admin_engine(url) as admin, admin.connect() as connection:
-            # Every connection is cut and no new one finds the database.
-            await connection.exec_driver_sql(f"DROP DATABASE {database.name}")
-            for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
-                if row["db"] == database.name:
-                    await connection.exec_driver_sql(f"KILL {row['Id']}")
-            down = await api.get("/health")
-            assert (down.status_code, down.json()["status"]) == (503, "unhealthy")
-            responses = await asyncio.gather(
-                api.post("/classify/check-cache", json={"image_hash": "a" * 64}),
-                upload(api, photo(1)),
-                api.get("/stats/today"),
-                api.get("/requests/req_1_aaaaaaaaaaaa"),
-            )
-            for response in responses:
-                assert (response.status_code, error_code(response)) == (503, "database_unavailable")
-                assert int(response.headers["Retry-After"]) >= 1
-            assert (await api.get("/health/live")).status_code == 200
-            assert model_server.call_count == 0
-            await connection.exec_driver_sql(f"CREATE DATABASE {database.name}")
-
-
-def _on(settings: Settings, database: TestDatabase) -> Settings:
-    return settings.model_copy(update={"database": DatabaseSettings.model_validate({"url": database.url})})
+        # Every connection is cut and no new one finds the database.
+        await connection.exec_driver_sql(f"DROP DATABASE {mysql_database.name}")
+        for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
+            if row["db"] == mysql_database.name:
+                await connection.exec_driver_sql(f"KILL {row['Id']}")
+        down = await api.get("/health")
+        assert (down.status_code, down.json()["status"]) == (503, "unhealthy")
+        responses = await asyncio.gather(
+            api.post("/classify/check-cache", json={"image_hash": "a" * 64}),
+            upload(api, photo(1)),
+            api.get("/stats/today"),
+            api.get("/requests/req_1_aaaaaaaaaaaa"),
+        )
+        for response in responses:
+            assert (response.status_code, error_code(response)) == (503, "database_unavailable")
+            assert int(response.headers["Retry-After"]) >= 1
+        assert (await api.get("/health/live")).status_code == 200
+        assert model_server.call_count == 0
+        # The database comes back, and so does the service, by itself.
+        await connection.exec_driver_sql(f"CREATE DATABASE {mysql_database.name}")
+        await migrated(mysql_database.settings)
+        assert (await upload(api, photo(1))).status_code == 200
+        assert (await api.get("/health")).json()["status"] == "healthy"
