@@ -5,19 +5,17 @@ AppError 500 internal_error
 │   ├── HashMismatch hash_mismatch
 │   ├── MissingImage missing_image
 │   ├── TooManyImages too_many_images
-│   └── InvalidImage 400 invalid_image
-│       ├── UnsupportedImageFormat unsupported_image_format
-│       ├── CorruptImage corrupt_image
-│       ├── TooManyPixels too_many_pixels
-│       └── ImageTooComplex image_too_complex
+│   ├── UnsupportedImageFormat unsupported_image_format
+│   ├── CorruptImage corrupt_image
+│   ├── TooManyPixels too_many_pixels
+│   └── ImageTooComplex image_too_complex
 ├── NotFound 404 not_found
 │   └── RequestNotFound request_not_found
 ├── MethodNotAllowed 405 method_not_allowed
 ├── PayloadTooLarge 413 payload_too_large
 │   └── ImageTooLarge image_too_large
-├── Unavailable 503 (with Retry-After)
-│   ├── DatabaseUnavailable database_unavailable
-│   └── ServerBusy server_busy
+├── DatabaseUnavailable 503 database_unavailable
+├── ServerBusy 503 server_busy
 └── ModelError 502 model_error
     ├── ModelAnswerInvalid 502 model_answer_invalid
     ├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
@@ -75,27 +73,22 @@ class TooManyImages(InvalidRequest):
     message = "Too many 'image' parts in one call."
 
 
-class InvalidImage(InvalidRequest):
-    code = "invalid_image"
-    message = "The file is not a photo we can read."
-
-
-class UnsupportedImageFormat(InvalidImage):
+class UnsupportedImageFormat(InvalidRequest):
     code = "unsupported_image_format"
     message = "The bytes are not in one of the accepted image formats."
 
 
-class CorruptImage(InvalidImage):
+class CorruptImage(InvalidRequest):
     code = "corrupt_image"
     message = "The image is damaged or cut off."
 
 
-class TooManyPixels(InvalidImage):
+class TooManyPixels(InvalidRequest):
     code = "too_many_pixels"
     message = "The image has more pixels than we accept. Scale it down; 1024 pixels on the long edge are enough."
 
 
-class ImageTooComplex(InvalidImage):
+class ImageTooComplex(InvalidRequest):
     code = "image_too_complex"
     message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."
 
@@ -128,18 +121,14 @@ class ImageTooLarge(PayloadTooLarge):
     message = "The image file is larger than we accept. Compress it: JPEG, 1024 pixels, quality 80."
 
 
-class Unavailable(AppError):
+class DatabaseUnavailable(AppError):
     status = 503
-    code = "unavailable"
-    message = "The service cannot answer right now. Try again shortly."
-
-
-class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
     message = "The database cannot be reached. Try again shortly."
 
 
-class ServerBusy(Unavailable):
+class ServerBusy(AppError):
+    status = 503
     code = "server_busy"
     message = "The service is full. Try again shortly."
 

@@ -17,7 +17,6 @@ from app.errors import (
     HashMismatch,
     ImageTooComplex,
     ImageTooLarge,
-    InvalidImage,
     InvalidRequest,
     MissingImage,
     ModelAnswerInvalid,
@@ -74,7 +73,7 @@ _MODEL_ERRORS = (
     ModelUnreachable,
     ModelRateLimited,
 )
-_IMAGE_ERRORS = (InvalidImage, UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
+_IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
 _FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
 
 router = APIRouter(prefix="/classify", tags=["classification"])

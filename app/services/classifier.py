@@ -19,7 +19,7 @@ from app.errors import (
     CorruptImage,
     HashMismatch,
     ImageTooComplex,
-    InvalidImage,
+    InvalidRequest,
     TooManyPixels,
     UnsupportedImageFormat,
 )
@@ -30,7 +30,7 @@ from app.services.request_recorder import RequestRecord, RequestRecorder
 # "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
 MODEL_IMAGE_MAX_BYTES = 500_000
 
-_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidImage]] = {
+_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
     photo.UnsupportedFormat: UnsupportedImageFormat,
     photo.CorruptPhoto: CorruptImage,
     photo.TooManyPixels: TooManyPixels,
@@ -127,7 +127,7 @@ class ClassifierService:
 
         Raises:
             HashMismatch: `claimed_hash` is not the hash of the bytes.
-            InvalidImage: the bytes are not a photo we take (the subclass says why).
+            UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
             ModelError: the model gave no valid answer; nothing is cached or logged.
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
@@ -174,7 +174,7 @@ class ClassifierService:
             )
             jpeg = photo.prepare_photo(data, info, max_edge=self._max_edge_pixels, max_bytes=MODEL_IMAGE_MAX_BYTES)
         except photo.PhotoError as error:
-            raise _PHOTO_ERRORS.get(type(error), InvalidImage)(str(error)) from error
+            raise _PHOTO_ERRORS[type(error)](str(error)) from error
         return PreparedPhoto(jpeg)
 
     @property
