@@ -32,8 +32,7 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def _read_size(data: bytes) -> tuple[int, int]:
-    top_level = _children(data, 0, len(data), _MAX_TOP_LEVEL_BOXES)
-    meta = next(((start, end) for kind, start, end in list(top_level) if kind == b"meta"), None)
+    meta = next(((start, end) for kind, start, end in _top_level(data) if kind == b"meta"), None)
     if meta is None:
         raise UnsupportedFormat("The file holds no still picture.")
     if meta[1] - meta[0] > MAX_META_BYTES:
@@ -58,6 +57,18 @@ def _read_size(data: bytes) -> tuple[int, int]:
             if width and height:
                 return width, height
     raise CorruptPhoto
+
+
+def _top_level(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Return the outermost boxes; the picture may be followed by other bytes, which some phones append."""
+    boxes = []
+    try:
+        for box in _children(data, 0, len(data), _MAX_TOP_LEVEL_BOXES):
+            boxes.append(box)  # noqa: PERF402 - those read before an error count
+    except (CorruptPhoto, struct.error):
+        if not {b"meta", b"mdat"} <= {kind for kind, _, _ in boxes}:
+            raise
+    return boxes
 
 
 def _children(data: bytes, at: int, end: int, most: int = MAX_META_BYTES) -> Iterator[tuple[bytes, int, int]]:

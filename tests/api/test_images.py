@@ -27,6 +27,8 @@ ACCEPTED = {
     "bmp": images.encode(images.quadrants(200, 150), "BMP"),
     "heic": images.heic_photo(),
     "avif": images.avif_photo(),
+    "heic with a tail": images.heic_photo() + b"SEFT and more",
+    "avif with a tail": images.avif_photo() + b"\n",
     "cmyk jpeg": converted("CMYK", "JPEG"),
     "16-bit png": converted("I;16", "PNG"),
     "1x1": images.png_photo(1, 1),
