@@ -16,6 +16,7 @@ backlog = 2048
 workers = settings.workers or (os.cpu_count() or 1) * 2 + 1
 forwarded_allow_ips = settings.forwarded_allow_ips
 worker_class = "uvicorn_worker.UvicornWorker"
+# Not the specification's 1000, which a busy worker reaches every few seconds: each restart costs a cold start.
 max_requests = 100_000
 max_requests_jitter = 10_000
 

@@ -17,7 +17,7 @@ from app.config import DatabaseSettings, Settings
 from app.database.mysql_connection import connect
 from app.errors import DatabaseUnavailable
 
-POOL_TIMEOUT_SECONDS = 8
+POOL_TIMEOUT_SECONDS = 6
 # Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
 SQLITE_POOL_SIZE = 4
 # Both are tried again; they stay below the limit of one attempt (app/database/transactions.py).
@@ -61,13 +61,21 @@ def create_engine(settings: Settings) -> AsyncEngine:
 
 
 def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
+    """What the driver is told beside the URL.
+
+    Raises:
+        DatabaseUnavailable: MYSQL_SSL_CA is no file of certificates.
+    """
     arguments: dict[str, Any] = {
         "charset": "utf8mb4",
         "async_creator_fn": connect,
         "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {MYSQL_LOCK_WAIT_TIMEOUT_SECONDS}",
     }
     if database.ssl:
-        context = ssl.create_default_context(cafile=database.ssl_ca)
+        try:
+            context = ssl.create_default_context(cafile=database.ssl_ca)
+        except OSError as error:
+            raise DatabaseUnavailable(f"MYSQL_SSL_CA cannot be read: {error}.") from error
         context.check_hostname = database.ssl_check_hostname
         arguments["ssl"] = context
     return arguments

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 MAX_ATTEMPTS = 4
 # A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; nobody shall wait for it.
-ATTEMPT_TIMEOUT_SECONDS = 10.0
+# The total leaves room for a second attempt after a first that ran out of time.
+ATTEMPT_TIMEOUT_SECONDS = 8.0
 TOTAL_TIMEOUT_SECONDS = 20.0
 RETRY_AFTER_SECONDS = 2.0
 # Error numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html

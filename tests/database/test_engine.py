@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import DatabaseSettings, Settings
+from app.database import engine as database_engine
 from app.database import migrate as migration
 from app.database import mysql_connection, transactions
 from app.database.engine import create_engine
@@ -75,6 +76,26 @@ async def test_tls_with_a_password(tls: tuple[str, Path]) -> None:
 async def test_an_unknown_authority_is_refused(tls: tuple[str, Path]) -> None:
     with pytest.raises(DatabaseUnavailable, match="certificate verify failed"):
         await migrate_once(mysql_settings(tls[0], ssl=True))
+
+
+async def test_a_missing_authority_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match="MYSQL_SSL_CA"):
+        create_engine(mysql_settings("mysql://u:p@127.0.0.1:3306/x", ssl=True, ssl_ca=tmp_path / "none.pem"))
+
+
+def test_a_silent_connection_leaves_time_for_another_attempt() -> None:
+    first_ends = transactions.ATTEMPT_TIMEOUT_SECONDS
+    assert first_ends < transactions.TOTAL_TIMEOUT_SECONDS - transactions.ATTEMPT_TIMEOUT_SECONDS
+    # What the drivers give up by themselves has its own, better error.
+    assert (
+        max(
+            database_engine.POOL_TIMEOUT_SECONDS,
+            database_engine.SQLITE_BUSY_TIMEOUT_SECONDS,
+            database_engine.MYSQL_LOCK_WAIT_TIMEOUT_SECONDS,
+            mysql_connection.CONNECT_TIMEOUT_SECONDS,
+        )
+        < first_ends
+    )
 
 
 async def test_a_certificate_for_another_host(tls: tuple[str, Path]) -> None:

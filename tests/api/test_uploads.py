@@ -1,0 +1,77 @@
+"""What an upload may be as a form: its parts, its size, its pace, and how many there may be at once."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.api import uploads
+from app.resources import MAX_UPLOADS
+from tests.api.test_classify import error_code, photo, upload
+from tests.fakes.model_server import FakeModelServer
+
+
+async def test_uploads_that_are_refused(api: httpx2.AsyncClient) -> None:
+    async def code_of(response: httpx2.Response) -> tuple[int, str]:
+        return response.status_code, error_code(response)
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    cases: list[tuple[dict[str, Any], tuple[int, str]]] = [
+        ({"json": {"image": "x"}}, (400, "missing_image")),
+        ({"content": b""}, (400, "missing_image")),
+        ({"files": {"photo": photo(1)}}, (400, "missing_image")),
+        ({"files": [("image", photo(1)), ("image", photo(2))]}, (400, "too_many_images")),
+        ({"files": {"file": b"x" * 5000}}, (400, "missing_image")),
+        ({"files": {"image": photo(1)}, "data": {"image_hash": "x" * 1000}}, (400, "invalid_request")),
+        ({"files": {"image": photo(1)}, "data": {"image_hash": "a" * 2000}}, (400, "invalid_request")),
+        ({"files": [("image", photo(1)), *((f"f{i}", b"x") for i in range(30))]}, (400, "invalid_request")),
+        ({"files": {"image": photo(1), "other": b"x" * (11 * 1024 * 1024)}}, (413, "payload_too_large")),
+        ({"content": part + photo(1), "headers": form}, (400, "invalid_request")),
+        ({"content": b"no multipart at all", "headers": form}, (400, "invalid_request")),
+        ({"content": part, "headers": {"Content-Type": "multipart/form-data"}}, (400, "missing_image")),
+        ({"files": {"image": b"\xff\xd8" + b"x" * (15 * 1024 * 1024)}}, (413, "image_too_large")),
+        ({"files": {"image": photo(1)}, "headers": {"X-User-ID": "x" * 65}}, (400, "invalid_request")),
+        ({"files": {"image": photo(1)}, "headers": {b"X-User-ID": b"\xff\xfe"}}, (400, "invalid_request")),
+    ]
+    for request, expected in cases:
+        assert await code_of(await api.post("/classify", **request)) == expected, request.keys()
+
+
+async def test_an_upload_over_the_limit_is_answered_before_it_has_arrived(api: httpx2.AsyncClient) -> None:
+    host, port = api.base_url.host, api.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    head = (
+        "POST /api/v1/classify HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    )
+    writer.write(head.encode() + b"x" * (10 * 1024 * 1024 + 1))
+    status = await asyncio.wait_for(reader.readline(), 20)
+    assert status.split()[1] == b"413"
+    writer.close()
+
+
+async def test_a_body_that_stops_arriving_is_given_up(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_TIMEOUT_SECONDS", 0.2)
+
+    host, port = api.base_url.host, api.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    head = "POST /api/v1/classify HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n"
+    writer.write(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-".encode())
+    assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"400"
+    writer.close()
+
+
+async def test_a_full_house_is_said_and_ends(
+    api: httpx2.AsyncClient, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.2)
+    model_server.delay_seconds = 1.5
+    responses = await asyncio.gather(*(upload(api, photo(seed)) for seed in range(100, 100 + MAX_UPLOADS + 5)))
+    refused = [response for response in responses if response.status_code == 503]
+    assert {error_code(response) for response in refused} == {"server_busy"}
+    assert 1 <= len(refused) <= 5
+    model_server.delay_seconds = 0
+    assert (await upload(api, photo(200))).status_code == 200
