@@ -55,6 +55,87 @@ CREATE TABLE IF NOT EXISTS `request_log` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='请求日志表-用于统计分析';
 
+-- Entries that were corrected or removed by hand; every process watches for new rows and forgets its copy.
+CREATE TABLE IF NOT EXISTS `cache_change` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `changed_at` DATETIME NOT NULL COMMENT '修改时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_changed_at` (`changed_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='缓存人工修改记录';
+
+-- The right to ask the model about one photo: one call, whoever asks.
+CREATE TABLE IF NOT EXISTS `model_call_lease` (
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `holder` VARCHAR(64) NOT NULL COMMENT '持有者进程',
+  `expires_at` DATETIME(3) NOT NULL COMMENT '到期时间',
+  PRIMARY KEY (`image_hash`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='模型调用租约（同一图片只调用一次）';
+
+-- Sums for the statistics, written in the transaction of the rows they sum up. Each process adds to the rows of its
+-- shard, so that none waits for another; a figure is the sum over all shards.
+CREATE TABLE IF NOT EXISTS `stats_period` (
+  `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
+  `category` VARCHAR(50) NOT NULL COMMENT '分类Key（8个类别之一）',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `requests` BIGINT UNSIGNED NOT NULL COMMENT '请求数',
+  `hits` BIGINT UNSIGNED NOT NULL COMMENT '缓存命中数',
+  `timed_requests` BIGINT UNSIGNED NOT NULL COMMENT '有耗时记录的请求数',
+  `processing_time_ms` BIGINT UNSIGNED NOT NULL COMMENT '处理耗时之和(毫秒)',
+  `confidence_sum` BIGINT UNSIGNED NOT NULL COMMENT '置信度之和(万分之一)',
+  PRIMARY KEY (`period_start`, `category`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='分时段统计';
+
+-- Sums over all requests of a user.
+CREATE TABLE IF NOT EXISTS `stats_user` (
+  `user_id` VARCHAR(64) NOT NULL COMMENT '用户ID/设备ID',
+  `requests` BIGINT UNSIGNED NOT NULL COMMENT '请求数',
+  `hits` BIGINT UNSIGNED NOT NULL COMMENT '缓存命中数',
+  `first_request_at` DATETIME NOT NULL COMMENT '首次请求时间',
+  `last_request_at` DATETIME NOT NULL COMMENT '最后请求时间',
+  PRIMARY KEY (`user_id`),
+  KEY `idx_requests` (`requests`, `user_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='用户统计';
+
+-- Who was seen on a day, kept as long as the log; and how many they were, kept for ever.
+CREATE TABLE IF NOT EXISTS `stats_visitor` (
+  `day` DATE NOT NULL COMMENT '日期(统计时区)',
+  `kind` VARCHAR(4) NOT NULL COMMENT 'user或ip',
+  `visitor` VARCHAR(64) NOT NULL COMMENT '用户ID或IP地址',
+  PRIMARY KEY (`day`, `kind`, `visitor`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='每日访客';
+
+CREATE TABLE IF NOT EXISTS `stats_visitor_count` (
+  `day` DATE NOT NULL COMMENT '日期(统计时区)',
+  `kind` VARCHAR(4) NOT NULL COMMENT 'user或ip',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `visitors` BIGINT UNSIGNED NOT NULL COMMENT '人数',
+  PRIMARY KEY (`day`, `kind`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='每日访客数';
+
+-- The number of cached images and the sum of their hit_count.
+CREATE TABLE IF NOT EXISTS `stats_cache` (
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `images` BIGINT NOT NULL COMMENT '图片数',
+  `hits` BIGINT NOT NULL COMMENT '命中次数之和',
+  PRIMARY KEY (`shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='缓存统计';
+
+-- What the sums were built for, such as their time zone.
+CREATE TABLE IF NOT EXISTS `stats_state` (
+  `name` VARCHAR(32) NOT NULL COMMENT '名称',
+  `value` VARCHAR(64) NOT NULL COMMENT '值',
+  PRIMARY KEY (`name`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='统计状态';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -62,4 +143,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0001' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0002' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

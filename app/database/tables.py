@@ -35,7 +35,10 @@ UnsignedBigInteger = (
 )
 UnsignedInteger = Integer().with_variant(mysql.INTEGER(unsigned=True), "mysql", "mariadb")
 TinyInteger = SmallInteger().with_variant(mysql.TINYINT(display_width=1), "mysql", "mariadb")
+TinyUnsignedInteger = SmallInteger().with_variant(mysql.TINYINT(unsigned=True), "mysql", "mariadb")
 Confidence = Numeric(5, 4)
+# A lease is short: whole seconds would cut off a good part of it.
+Milliseconds = DateTime().with_variant(mysql.DATETIME(fsp=3), "mysql", "mariadb")
 TABLE_OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -149,3 +152,119 @@ class RequestLog(Base):
         Index("idx_category", "category"),
         {"comment": "请求日志表-用于统计分析", **TABLE_OPTIONS},
     )
+
+
+class CacheChange(Base):
+    """An entry that was corrected or removed by hand; every process watches for new rows and forgets its copy."""
+
+    __tablename__ = "cache_change"
+
+    id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
+    image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希值")
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="修改时间")
+
+    __table_args__ = (
+        Index("idx_changed_at", "changed_at"),
+        {"comment": "缓存人工修改记录", **TABLE_OPTIONS},
+    )
+
+
+class ModelCallLease(Base):
+    """The right to ask the model about one photo; whoever inserts the row has it until it is deleted or expires."""
+
+    __tablename__ = "model_call_lease"
+
+    image_hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256哈希值")
+    holder: Mapped[str] = mapped_column(String(64), comment="持有者进程")
+    expires_at: Mapped[datetime] = mapped_column(Milliseconds, comment="到期时间")
+
+    __table_args__ = ({"comment": "模型调用租约（同一图片只调用一次）", **TABLE_OPTIONS},)
+
+
+class PeriodTotals(Base):
+    """Sums over the requests of a quarter of an hour, by category.
+
+    Every time zone's midnight is a quarter's beginning. `shard` keeps processes from waiting for each other's row: each
+    adds to its own, and a reader sums over all.
+    """
+
+    __tablename__ = "stats_period"
+
+    period_start: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True, comment="时段开始(UTC, 15分钟)")
+    category: Mapped[str] = mapped_column(String(50), primary_key=True, comment="分类Key（8个类别之一）")
+    shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
+    requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="请求数")
+    hits: Mapped[int] = mapped_column(UnsignedBigInteger, comment="缓存命中数")
+    timed_requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="有耗时记录的请求数")
+    processing_time_ms: Mapped[int] = mapped_column(UnsignedBigInteger, comment="处理耗时之和(毫秒)")
+    confidence_sum: Mapped[int] = mapped_column(UnsignedBigInteger, comment="置信度之和(万分之一)")
+
+    __table_args__ = ({"comment": "分时段统计", **TABLE_OPTIONS},)
+
+
+class UserTotals(Base):
+    """Sums over all requests of one user."""
+
+    __tablename__ = "stats_user"
+
+    user_id: Mapped[str] = mapped_column(String(64), primary_key=True, comment="用户ID/设备ID")
+    requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="请求数")
+    hits: Mapped[int] = mapped_column(UnsignedBigInteger, comment="缓存命中数")
+    first_request_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="首次请求时间")
+    last_request_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="最后请求时间")
+
+    __table_args__ = (
+        Index("idx_requests", "requests", "user_id"),
+        {"comment": "用户统计", **TABLE_OPTIONS},
+    )
+
+
+class Visitor(Base):
+    """Who was seen on a day of STATS_TIMEZONE: the memory behind `VisitorCount`, kept as long as the log."""
+
+    __tablename__ = "stats_visitor"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True, comment="日期(统计时区)")
+    kind: Mapped[str] = mapped_column(String(4), primary_key=True, comment="user或ip")
+    visitor: Mapped[str] = mapped_column(String(64), primary_key=True, comment="用户ID或IP地址")
+
+    __table_args__ = ({"comment": "每日访客", **TABLE_OPTIONS},)
+
+
+class VisitorCount(Base):
+    """How many different users and addresses were seen on a day of STATS_TIMEZONE; sharded as `PeriodTotals`."""
+
+    __tablename__ = "stats_visitor_count"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True, comment="日期(统计时区)")
+    kind: Mapped[str] = mapped_column(String(4), primary_key=True, comment="user或ip")
+    shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
+    visitors: Mapped[int] = mapped_column(UnsignedBigInteger, comment="人数")
+
+    __table_args__ = ({"comment": "每日访客数", **TABLE_OPTIONS},)
+
+
+class CacheTotals(Base):
+    """The number of entries of the cache and the sum of their `hit_count`; sharded as `PeriodTotals`.
+
+    Signed: a shard may remove what another has added.
+    """
+
+    __tablename__ = "stats_cache"
+
+    shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
+    images: Mapped[int] = mapped_column(BigInteger, comment="图片数")
+    hits: Mapped[int] = mapped_column(BigInteger, comment="命中次数之和")
+
+    __table_args__ = ({"comment": "缓存统计", **TABLE_OPTIONS},)
+
+
+class StatsState(Base):
+    """What the statistics tables were built for, such as their time zone."""
+
+    __tablename__ = "stats_state"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True, comment="名称")
+    value: Mapped[str] = mapped_column(String(64), comment="值")
+
+    __table_args__ = ({"comment": "统计状态", **TABLE_OPTIONS},)

@@ -1,0 +1,37 @@
+"""SQL in text form for the busiest transaction, which cannot afford to have its statements put together each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement; `text` has a `%s` for each of `parameters`, on every database, and no other percent sign."""
+
+    text: str
+    parameters: Sequence[object] = ()
+
+
+def rows_of_placeholders(rows: int, columns: int) -> str:
+    """Return "(%s,%s),(%s,%s)": what stands after VALUES."""
+    row = "(" + ",".join(["%s"] * columns) + ")"
+    return ",".join([row] * rows)
+
+
+def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, str], columns: str, source: str) -> str:
+    """Return an INSERT that changes the existing row instead where the key is taken.
+
+    Args:
+        dialect: SQLAlchemy's name: mysql, mariadb or sqlite.
+        table: name of the table.
+        keys: columns of its primary key.
+        updates: column -> expression of its new value, in which `{new}` stands for the value that was to be inserted.
+        columns: comma-separated columns that are inserted.
+        source: "VALUES ..." or "SELECT ...".
+    """
+    # VALUES() is the one form that both MySQL and MariaDB understand.
+    new, clause = "VALUES({})", "ON DUPLICATE KEY UPDATE"
+    if dialect == "sqlite":
+        new, clause = "excluded.{}", f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
+    changes = ", ".join(f"{column} = {change.format(new=new.format(column))}" for column, change in updates.items())
+    return f"INSERT INTO {table} ({columns}) {source} {clause} {changes}"
