@@ -70,6 +70,11 @@ class DescriptionLanguage(StrEnum):
     ENGLISH = "en"
 
 
+class LogDurability(StrEnum):
+    COMMIT = "commit"
+    ASYNC = "async"
+
+
 class DatabaseSettings(_Group):
     """Where rows are kept. DATABASE_URL wins, then MYSQL_HOST and its companions, else SQLite under DATA_DIR."""
 
@@ -152,6 +157,8 @@ class StatisticsSettings(_Group):
 
     log_enabled: bool = Field(True, validation_alias="ENABLE_REQUEST_LOG")
     """Write request_log; hits are counted either way."""
+    log_durability: LogDurability = Field(LogDurability.COMMIT, validation_alias="LOG_DURABILITY")
+    """commit: a request is answered when its log row is on disk; async: at once, a crash loses the last moments."""
     log_retention_days: int = Field(90, validation_alias="LOG_RETENTION_DAYS", ge=0, le=36_500)
     """Older rows of request_log are deleted daily; 0 keeps them for ever."""
     timezone: ZoneInfo = Field(ZoneInfo("Asia/Shanghai"), validation_alias="STATS_TIMEZONE")

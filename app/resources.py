@@ -57,7 +57,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         decoder = ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
         stack.callback(decoder.shutdown)
 
-        recorder = RequestRecorder(engine, log_enabled=settings.statistics.log_enabled)
+        recorder = RequestRecorder(
+            engine, log_enabled=settings.statistics.log_enabled, durability=settings.statistics.log_durability
+        )
         stack.push_async_callback(recorder.close)
 
         classifier = ClassifierService(

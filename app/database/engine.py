@@ -4,6 +4,7 @@ READ COMMITTED on MySQL, so that the loser of a race on a new image sees the win
 readers do not wait for the writer; UTC in every session.
 """
 
+import sqlite3
 import ssl
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
         engine = create_async_engine(
             url, pool_size=SQLITE_POOL_SIZE, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS, hide_parameters=True
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite_connection)
+        event.listen(engine.sync_engine, "connect", _prepare_pooled_sqlite_connection)
         event.listen(engine.sync_engine, "begin", _begin_sqlite_transaction)
         return engine
     return create_async_engine(
@@ -81,8 +82,9 @@ def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
     return arguments
 
 
-def _prepare_sqlite_connection(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    # sqlite3 shall not begin transactions by itself; _begin_sqlite_transaction does.
+def prepare_sqlite_connection(connection: sqlite3.Connection | DBAPIConnection) -> None:
+    """Give a new connection the rules of this module; transactions are begun by whoever uses it."""
+    # sqlite3 shall not begin transactions by itself.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
@@ -91,6 +93,10 @@ def _prepare_sqlite_connection(connection: DBAPIConnection, record: ConnectionPo
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _prepare_pooled_sqlite_connection(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    prepare_sqlite_connection(connection)
 
 
 def _begin_sqlite_transaction(connection: Connection) -> None:

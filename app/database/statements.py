@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,8 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
         new, clause = "excluded.{}", f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
     changes = ", ".join(f"{column} = {change.format(new=new.format(column))}" for column, change in updates.items())
     return f"INSERT INTO {table} ({columns}) {source} {clause} {changes}"
+
+
+def timestamp_text(moment: datetime) -> str:
+    """Return an aware UTC time as every database's DATETIME takes it, and as SQLAlchemy keeps it on SQLite."""
+    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")

@@ -6,13 +6,16 @@ timeout or a lost connection makes it run again in a new transaction.
 
 import asyncio
 import random
+import sqlite3
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from loguru import logger
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from pymysql.err import InterfaceError as DriverInterfaceError
+from pymysql.err import MySQLError
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -69,37 +72,49 @@ async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable
     return await _run(engine, work, writes=True)
 
 
-async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
-    attempt = 1
+async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Return what `attempt` returns; it is tried again in a moment when what went wrong may pass.
+
+    Raises:
+        DatabaseUnavailable, ServerBusy: as `read`.
+    """
+    attempts = 1
     started_at = time.monotonic()
     while True:
         try:
-            # A connection on which this runs out is closed by SQLAlchemy, not used again.
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
-                await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
-                if not writes:
-                    # Nothing to commit: the pool's own reset ends the transaction.
-                    return await work(connection)
-                async with connection.begin():
-                    return await work(connection)
+            return await attempt()
         except PoolTimeoutError as error:
             raise ServerBusy(retry_after_seconds=RETRY_AFTER_SECONDS) from error
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, MySQLError, sqlite3.Error, OSError) as error:
             if not is_passing(error):
                 if is_unreachable(error):
                     logger.error("the database cannot be used: {}", reason(error))
                     raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
                 raise
             if (
-                attempt >= MAX_ATTEMPTS
+                attempts >= MAX_ATTEMPTS
                 or time.monotonic() - started_at > TOTAL_TIMEOUT_SECONDS - ATTEMPT_TIMEOUT_SECONDS
             ):
                 raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
             logger.warning(
-                "database transaction attempt {} failed ({})", attempt, _number(error) or type(error).__name__
+                "database transaction attempt {} failed ({})", attempts, _number(error) or type(error).__name__
             )
-            await asyncio.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)
-            attempt += 1
+            await asyncio.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempts)
+            attempts += 1
+
+
+async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
+    async def attempt() -> T:
+        # A connection on which this runs out is closed by SQLAlchemy, not used again.
+        async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
+            await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
+            if not writes:
+                # Nothing to commit: the pool's own reset ends the transaction.
+                return await work(connection)
+            async with connection.begin():
+                return await work(connection)
+
+    return await with_retries(attempt)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -109,13 +124,14 @@ def is_passing(error: BaseException) -> bool:
     """
     if _tls_failure(error) is not None:
         return False
-    if isinstance(error, OSError):
+    # The driver's own InterfaceError: the connection was closed under us.
+    if isinstance(error, OSError | DriverInterfaceError) or _number(error) in _RETRYABLE:
         return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated or _number(error) in _RETRYABLE:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+    return isinstance(_driver_error(error), sqlite3.OperationalError) and "database is locked" in str(
+        _driver_error(error)
+    )
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -124,13 +140,19 @@ def is_unreachable(error: BaseException) -> bool:
         return True
     if _number(error) in _REFUSES_US | _NO_SUCH_TABLE | _DISK_FULL:
         return True
-    return isinstance(error, OperationalError) and any(words in str(error.orig) for words in _SQLITE_IS_UNUSABLE)
+    text = str(_driver_error(error))
+    return isinstance(_driver_error(error), sqlite3.OperationalError) and any(
+        words in text for words in _SQLITE_IS_UNUSABLE
+    )
 
 
 def reason(error: BaseException) -> BaseException:
     """What really happened, for the operator: the driver's own error, or the TLS error that it hides."""
-    driver_error = getattr(error, "orig", None) or error
-    return _tls_failure(error) or driver_error
+    return _tls_failure(error) or _driver_error(error)
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error
 
 
 def _tls_failure(error: BaseException) -> ssl.SSLError | None:
@@ -144,5 +166,5 @@ def _tls_failure(error: BaseException) -> ssl.SSLError | None:
 
 def _number(error: BaseException) -> int | None:
     """The MySQL error number, if there is one."""
-    arguments = getattr(getattr(error, "orig", None), "args", ())
+    arguments = _driver_error(error).args
     return arguments[0] if arguments and isinstance(arguments[0], int) else None

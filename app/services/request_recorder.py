@@ -1,54 +1,41 @@
-"""Durable accounting: a request is answered only after its log row and its hit are committed.
+"""Accounting: what was answered is logged, and hits are counted, exactly once.
 
 Many requests share one transaction: all that arrive while a commit runs go into the next one. There is no timer, so
-a single request never waits for company.
+a single request never waits for company. With LOG_DURABILITY=commit a request is answered after its own rows are
+committed; with async at once, and its rows stay in memory until the database has them.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import datetime
-from typing import cast
 
-from sqlalchemy import Table, case, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from loguru import logger
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clock import utc_now
-from app.database.tables import CachedImage, RequestLog
-from app.database.transactions import read, write
+from app.config import LogDurability
+from app.database.batch_writer import DuplicateRowError, create_batch_writer
+from app.database.statements import Statement
+from app.database.tables import RequestLog
+from app.database.transactions import read
 from app.errors import AppError, ServerBusy
+from app.services.request_record import RequestRecord, count_hits, insert_log
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
 MAX_PENDING_ROWS = 20_000
-
-# On the table, not on the mapped class: nothing of the ORM is needed for it, and it is the busiest statement of all.
-_INSERT_LOG = insert(cast("Table", RequestLog.__table__))
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One answered request, as `request_log` keeps it; `from_cache` also counts a hit of the image."""
-
-    request_id: str
-    user_id: str | None
-    ip_address: str | None
-    image_hash: str
-    image_size: int | None
-    category: str
-    confidence: float
-    from_cache: bool
-    processing_time_ms: int
-    created_at: datetime
+# With async rows, which nobody waits for, while the database is away.
+RETRY_PAUSE_SECONDS = 1.0
+CLOSE_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     records: Sequence[RequestRecord]
-    committed: asyncio.Future[None]
+    # None: nobody waits, the rows are kept until they can be written.
+    committed: asyncio.Future[None] | None
 
 
 class RequestRecorder:
@@ -57,15 +44,19 @@ class RequestRecorder:
     With `log_enabled` off only the hits are counted.
     """
 
-    def __init__(self, engine: AsyncEngine, *, log_enabled: bool) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, log_enabled: bool = True, durability: LogDurability = LogDurability.COMMIT
+    ) -> None:
         self._engine = engine
         self._log_enabled = log_enabled
-        self._pending: list[_Pending] = []
+        self._waits = durability is LogDurability.COMMIT
+        self._writer = create_batch_writer(engine)
+        self._pending: deque[_Pending] = deque()
         self._pending_rows = 0
         self._flusher: asyncio.Task[None] | None = None
 
     async def record(self, records: Sequence[RequestRecord]) -> None:
-        """Return when all `records` are committed.
+        """Return when all `records` are committed, or at once with `LogDurability.ASYNC`.
 
         Raises:
             ServerBusy: too many rows wait already; nothing is written.
@@ -75,19 +66,31 @@ class RequestRecorder:
             return
         if self._pending_rows + len(records) > MAX_PENDING_ROWS:
             raise ServerBusy(retry_after_seconds=1.0)
-        committed = asyncio.get_running_loop().create_future()
+        committed = asyncio.get_running_loop().create_future() if self._waits else None
         self._pending.append(_Pending(records, committed))
         self._pending_rows += len(records)
         if self._flusher is None:
             # In a context of its own: its log lines are not those of the request that happens to start it.
             self._flusher = asyncio.create_task(self._flush(), name="request-recorder", context=Context())
-        # A caller that goes away does not take the rows of its batch along.
-        await asyncio.shield(committed)
+        if committed is not None:
+            # A caller that goes away cancels its own future only: the rows are written all the same.
+            await committed
 
     async def close(self) -> None:
-        """Wait until everything that was handed over is written."""
-        while self._flusher is not None:
-            await asyncio.shield(self._flusher)
+        """Wait until everything that was handed over is written, and give the connection back.
+
+        Rows that nobody waits for are given up, with a line in the log, when the database stays away.
+        """
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                while self._flusher is not None:
+                    await asyncio.shield(self._flusher)
+        except TimeoutError:
+            if self._flusher is not None:
+                self._flusher.cancel()
+                await asyncio.gather(self._flusher, return_exceptions=True)
+            logger.error("{} log rows are lost: the database could not be reached", self._pending_rows)
+        await self._writer.close()
 
     async def _flush(self) -> None:
         try:
@@ -97,23 +100,32 @@ class RequestRecorder:
             self._flusher = None
 
     def _take_batch(self) -> list[_Pending]:
+        batch: list[_Pending] = []
         rows = 0
-        for end, pending in enumerate(self._pending):
-            if end and rows + len(pending.records) > MAX_ROWS_PER_TRANSACTION:
-                break
+        while self._pending and (not batch or rows + len(self._pending[0].records) <= MAX_ROWS_PER_TRANSACTION):
+            pending = self._pending.popleft()
+            batch.append(pending)
             rows += len(pending.records)
-        else:
-            end = len(self._pending)
-        batch, self._pending = self._pending[:end], self._pending[end:]
         self._pending_rows -= rows
         return batch
+
+    def _put_back(self, batch: list[_Pending]) -> None:
+        self._pending.extendleft(reversed(batch))
+        self._pending_rows += sum(len(pending.records) for pending in batch)
 
     async def _write_batch(self, batch: list[_Pending]) -> None:
         try:
             await self._write([record for pending in batch for record in pending.records])
+        except asyncio.CancelledError:
+            self._put_back(batch)
+            raise
         except AppError as error:
-            for pending in batch:
-                _fail(pending, error)
+            if self._waits:
+                for pending in batch:
+                    _fail(pending, error)
+            else:
+                self._put_back(batch)
+                await asyncio.sleep(RETRY_PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
             if len(batch) == 1:
                 _fail(batch[0], error)
@@ -123,23 +135,18 @@ class RequestRecorder:
                 await self._write_batch([pending])
         else:
             for pending in batch:
-                if not pending.committed.done():
+                if pending.committed is not None and not pending.committed.done():
                     pending.committed.set_result(None)
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
+        statements: list[Statement] = [insert_log(records)] if self._log_enabled else []
         hits = Counter(record.image_hash for record in records if record.from_cache)
-        if not self._log_enabled and not hits:
+        statements += count_hits(self._engine.dialect.name, hits)
+        if not statements:
             return
-
-        async def insert_and_count(connection: AsyncConnection) -> None:
-            if self._log_enabled:
-                await connection.execute(_INSERT_LOG, [_row(record) for record in records])
-            if hits:
-                await _count_hits(connection, hits)
-
         try:
-            await write(self._engine, insert_and_count)
-        except IntegrityError:
+            await self._writer.write(statements)
+        except DuplicateRowError:
             # A connection lost during COMMIT leaves the outcome open; the retry then finds the rows already there.
             if not await self._is_written(records):
                 raise
@@ -154,36 +161,10 @@ class RequestRecorder:
         return await read(self._engine, count_rows) == len(ids)
 
 
-async def _count_hits(connection: AsyncConnection, hits: Counter[str]) -> None:
-    # Sorted, so that two processes lock the rows in the same order.
-    counted = dict(sorted(hits.items()))
-    await connection.execute(
-        update(CachedImage)
-        .where(CachedImage.image_hash.in_(list(counted)))
-        .values(
-            hit_count=CachedImage.hit_count + case(counted, value=CachedImage.image_hash, else_=0),
-            last_hit_at=utc_now(),
-        )
-    )
-
-
-def _row(record: RequestRecord) -> dict[str, object]:
-    return {
-        "request_id": record.request_id,
-        "user_id": record.user_id,
-        "ip_address": record.ip_address,
-        "image_hash": record.image_hash,
-        "image_size": record.image_size,
-        "category": record.category,
-        "confidence": record.confidence,
-        "from_cache": int(record.from_cache),
-        "processing_time_ms": record.processing_time_ms,
-        "created_at": record.created_at,
-    }
-
-
 def _fail(pending: _Pending, error: Exception) -> None:
-    if not pending.committed.done():
+    if pending.committed is None:
+        logger.error("{} log rows cannot be written: {}", len(pending.records), type(error).__name__)
+    elif not pending.committed.done():
         pending.committed.set_exception(error)
         # Marks it as seen, for the case that the caller has gone.
         pending.committed.exception()

@@ -1,19 +1,23 @@
 """Exactly one row per request and one more per hit: under company, under failure, and after a caller has left."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database import transactions
+from app.config import LogDurability, Settings
+from app.database.batch_writer import BatchWriter, create_batch_writer
+from app.database.statements import Statement
 from app.database.tables import CachedImage, RequestLog
-from app.errors import ServerBusy
+from app.errors import DatabaseUnavailable, ServerBusy
+from app.logs import configure_logging
 from app.services import request_recorder
-from app.services.request_recorder import RequestRecord, RequestRecorder
+from app.services.request_record import RequestRecord
+from app.services.request_recorder import RequestRecorder
 
 IMAGE = "a" * 64
 
@@ -34,15 +38,46 @@ def record(number: int, **values: Any) -> RequestRecord:
     return RequestRecord(**{**fields, **values})
 
 
+class WriterSpy:
+    """What the recorders hand to their real writers; `before` runs first and may fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[Statement]] = []
+        self.before: Callable[[], None] = lambda: None
+
+
+class SpiedWriter:
+    def __init__(self, engine: AsyncEngine, spy: WriterSpy) -> None:
+        self._real: BatchWriter = create_batch_writer(engine)
+        self._spy = spy
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        self._spy.before()
+        self._spy.batches.append(statements)
+        await self._real.write(statements)
+
+    async def close(self) -> None:
+        await self._real.close()
+
+
 @pytest.fixture
-async def recorder(engine: AsyncEngine) -> RequestRecorder:
+def writer(monkeypatch: pytest.MonkeyPatch) -> WriterSpy:
+    spy = WriterSpy()
+    monkeypatch.setattr(request_recorder, "create_batch_writer", lambda engine: SpiedWriter(engine, spy))
+    return spy
+
+
+@pytest.fixture
+async def recorder(engine: AsyncEngine, writer: WriterSpy) -> AsyncIterator[RequestRecorder]:
     async with engine.begin() as connection:
         await connection.execute(
             insert(CachedImage).values(
                 image_hash=IMAGE, category="foods", confidence=0.9, model_used="test", hit_count=1
             )
         )
-    return RequestRecorder(engine, log_enabled=True)
+    recorder = RequestRecorder(engine)
+    yield recorder
+    await recorder.close()
 
 
 async def counts(engine: AsyncEngine) -> tuple[int, int]:
@@ -52,17 +87,12 @@ async def counts(engine: AsyncEngine) -> tuple[int, int]:
         return rows or 0, hits or 0
 
 
-async def test_many_requests_share_few_transactions(recorder: RequestRecorder, engine: AsyncEngine) -> None:
-    commits = 0
-
-    def count_commit(_: Any) -> None:
-        nonlocal commits
-        commits += 1
-
-    event.listen(engine.sync_engine, "commit", count_commit)
+async def test_many_requests_share_few_transactions(
+    recorder: RequestRecorder, engine: AsyncEngine, writer: WriterSpy
+) -> None:
     await asyncio.gather(*(recorder.record([record(number)]) for number in range(300)))
     assert await counts(engine) == (300, 301)
-    assert commits < 10
+    assert len(writer.batches) < 10
 
 
 async def test_larger_batches_than_one_transaction_takes(recorder: RequestRecorder, engine: AsyncEngine) -> None:
@@ -105,37 +135,61 @@ async def test_a_bad_row_fails_its_own_request_only(recorder: RequestRecorder, e
 
 
 async def test_a_transaction_that_was_committed_unheard_is_not_written_again(
-    recorder: RequestRecorder, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    recorder: RequestRecorder, engine: AsyncEngine, writer: WriterSpy
 ) -> None:
     """The connection is lost after COMMIT and before its answer: the retry must find out and change nothing."""
-    real_write = transactions.write
-    lost = False
-
-    async def write_and_lose_the_answer(engine: AsyncEngine, work: Any) -> Any:
-        nonlocal lost
-        if not lost:
-            lost = True
-            await real_write(engine, work)
-        return await real_write(engine, work)
-
-    monkeypatch.setattr(request_recorder, "write", write_and_lose_the_answer)
     await recorder.record([record(1), record(2)])
+    await recorder.record([record(1), record(2)])
+    assert len(writer.batches) == 2
     assert await counts(engine) == (2, 3)
 
 
-async def test_a_deadlock_is_retried(recorder: RequestRecorder, engine: AsyncEngine) -> None:
-    failures = 2
+async def test_async_rows_are_written_after_the_answer(engine: AsyncEngine, writer: WriterSpy) -> None:
+    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    for number in range(50):
+        await recorder.record([record(number, from_cache=False)])
+    assert writer.batches == []
+    await recorder.close()
+    assert (await counts(engine))[0] == 50
 
-    def deadlock(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        nonlocal failures
-        if statement.startswith("INSERT INTO request_log") and failures:
-            failures -= 1
-            raise OperationalError(statement, None, Exception(1213, "Deadlock found"))
 
-    event.listen(engine.sync_engine, "before_cursor_execute", deadlock)
-    await recorder.record([record(1)])
-    assert failures == 0
-    assert await counts(engine) == (1, 2)
+async def test_async_rows_wait_for_a_database_that_is_away(
+    engine: AsyncEngine, writer: WriterSpy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_recorder, "RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(request_recorder, "MAX_PENDING_ROWS", 5)
+    away = True
+
+    def fail() -> None:
+        if away:
+            raise DatabaseUnavailable
+
+    writer.before = fail
+    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    for number in range(5):
+        await recorder.record([record(number, from_cache=False)])
+    await asyncio.sleep(0.05)
+    with pytest.raises(ServerBusy):
+        await recorder.record([record(6)])
+    away = False
+    await recorder.close()
+    assert (await counts(engine))[0] == 5
+
+
+async def test_async_rows_of_a_database_that_stays_away_are_given_up_aloud(
+    engine: AsyncEngine, writer: WriterSpy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(request_recorder, "CLOSE_TIMEOUT_SECONDS", 0.1)
+
+    def fail() -> None:
+        raise DatabaseUnavailable
+
+    writer.before = fail
+    configure_logging(Settings())
+    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    await recorder.record([record(1), record(2)])
+    await recorder.close()
+    assert "2 log rows are lost" in capsys.readouterr().err
 
 
 async def test_a_full_queue_is_said_at_once(
@@ -152,6 +206,7 @@ async def test_a_full_queue_is_said_at_once(
 async def test_without_a_log_only_hits_are_written(recorder: RequestRecorder, engine: AsyncEngine) -> None:
     quiet = RequestRecorder(engine, log_enabled=False)
     await asyncio.gather(*(quiet.record([record(number, from_cache=number % 2 == 0)]) for number in range(10)))
+    await quiet.close()
     assert await counts(engine) == (0, 6)
 
 
@@ -167,13 +222,15 @@ async def test_recorders_of_several_processes_count_the_same_images(
                 for h in hashes
             ],
         )
-    recorders = [recorder, RequestRecorder(engine, log_enabled=True), RequestRecorder(engine, log_enabled=True)]
+    recorders = [recorder, RequestRecorder(engine), RequestRecorder(engine)]
     await asyncio.gather(
         *(
             recorders[i % 3].record([record(i * 1000 + j, image_hash=h) for j, h in enumerate(hashes[:: (-1) ** i])])
             for i in range(30)
         )
     )
+    for each in recorders[1:]:
+        await each.close()
     async with engine.connect() as connection:
         counted = await connection.scalars(select(CachedImage.hit_count).where(CachedImage.image_hash != IMAGE))
         assert set(counted) == {31}
