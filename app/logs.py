@@ -3,8 +3,10 @@
 Local variables never appear in tracebacks: they hold photos and keys.
 """
 
+import asyncio
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from loguru import logger
 from app.config import Settings
 
 LINE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS!UTC}Z {level:<7} {extra[request_id]} {name} {message}"
+
+ACCESS_LOG_PAUSE_SECONDS = 0.1
 
 
 class _ToLoguru(logging.Handler):
@@ -38,6 +42,37 @@ class _DailyFile:
         path = self._folder / f"image-classifier-{datetime.now(UTC):%Y-%m-%d}.log"
         with path.open("ab", buffering=0) as file:
             file.write(line.encode("utf-8", "replace"))
+
+
+class AccessLog:
+    """Writes a line per request, many of them at a time: each by itself would cost as much as a cached answer.
+
+    A line holds its own time, and is written at the latest `ACCESS_LOG_PAUSE_SECONDS` after it.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._second = 0
+        self._second_text = ""
+
+    def write(self, request_id: str, message: str) -> None:
+        """Note a line; `message` holds no line end."""
+        if not self._lines:
+            asyncio.get_running_loop().call_later(ACCESS_LOG_PAUSE_SECONDS, self.flush)
+        moment = time.time()
+        second = int(moment)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
+        milliseconds = int((moment - second) * 1000)
+        self._lines.append(f"{self._second_text}.{milliseconds:03d}Z INFO    {request_id} access {message}\n")
+
+    def flush(self) -> None:
+        """Write what is noted; for the end of the service."""
+        lines, self._lines = self._lines, []
+        if lines:
+            # Already in LINE_FORMAT.
+            logger.opt(raw=True).info("".join(lines))
 
 
 def configure_logging(settings: Settings) -> None:

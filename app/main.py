@@ -16,6 +16,7 @@ from app.api.middleware import (
     StartupErrorMiddleware,
     UnexpectedErrorMiddleware,
 )
+from app.api.shortcut import CheckCacheShortcut
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
@@ -25,6 +26,7 @@ from app.resources import open_resources
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
+CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch")
 
 DESCRIPTION = """
@@ -77,6 +79,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_headers=["*"],
         expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
     )
+    app.add_middleware(CheckCacheShortcut, path=CHECK_CACHE_PATH, max_bytes=JSON_BODY_MAX_BYTES)
+    # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
+    app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware)
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app

@@ -89,7 +89,7 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
 async def check_cache(body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep) -> CacheHit | CacheMiss:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     answer = await classifier.look_up(body.image_hash, caller.or_user(body.user_id))
-    return CacheMiss() if answer is None else _cache_hit(answer)
+    return CacheMiss() if answer is None else cache_hit(answer)
 
 
 @router.post("/check-cache/batch", responses=_LOOK_UP_ERRORS)
@@ -98,9 +98,7 @@ async def check_cache_batch(
 ) -> CheckCacheBatchResponse:
     """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
     answers = await classifier.look_up_many(body.image_hashes, caller.or_user(body.user_id))
-    return CheckCacheBatchResponse(
-        results=[CacheMiss() if answer is None else _cache_hit(answer) for answer in answers]
-    )
+    return CheckCacheBatchResponse(results=[CacheMiss() if answer is None else cache_hit(answer) for answer in answers])
 
 
 def _form_body(image_schema: dict[str, Any], **fields: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +206,8 @@ def _claimed_hash(value: str) -> str | None:
     return value.lower()
 
 
-def _cache_hit(answer: Answer) -> CacheHit:
+def cache_hit(answer: Answer) -> CacheHit:
+    """The body that says what is known."""
     return CacheHit(
         data=Classification.model_validate(answer), request_id=answer.request_id, timestamp=answer.answered_at
     )

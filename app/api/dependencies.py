@@ -4,9 +4,11 @@ All are `async`, though none waits: FastAPI would run plain functions in a threa
 """
 
 import ipaddress
+from functools import lru_cache
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request
+from starlette.types import Scope
 
 from app.errors import InvalidRequest
 from app.resources import Resources
@@ -19,27 +21,28 @@ from app.services.stats import StatsService
 
 async def get_resources(request: Request) -> Resources:
     """What the lifespan opened."""
-    return _resources(request)
+    return resources_of(request.scope)
 
 
-def _resources(request: Request) -> Resources:
-    return cast("Resources", request.app.state.resources)
+def resources_of(scope: Scope) -> Resources:
+    """The same, from an ASGI scope."""
+    return cast("Resources", scope["app"].state.resources)
 
 
 async def get_classifier(request: Request) -> ClassifierService:
-    return _resources(request).classifier
+    return resources_of(request.scope).classifier
 
 
 async def get_stats(request: Request) -> StatsService:
-    return _resources(request).stats
+    return resources_of(request.scope).stats
 
 
 async def get_health(request: Request) -> HealthService:
-    return _resources(request).health
+    return resources_of(request.scope).health
 
 
 async def get_request_log(request: Request) -> RequestLogService:
-    return _resources(request).request_log
+    return resources_of(request.scope).request_log
 
 
 async def get_caller(
@@ -53,20 +56,30 @@ async def get_caller(
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.
     """
+    # HTTP libraries hand header bytes over as Latin-1; apps send UTF-8.
+    return caller_of(request.scope, None if x_user_id is None else x_user_id.encode("latin-1"))
+
+
+def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
+    """Who asks, from an ASGI scope and the bytes of the header X-User-ID.
+
+    Raises:
+        InvalidRequest: the header holds something that cannot be a user id.
+    """
+    client = scope.get("client")
     return Caller(
-        request_id=request.state.request_id,
-        user_id=None if x_user_id is None else _user_id(x_user_id),
-        ip_address=client_address(request),
-        started_at=request.state.started_at,
+        request_id=scope["state"]["request_id"],
+        user_id=None if user_id is None else _user_id(user_id),
+        ip_address=None if client is None else client_address(client[0]),
+        started_at=scope["state"]["started_at"],
     )
 
 
-def client_address(request: Request) -> str | None:
+@lru_cache(maxsize=10_000)
+def client_address(host: str) -> str | None:
     """The client's IP address (the server has already applied X-Forwarded-For from trusted proxies), or None."""
-    if request.client is None:
-        return None
     try:
-        address = ipaddress.ip_address(request.client.host.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -74,10 +87,9 @@ def client_address(request: Request) -> str | None:
     return str(address)
 
 
-def _user_id(header: str) -> str | None:
+def _user_id(header: bytes) -> str | None:
     try:
-        # HTTP libraries hand header bytes over as Latin-1; apps send UTF-8.
-        return clean_user_id(header.encode("latin-1").decode("utf-8"))
+        return clean_user_id(header.decode("utf-8"))
     except UnicodeError:
         raise InvalidRequest("X-User-ID is not valid UTF-8.") from None
     except ValueError as error:

@@ -5,15 +5,17 @@ from collections.abc import Collection
 from urllib.parse import quote
 
 from loguru import logger
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
 from app.errors import AppError, PayloadTooLarge
+from app.logs import AccessLog
 from app.request_id import new_request_id
 
 REQUEST_ID_HEADER = "X-Request-ID"
+_REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
 LOGGED_PATH_MAX_LENGTH = 200
@@ -24,10 +26,14 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._log = AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._log.flush()
             return
         started_at = time.perf_counter()
         request_id = new_request_id()
@@ -38,7 +44,7 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
         with logger.contextualize(request_id=request_id):
@@ -49,7 +55,7 @@ class RequestContextMiddleware:
                 # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold
                 # line ends.
                 path = quote(scope["path"])[:LOGGED_PATH_MAX_LENGTH]
-                logger.info("{} {} {} {:.1f} ms", scope["method"], path, status, milliseconds)
+                self._log.write(request_id, f"{scope['method']} {path} {status} {milliseconds:.1f} ms")
 
 
 class UnexpectedErrorMiddleware:
