@@ -81,7 +81,7 @@ async def test_a_body_in_pieces_is_read_by_the_route(api: httpx2.AsyncClient) ->
             yield piece
             await asyncio.sleep(0.01)
 
-    response = await api.post(PATH, content=pieces(), headers=JSON)
+    response = await api.post(PATH, content=pieces(), headers=encoded(JSON))
     assert (response.status_code, response.json()["cached"]) == (200, False)
 
 
