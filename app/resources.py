@@ -12,6 +12,7 @@ from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate
+from app.memory_budget import MemoryBudget
 from app.services.cache import CacheService
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
@@ -21,8 +22,8 @@ from app.services.stats import StatsService
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
-# Uploads that a process takes in at once: 64 photos of 10 MB are 640 MB, 64 usual ones 26 MB.
-MAX_UPLOADS = 64
+# What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
+UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Resources:
     """Everything that requests use, built once per process."""
 
     settings: Settings
-    upload_slots: asyncio.Semaphore
+    upload_memory: MemoryBudget
     request_log: RequestLogService
     classifier: ClassifierService
     stats: StatsService
@@ -78,7 +79,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
         yield Resources(
             settings=settings,
-            upload_slots=asyncio.Semaphore(MAX_UPLOADS),
+            upload_memory=MemoryBudget(UPLOAD_MEMORY_BYTES),
             request_log=request_log,
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),

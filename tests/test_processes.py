@@ -172,3 +172,32 @@ def test_a_service_that_cannot_start_says_why_in_one_line(environment: dict[str,
             assert process.wait(20) not in {0, None}
             assert reason in process.output()
             assert "Traceback" not in process.output()
+
+
+def memory_megabytes(pid: int, name: str) -> float:
+    """VmRSS (now) or VmHWM (the peak) of a process, see proc_pid_status(5)."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_is_bounded_under_many_large_uploads(environment: dict[str, str], tmp_path: Path) -> None:
+    """64 photos of 10 MB at once are 640 MB; a process holds a fixed part, the rest stays on the wire."""
+    port = free_port()
+    (tmp_path / "tmp").mkdir()
+    # A photo that is looked at in full and sent on small: what is large in it is a comment between its markers.
+    small = jpeg_photo(640, 480)
+    comments = b"".join(b"\xff\xfe\xff\xff" + bytes(65_533) for _ in range(158))
+    with running("uvicorn", port, {**environment, "APP_PORT": str(port)}) as process:
+        url = f"http://127.0.0.1:{port}/api/v1/classify"
+        with httpx2.Client(timeout=120) as api, ThreadPoolExecutor(64) as pool:
+
+            def send(number: int) -> int:
+                photo = small[:2] + comments + b"\xff\xfe\x00\x06%04d" % number + small[2:]
+                assert len(photo) > 10_000_000
+                return api.post(url, files={"image": photo}).status_code
+
+            assert send(1000) == 200
+            before = memory_megabytes(process.pid, "VmRSS")
+            assert set(pool.map(send, range(64))) == {200}
+        assert memory_megabytes(process.pid, "VmHWM") - before < 300

@@ -132,8 +132,9 @@ async def classify(
     """Classify an uploaded photo: from the cache when it is known, else by the model."""
     upload: UploadedPhoto | None = None
     claimed_hash: str | None = None
-    async with admitted(resources.upload_slots):
-        async for part in read_parts(request, max_images=1, max_image_bytes=resources.settings.image.max_size_bytes):
+    max_bytes = resources.settings.image.max_size_bytes
+    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
+        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes):
             match part:
                 case FormField(name="image_hash", value=value):
                     claimed_hash = _claimed_hash(value)
@@ -160,11 +161,13 @@ async def classify_batch(
 
     An element that is an error has one of the codes of the single call.
     """
-    parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=resources.settings.image.max_size_bytes)
+    max_bytes = resources.settings.image.max_size_bytes
+    parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
     try:
-        async with admitted(resources.upload_slots):
+        # Those that are classified, and the one that arrives.
+        async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
             async for part in parts:
                 if isinstance(part, FormField):
                     continue

@@ -18,6 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, ServerBusy, TooManyImages
+from app.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.classifier import UploadedPhoto
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ OVERHEAD_MAX_BYTES = 64 * 1024
 # Fields beside the images; each part costs parsing time, however small it is.
 MAX_OTHER_PARTS = 20
 ADMISSION_TIMEOUT_SECONDS = 30.0
+# What the parser and the pieces under way take, however small a photo is.
+MIN_RESERVED_BYTES = 64 * 1024
 # A phone in a tunnel comes back within this time or asks again later; until then its upload holds memory.
 CHUNK_TIMEOUT_SECONDS = 30.0
 # One photo on a very slow line.
@@ -49,21 +52,24 @@ Part = FormField | UploadedPhoto | ImageTooLarge
 
 
 @asynccontextmanager
-async def admitted(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Hold one of the process's places for uploads; until there is one, the body stays on the wire, not in memory.
+async def admitted(request: Request, memory: MemoryBudget, *, max_bytes: int) -> AsyncIterator[None]:
+    """Hold the memory that this upload may take; until there is so much, the body stays on the wire.
+
+    Args:
+        request: its Content-Length is believed: the HTTP server takes no more than that.
+        memory: what all uploads of the process share.
+        max_bytes: what the request may hold at once, for one without a Content-Length.
 
     Raises:
-        ServerBusy: no place became free in time.
+        ServerBusy: the memory did not become free in time.
     """
+    length = request.headers.get("content-length", "")
+    size = min(int(length), max_bytes) if length.isdecimal() else max_bytes
     try:
-        async with asyncio.timeout(ADMISSION_TIMEOUT_SECONDS):
-            await slots.acquire()
-    except TimeoutError:
+        async with memory.reserve(max(size, MIN_RESERVED_BYTES), timeout_seconds=ADMISSION_TIMEOUT_SECONDS):
+            yield
+    except MemoryTimeoutError:
         raise ServerBusy(retry_after_seconds=ADMISSION_TIMEOUT_SECONDS) from None
-    try:
-        yield
-    finally:
-        slots.release()
 
 
 async def read_parts(request: Request, *, max_images: int, max_image_bytes: int) -> AsyncIterator[Part]:

@@ -6,10 +6,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from app import resources
 from app.api import uploads
-from app.resources import MAX_UPLOADS
+from app.config import Settings
+from app.main import create_app
+from app.memory_budget import MemoryBudget, MemoryTimeoutError
 from tests.api.test_classify import error_code, photo, upload
 from tests.fakes.model_server import FakeModelServer
+from tests.serving import serving
 
 
 async def test_uploads_that_are_refused(api: httpx2.AsyncClient) -> None:
@@ -65,13 +69,54 @@ async def test_a_body_that_stops_arriving_is_given_up(api: httpx2.AsyncClient, m
 
 
 async def test_a_full_house_is_said_and_ends(
-    api: httpx2.AsyncClient, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.2)
-    model_server.delay_seconds = 1.5
-    responses = await asyncio.gather(*(upload(api, photo(seed)) for seed in range(100, 100 + MAX_UPLOADS + 5)))
-    refused = [response for response in responses if response.status_code == 503]
-    assert {error_code(response) for response in refused} == {"server_busy"}
-    assert 1 <= len(refused) <= 5
-    model_server.delay_seconds = 0
-    assert (await upload(api, photo(200))).status_code == 200
+    monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 4 * uploads.MIN_RESERVED_BYTES)
+    async with (
+        serving(create_app(settings)) as url,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
+    ):
+        model_server.delay_seconds = 1.5
+        responses = await asyncio.gather(*(upload(api, photo(seed)) for seed in range(100, 109)))
+        refused = [response for response in responses if response.status_code == 503]
+        assert {error_code(response) for response in refused} == {"server_busy"}
+        assert len(refused) == 5
+        model_server.delay_seconds = 0
+        assert (await upload(api, photo(200))).status_code == 200
+
+
+async def test_memory_is_lent_in_the_order_of_the_asking() -> None:
+    budget = MemoryBudget(100)
+    order: list[str] = []
+
+    async def hold(name: str, size: int, seconds: float) -> None:
+        async with budget.reserve(size, timeout_seconds=5):
+            order.append(name)
+            await asyncio.sleep(seconds)
+
+    async with asyncio.TaskGroup() as group:
+        for name, size in (("first", 60), ("large", 1000), ("small", 10)):
+            group.create_task(hold(name, size, 0.02))
+            await asyncio.sleep(0)
+    assert order == ["first", "large", "small"]
+
+
+async def test_memory_of_those_who_gave_up_is_free_again() -> None:
+    budget = MemoryBudget(100)
+    async with budget.reserve(100, timeout_seconds=5):
+        with pytest.raises(MemoryTimeoutError):
+            async with budget.reserve(50, timeout_seconds=0.01):
+                pytest.fail("there was none")
+        waiting = asyncio.create_task(_hold_some(budget))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    async with budget.reserve(100, timeout_seconds=0.01):
+        assert budget.free_bytes == 0
+    assert budget.free_bytes == 100
+
+
+async def _hold_some(budget: MemoryBudget) -> None:
+    async with budget.reserve(50, timeout_seconds=5):
+        pytest.fail("there was none")
