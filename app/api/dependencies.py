@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request
 from app.errors import InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
+from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
 from app.services.request_log import RequestLogService
@@ -28,6 +29,10 @@ def _resources(request: Request) -> Resources:
 
 async def get_classifier(request: Request) -> ClassifierService:
     return _resources(request).classifier
+
+
+async def get_cache(request: Request) -> CacheService:
+    return _resources(request).cache
 
 
 async def get_stats(request: Request) -> StatsService:
@@ -86,6 +91,7 @@ def _user_id(header: str) -> str | None:
 
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 ClassifierDep = Annotated[ClassifierService, Depends(get_classifier)]
+CacheDep = Annotated[CacheService, Depends(get_cache)]
 StatsDep = Annotated[StatsService, Depends(get_stats)]
 HealthDep = Annotated[HealthService, Depends(get_health)]
 RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]

@@ -54,22 +54,26 @@ _RETRYABLE = _LOST_CONNECTION | {
 }
 
 
-async def read(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+async def read(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS
+) -> T:
     """Run `work` in a transaction that only reads.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, also after retries.
         ServerBusy: no connection became free in time.
     """
-    return await _run(engine, work, writes=False)
+    return await _run(engine, work, writes=False, max_attempts=max_attempts)
 
 
 async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in a transaction and commit it; raises as `read` does."""
-    return await _run(engine, work, writes=True)
+    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS)
 
 
-async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
+async def _run(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool, max_attempts: int
+) -> T:
     attempt = 1
     started_at = time.monotonic()
     while True:
@@ -91,7 +95,7 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
                     raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
                 raise
             if (
-                attempt >= MAX_ATTEMPTS
+                attempt >= max_attempts
                 or time.monotonic() - started_at > TOTAL_TIMEOUT_SECONDS - ATTEMPT_TIMEOUT_SECONDS
             ):
                 raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
