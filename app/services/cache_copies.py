@@ -32,7 +32,7 @@ class CacheCopies:
     """Memory first, then Redis; either may be missing, and neither is ever the only place of an entry."""
 
     def __init__(self, *, memory: MemoryCache | None = None, redis: RedisCache | None = None) -> None:
-        self._memory = memory or MemoryCache(0)
+        self._memory = MemoryCache(0) if memory is None else memory
         self._redis = redis
         self._trusted_until = 0.0
         # Hash -> when it was changed, by the database's clock.

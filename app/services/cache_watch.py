@@ -47,13 +47,13 @@ class CacheWatch:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
                 now, changes = await read(self._engine, self._select_changes, max_attempts=1)
-        except (AppError, SQLAlchemyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the watch must go on
             if not self._fails:
                 self._fails = True
-                logger.warning("cache: changes cannot be watched ({}), soon only the database counts", _name(error))
-            return
-        except Exception:  # noqa: BLE001 - whatever it was, the watch must go on
-            logger.exception("cache: unexpected error of the watch")
+                is_ours = isinstance(error, (AppError, SQLAlchemyError, OSError))
+                logger.opt(exception=not is_ours).warning(
+                    "cache: changes cannot be watched ({}), soon only the database counts", type(error).__name__
+                )
             return
         if self._fails:
             self._fails = False
@@ -77,12 +77,8 @@ class CacheWatch:
             .subquery()
         )
         clock = select(literal(""), _database_time)
-        rows = (await connection.execute(union_all(clock, select(changes)))).tuples().all()
+        rows = (await connection.execute(union_all(clock, select(changes)))).all()
         ordered = sorted((changed_at, image_hash) for image_hash, changed_at in rows)
         # The clock has the empty hash.
         times = {image_hash: changed_at for changed_at, image_hash in ordered}
         return times.pop(""), times
-
-
-def _name(error: Exception) -> str:
-    return error.code if isinstance(error, AppError) else type(error).__name__
