@@ -25,7 +25,7 @@ HASH = hashlib.sha256(PHOTO).hexdigest()
 @contextmanager
 def two_services(environment: dict[str, str], tmp_path: Path, redis_address: str) -> Iterator[list[httpx2.Client]]:
     (tmp_path / "tmp").mkdir(exist_ok=True)
-    more = {"ADMIN_API_KEY": KEY, "REDIS_URL": redis_address}
+    more = {"ADMIN_API_KEY": KEY, "REDIS_URL": redis_address, "WEB_CONCURRENCY": "1"}
     with ExitStack() as stack:
         clients = []
         for _ in range(2):

@@ -11,7 +11,7 @@ from app.services.cached_result import CachedResult
 class MemoryCache:
     """At most `max_entries` entries by hash (64 lower-case hex digits); with 0 it stays empty.
 
-    Entries are kept as they are answered, and hashes as text: packing either saves up to a quarter of the memory, but
+    Entries are kept as they are answered, and hashes as text: packing both saves a quarter of the memory, but
     a hit would pay for it each time (docs/performance.md).
     """
 
