@@ -3,61 +3,22 @@
 Every field says what it is for; units stand in the names. `.env.example` lists the same variables for operators.
 """
 
-import os
+import re
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.config_source import SettingsGroup as _Group
 from app.photo import PhotoFormat
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-
-class _DocumentedVariables(PydanticBaseSettingsSource):
-    """The environment, then `.env`; an empty variable counts as not set.
-
-    Only the names of `.env.example` count. pydantic-settings' own source would also take `HOST`, `USER` or `IMAGE`,
-    which many shells and build servers set, for the fields of these names.
-    """
-
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
-        super().__init__(settings_cls)
-        # Not interpolated: a password may well contain "${".
-        self._file = dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        name = field.validation_alias
-        if not isinstance(name, str) or field_name in self.current_state:
-            return None, field_name, False
-        return os.environ.get(name) or self._file.get(name) or None, name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = [self.get_field_value(field, name) for name, field in self.settings_cls.model_fields.items()]
-        return {name: value for value, name, _ in found if value is not None}
-
-
-class _Group(BaseSettings):
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True, frozen=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _DocumentedVariables(settings_cls)
 
 
 class Environment(StrEnum):
@@ -152,6 +113,33 @@ class ImageSettings(_Group):
         return int(self.max_size_megabytes * 1024 * 1024)
 
 
+class CacheSettings(_Group):
+    """Copies of cache entries outside the database, and changing entries by hand."""
+
+    memory_entries: int = Field(100_000, validation_alias="CACHE_MEMORY_ENTRIES", ge=0, le=10_000_000)
+    """Entries that each worker keeps in memory, about 0.45 KB each (docs/performance.md); 0: none."""
+    redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
+    """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
+    admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
+    """Whoever has it may correct and remove cache entries; empty: nobody, and the endpoints do not exist."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_address(cls, value: SecretStr) -> SecretStr:
+        address = value.get_secret_value()
+        if address and not _is_redis_address(address):
+            # Without the address: it may hold a password.
+            raise ValueError("not redis://[user:password@]host[:port][/database number], or the same with rediss://")
+        return value
+
+    @field_validator("admin_api_key")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr) -> SecretStr:
+        if value and not re.fullmatch(r"[!-~]{16,}", value.get_secret_value()):
+            raise ValueError("at least 16 characters are needed, from ASCII and without spaces")
+        return value
+
+
 class StatisticsSettings(_Group):
     """What is logged of a request, and how the figures are computed."""
 
@@ -201,6 +189,7 @@ class Settings(_Group):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
 
     @field_validator("cors_allowed_origins", mode="before")
@@ -269,6 +258,7 @@ _GROUPS: dict[str, type[_Group]] = {
     "database": DatabaseSettings,
     "model": ModelSettings,
     "image": ImageSettings,
+    "cache": CacheSettings,
     "statistics": StatisticsSettings,
 }
 
@@ -278,6 +268,22 @@ def _problems(error: ValidationError) -> list[str]:
         f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     ]
+
+
+def _is_redis_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        # Reading the port checks it. Options after '?' would win over our time limits.
+        return bool(
+            parts.scheme in {"redis", "rediss"}
+            and parts.hostname
+            and (parts.port is None or parts.port)
+            and re.fullmatch(r"/?|/\d{1,5}", parts.path)
+            and not parts.query
+            and not parts.fragment
+        )
+    except ValueError:
+        return False
 
 
 _ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}

@@ -9,8 +9,10 @@ AppError 500 internal_error
 │   ├── CorruptImage corrupt_image
 │   ├── TooManyPixels too_many_pixels
 │   └── ImageTooComplex image_too_complex
+├── AdminKeyRequired 401 admin_key_required
 ├── NotFound 404 not_found
-│   └── RequestNotFound request_not_found
+│   ├── RequestNotFound request_not_found
+│   └── CacheEntryNotFound cache_entry_not_found
 ├── MethodNotAllowed 405 method_not_allowed
 ├── PayloadTooLarge 413 payload_too_large
 │   └── ImageTooLarge image_too_large
@@ -93,6 +95,12 @@ class ImageTooComplex(InvalidRequest):
     message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."
 
 
+class AdminKeyRequired(AppError):
+    status = 401
+    code = "admin_key_required"
+    message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+
+
 class NotFound(AppError):
     status = 404
     code = "not_found"
@@ -102,6 +110,11 @@ class NotFound(AppError):
 class RequestNotFound(NotFound):
     code = "request_not_found"
     message = "No request with this id is in the log. It may be older than the log is kept."
+
+
+class CacheEntryNotFound(NotFound):
+    code = "cache_entry_not_found"
+    message = "The cache has no entry with this hash."
 
 
 class MethodNotAllowed(AppError):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import categories, classify, health, requests, stats
+from app.api import cache, categories, classify, health, requests, stats
 from app.api.errors import add_error_handlers
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -67,6 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     api = APIRouter(prefix=API_PREFIX)
     for module in (classify, categories, stats, requests, health):
         api.include_router(module.router)
+    if settings.cache.admin_api_key:
+        api.include_router(cache.router)
     app.include_router(api)
 
     # The last added is the outermost.

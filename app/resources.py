@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
@@ -14,8 +15,12 @@ from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.memory_budget import MemoryBudget
 from app.services.cache import CacheService
+from app.services.cache_copies import CacheCopies
+from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
+from app.services.memory_cache import MemoryCache
+from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.stats import StatsService
@@ -32,6 +37,7 @@ class Resources:
 
     settings: Settings
     upload_memory: MemoryBudget
+    cache: CacheService
     request_log: RequestLogService
     classifier: ClassifierService
     stats: StatsService
@@ -63,8 +69,18 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         stack.push_async_callback(recorder.close)
 
+        copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
+        cache = CacheService(
+            engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX), copies=copies
+        )
+        stack.push_async_callback(cache.close)
+        if copies.are_kept:
+            watch = CacheWatch(engine, copies)
+            await watch.look()
+            stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+
         classifier = ClassifierService(
-            cache=CacheService(engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX)),
+            cache=cache,
             recorder=recorder,
             model_client=model_client,
             decoder=decoder,
@@ -80,11 +96,24 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         yield Resources(
             settings=settings,
             upload_memory=MemoryBudget(UPLOAD_MEMORY_BYTES),
+            cache=cache,
             request_log=request_log,
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
         )
+
+
+def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
+    address = settings.cache.redis_url.get_secret_value()
+    if not address:
+        return None
+    url = settings.database_url
+    # Of its parts only those that tell one installation from another, which may share the Redis.
+    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
+    redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
+    stack.push_async_callback(redis.close)
+    return redis
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from app.config import (
+    CacheSettings,
     DatabaseSettings,
     ImageSettings,
     ModelSettings,
@@ -79,7 +80,14 @@ def test_database_url_wins_and_gets_an_asyncio_driver(monkeypatch: pytest.Monkey
 def test_variables_of_other_programs_mean_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shells and build servers set HOST, USER, IMAGE and the like: the names of our fields."""
     expected = Settings()
-    groups: list[type[BaseModel]] = [Settings, DatabaseSettings, ModelSettings, ImageSettings, StatisticsSettings]
+    groups: list[type[BaseModel]] = [
+        Settings,
+        DatabaseSettings,
+        ModelSettings,
+        ImageSettings,
+        CacheSettings,
+        StatisticsSettings,
+    ]
     fields = [(name, field) for group in groups for name, field in group.model_fields.items()]
     ours = {field.validation_alias for _, field in fields}
     for name, _ in fields:
@@ -127,6 +135,16 @@ def test_the_env_file_is_read_and_the_environment_wins(tmp_path: Path, monkeypat
         ("COST_PER_API_CALL", "-0.01"),
         ("MYSQL_PORT", "70000"),
         ("DESCRIPTION_LANGUAGE", "fr"),
+        ("CACHE_MEMORY_ENTRIES", "-1"),
+        ("ADMIN_API_KEY", "fifteen-letters"),
+        ("ADMIN_API_KEY", "with spaces in between"),
+        ("ADMIN_API_KEY", "密钥密钥密钥密钥密钥密钥密钥密钥密钥"),
+        ("REDIS_URL", "127.0.0.1:6379"),
+        ("REDIS_URL", "http://127.0.0.1"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://h:port"),
+        ("REDIS_URL", "redis://h/name"),
+        ("REDIS_URL", "redis://h/0?socket_timeout=60"),
     ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -158,6 +176,19 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit, match="DATABASE_URL") as caught:
             load_settings()
         assert SECRET not in str(caught.value)
+    monkeypatch.delenv("DATABASE_URL")
+    for name, value in (
+        ("REDIS_URL", f"redis://:{SECRET}@h:port"),
+        ("REDIS_URL", f"redis://:{SECRET}@h/0?{SECRET}"),
+        ("ADMIN_API_KEY", f"{SECRET} {SECRET}"),
+    ):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit, match=name) as caught:
+            load_settings()
+        assert SECRET not in str(caught.value)
+    monkeypatch.setenv("REDIS_URL", f"rediss://user:{SECRET}@h:6380/1")
+    monkeypatch.setenv("ADMIN_API_KEY", SECRET * 2)
+    assert SECRET not in repr(load_settings()) + load_settings().model_dump_json()
     monkeypatch.setenv("ENV", "production")
     monkeypatch.setenv("APP_DEBUG", "true")
     with pytest.raises(ValidationError) as refused:

@@ -16,7 +16,7 @@ import pytest
 
 from app.clients.base import PreparedPhoto
 from app.clients.registry import create_model_client
-from app.config import PROJECT_ROOT, ModelSettings, Settings, StatisticsSettings
+from app.config import PROJECT_ROOT, CacheSettings, ModelSettings, Settings, StatisticsSettings
 from app.errors import ModelNotFound
 from app.main import create_app
 from tests.documents import DOCS, READMES, code_blocks, page_name
@@ -25,6 +25,7 @@ from tests.serving import serving
 
 SAMPLE = DOCS / "samples" / "coffee.jpg"
 DOCUMENTED_URL = "http://127.0.0.1:8000"
+DOCUMENTED_KEY = "change-me-to-a-long-secret"
 NODE_SUPPORTS_FETCH = 18
 
 
@@ -37,6 +38,7 @@ async def service(tmp_path: Path) -> AsyncIterator[str]:
             "data_dir": tmp_path / "data",
             "database": {"url": f"sqlite:///{tmp_path}/test.db"},
             "model": ModelSettings.model_validate({"provider": "local", "description_language": "zh"}),
+            "cache": CacheSettings.model_validate({"admin_api_key": DOCUMENTED_KEY}),
             "statistics": StatisticsSettings.model_validate({"timezone": noon}),
         }
     )

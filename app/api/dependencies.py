@@ -13,6 +13,7 @@ from starlette.types import Scope
 from app.errors import InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
+from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
 from app.services.request_log import RequestLogService
@@ -31,6 +32,10 @@ def resources_of(scope: Scope) -> Resources:
 
 async def get_classifier(request: Request) -> ClassifierService:
     return resources_of(request.scope).classifier
+
+
+async def get_cache(request: Request) -> CacheService:
+    return resources_of(request.scope).cache
 
 
 async def get_stats(request: Request) -> StatsService:
@@ -98,6 +103,7 @@ def _user_id(header: bytes) -> str | None:
 
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 ClassifierDep = Annotated[ClassifierService, Depends(get_classifier)]
+CacheDep = Annotated[CacheService, Depends(get_cache)]
 StatsDep = Annotated[StatsService, Depends(get_stats)]
 HealthDep = Annotated[HealthService, Depends(get_health)]
 RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]

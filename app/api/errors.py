@@ -46,6 +46,8 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
         body.error.code = code
     status = status or error.status
     headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
         needs_operator = isinstance(error, (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted))

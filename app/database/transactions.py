@@ -57,22 +57,24 @@ _RETRYABLE = _LOST_CONNECTION | {
 }
 
 
-async def read(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+async def read(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS
+) -> T:
     """Run `work` in a transaction that only reads.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, also after retries.
         ServerBusy: no connection became free in time.
     """
-    return await _run(engine, work, writes=False)
+    return await _run(engine, work, writes=False, max_attempts=max_attempts)
 
 
 async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in a transaction and commit it; raises as `read` does."""
-    return await _run(engine, work, writes=True)
+    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS)
 
 
-async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(attempt: Callable[[], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS) -> T:
     """Return what `attempt` returns; it is tried again in a moment when what went wrong may pass.
 
     Raises:
@@ -92,7 +94,7 @@ async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
                     raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
                 raise
             if (
-                attempts >= MAX_ATTEMPTS
+                attempts >= max_attempts
                 or time.monotonic() - started_at > TOTAL_TIMEOUT_SECONDS - ATTEMPT_TIMEOUT_SECONDS
             ):
                 raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
@@ -103,7 +105,9 @@ async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
             attempts += 1
 
 
-async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool) -> T:
+async def _run(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool, max_attempts: int
+) -> T:
     async def attempt() -> T:
         # A connection on which this runs out is closed by SQLAlchemy, not used again.
         async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
@@ -114,7 +118,7 @@ async def _run(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[
             async with connection.begin():
                 return await work(connection)
 
-    return await with_retries(attempt)
+    return await with_retries(attempt, max_attempts=max_attempts)
 
 
 def is_passing(error: BaseException) -> bool:

@@ -1,65 +1,89 @@
-"""The shared cache: SHA-256 of a photo -> its classification. An entry never changes once it is valid for everybody.
+"""The shared cache: SHA-256 of a photo -> its classification. Only people change a valid entry, by hand.
 
-Entries of the local demo model are the exception: they count only while that model is the configured one, and the
-first answer of another model replaces them.
+Memory is asked first, then Redis where there is one, then the database, which alone is the truth. Entries of the
+local demo model are provisional: they count only while that model is the configured one, the first answer of another
+model replaces them, and so no copies of them are kept.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
-from sqlalchemy import ColumnElement, Row, bindparam, insert, select, update
+from loguru import logger
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
-from app.database.tables import CachedImage
+from app.database.tables import CacheChange, CachedImage, UtcDateTime
 from app.database.transactions import read, write
+from app.errors import CacheEntryNotFound
+from app.services.cache_copies import CacheCopies
+from app.services.cache_watch import CHANGES_KEPT
+from app.services.cached_result import CONFIDENCE_DIGITS, CachedResult
+from app.services.group_reader import GroupReader
 
-CONFIDENCE_DIGITS = 4
+__all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "MODEL_USED_MAX_LENGTH", "CacheService", "CachedResult"]
+
 MODEL_USED_MAX_LENGTH = 50
-
-
-@dataclass(frozen=True, slots=True)
-class CachedResult:
-    """A classification as it is kept: `confidence` is 0..1 with four decimals."""
-
-    category: Category
-    confidence: float
-    description: str | None
+# Stands in model_used of entries that a person has corrected; no model replaces them.
+MANUAL_MODEL = "manual"
+# With each change; so the table stays as short as its changes of two days.
+OLD_CHANGES_DELETED = 1000
 
 
 class CacheService:
     """Reads and fills `image_classification_cache`; hashes are 64 lower-case hex digits.
 
-    `accepts_provisional` says that entries of the local model count, because it is the configured one.
+    Args:
+        engine: the database.
+        accepts_provisional: entries of the local model count, because it is the configured one.
+        copies: memory and Redis; none when left out.
     """
 
-    def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool) -> None:
+    def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool, copies: CacheCopies | None = None) -> None:
         self._engine = engine
         self._accepts_provisional = accepts_provisional
+        self._copies = copies or CacheCopies()
+        self._reader = GroupReader(self._fetch)
         # Built once: putting a statement together costs as much as sending it.
         self._select_entries = select(
-            CachedImage.image_hash, CachedImage.category, CachedImage.confidence, CachedImage.description
+            CachedImage.image_hash,
+            CachedImage.category,
+            CachedImage.confidence,
+            CachedImage.description,
+            (_is_provisional() if accepts_provisional else literal(0)).label("provisional"),
         ).where(CachedImage.image_hash.in_(bindparam("hashes", expanding=True)))
         if not accepts_provisional:
             self._select_entries = self._select_entries.where(~_is_provisional())
 
+    def peek(self, image_hash: str) -> CachedResult | None:
+        """Return the entry of one image if memory has it; None says nothing about the database."""
+        return self._copies.peek(image_hash)
+
     async def get(self, image_hash: str) -> CachedResult | None:
-        """Return the entry of one image, or None."""
-        return (await self.get_many([image_hash])).get(image_hash)
+        """Return the entry of one image, or None.
+
+        Raises:
+            ServerBusy: too many look-ups wait.
+            AppError: the database failed.
+        """
+        return self._copies.peek(image_hash) or (await self._reader.find([image_hash])).get(image_hash)
 
     async def get_many(self, image_hashes: Sequence[str]) -> Mapping[str, CachedResult]:
-        """Return the entries that exist, by hash, with one query."""
-        hashes = list(dict.fromkeys(image_hashes))
-
-        async def select_entries(connection: AsyncConnection) -> dict[str, CachedResult]:
-            rows = await connection.execute(self._select_entries, {"hashes": hashes})
-            return {row.image_hash: _result(row) for row in rows}
-
-        return await read(self._engine, select_entries)
+        """Return the entries that exist, by hash; raises as `get` does."""
+        found: dict[str, CachedResult] = {}
+        unknown: list[str] = []
+        for image_hash in image_hashes:
+            entry = self._copies.peek(image_hash)
+            if entry is None:
+                unknown.append(image_hash)
+            else:
+                found[image_hash] = entry
+        if unknown:
+            found.update(await self._reader.find(unknown))
+        return found
 
     async def save(self, image_hash: str, result: ModelResult, *, model: str) -> CachedResult:
         """Store a model's answer and return the entry that counts from now on.
@@ -73,6 +97,7 @@ class CacheService:
             "model_used": model[:MODEL_USED_MAX_LENGTH],
             "model_response": result.response,
         }
+        entry = CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
 
         async def insert_entry(connection: AsyncConnection) -> None:
             now = utc_now()
@@ -92,15 +117,106 @@ class CacheService:
         except IntegrityError:
             if not self._accepts_provisional:
                 await write(self._engine, replace_provisional)
-            winner = await self.get(image_hash)
-            if winner is not None:
-                return winner
-        return CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
+            winner = (await self._select([image_hash])).get(image_hash)
+            return entry if winner is None else winner
+        if not model.startswith(LOCAL_MODEL_PREFIX):
+            await self._copies.keep({image_hash: entry})
+        return entry
+
+    async def correct(self, image_hash: str, category: Category, description: str | None) -> CachedResult:
+        """Replace an entry by what a person says; its `hit_count` stays. It counts for everybody, for ever.
+
+        Raises:
+            CacheEntryNotFound: there is no entry.
+        """
+        entry = CachedResult(category, 1.0, description)
+
+        async def update_entry(connection: AsyncConnection) -> None:
+            await _lock_entry(connection, image_hash)
+            await connection.execute(
+                update(CachedImage)
+                .where(CachedImage.image_hash == image_hash)
+                .values(
+                    category=category.value,
+                    confidence=Decimal(1),
+                    description=description,
+                    model_used=MANUAL_MODEL,
+                    model_response=None,
+                    # MySQL would set it to now.
+                    last_hit_at=CachedImage.last_hit_at,
+                )
+            )
+            await _record_change(connection, image_hash)
+
+        await write(self._engine, update_entry)
+        await self._copies.forget(image_hash)
+        logger.info("cache entry {} was corrected to {}", image_hash, category.value)
+        return entry
+
+    async def remove(self, image_hash: str) -> None:
+        """Remove an entry, so that the photo is unknown again.
+
+        Raises:
+            CacheEntryNotFound: there is no entry.
+        """
+
+        async def delete_entry(connection: AsyncConnection) -> int:
+            hit_count = await _lock_entry(connection, image_hash)
+            await connection.execute(delete(CachedImage).where(CachedImage.image_hash == image_hash))
+            await _record_change(connection, image_hash)
+            return hit_count
+
+        hit_count = await write(self._engine, delete_entry)
+        await self._copies.forget(image_hash)
+        logger.info("cache entry {} with hit_count {} was removed", image_hash, hit_count)
+
+    async def close(self) -> None:
+        """Wait for the queries that are under way."""
+        await self._reader.close()
+
+    async def _fetch(self, image_hashes: list[str]) -> Mapping[str, CachedResult]:
+        """Return what exists, from Redis or else with one query."""
+        found = await self._copies.find(image_hashes)
+        if rest := [each for each in image_hashes if each not in found]:
+            found.update(await self._select(rest))
+        return found
+
+    async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
+        async def select_entries(connection: AsyncConnection) -> tuple[dict[str, CachedResult], list[str]]:
+            rows = (await connection.execute(self._select_entries, {"hashes": list(image_hashes)})).all()
+            entries = {
+                row.image_hash: CachedResult(Category(row.category), float(row.confidence), row.description)
+                for row in rows
+            }
+            return entries, [row.image_hash for row in rows if not row.provisional]
+
+        entries, lasting = await read(self._engine, select_entries)
+        await self._copies.keep({image_hash: entries[image_hash] for image_hash in lasting})
+        return entries
 
 
 def _is_provisional() -> ColumnElement[bool]:
     return CachedImage.model_used.startswith(LOCAL_MODEL_PREFIX, autoescape=True)
 
 
-def _result(row: Row[str, str, Decimal, str | None]) -> CachedResult:
-    return CachedResult(Category(row.category), float(row.confidence), row.description)
+async def _lock_entry(connection: AsyncConnection, image_hash: str) -> int:
+    """Return the entry's `hit_count`, which nobody changes before the end of the transaction.
+
+    SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
+    """
+    query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise CacheEntryNotFound
+    return row.hit_count or 0
+
+
+async def _record_change(connection: AsyncConnection, image_hash: str) -> None:
+    """Tell every process, and delete what all have known for long."""
+    await connection.execute(
+        insert(CacheChange).values(image_hash=image_hash, changed_at=func.current_timestamp(type_=UtcDateTime()))
+    )
+    now = (await connection.execute(select(func.current_timestamp(type_=UtcDateTime())))).scalar_one()
+    old = select(CacheChange.id).where(CacheChange.changed_at < now - CHANGES_KEPT).limit(OLD_CHANGES_DELETED)
+    if ids := (await connection.scalars(old)).all():
+        await connection.execute(delete(CacheChange).where(CacheChange.id.in_(ids)))

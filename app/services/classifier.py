@@ -99,7 +99,8 @@ class ClassifierService:
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
-        result = await self._cache.get(image_hash)
+        # Memory does not have to be waited for.
+        result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
         if result is None:
             return None
         answer = _answer(result, caller, from_cache=True)

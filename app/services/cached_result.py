@@ -1,0 +1,16 @@
+"""What the cache says of one photo, wherever it is kept: in memory, in Redis, in the database."""
+
+from dataclasses import dataclass
+
+from app.categories import Category
+
+CONFIDENCE_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResult:
+    """A classification as it is kept: `confidence` is 0..1 with four decimals."""
+
+    category: Category
+    confidence: float
+    description: str | None
