@@ -1,4 +1,4 @@
-"""The processes that are measured: one uvicorn worker each, the same command line for ours and for the yardstick.
+"""The processes that are measured: one uvicorn worker each, the same command line for ours and for the others.
 
 They run away from the project's folder, so that a developer's `.env` does not decide what is measured.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.config import PROJECT_ROOT
+from bench.instant_model import MODEL
 from bench.load import ANSWER_TIMEOUT_SECONDS, LoadError, Request
 from tests.servers.processes import free_port, start_process
 
@@ -31,6 +32,21 @@ class ServiceCommand:
     app: str
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def our_service(
+    name: str, database_url: str, folder: Path, *, model_url: str | None = None, durability: str = "commit"
+) -> ServiceCommand:
+    """Return ours, with the instant model at `model_url` (None: the local model) and files of its own in `folder`.
+
+    `durability` is LOG_DURABILITY: "commit" answers when the rows are committed, "async" before.
+    """
+    model = {"LLM_PROVIDER": "local"}
+    if model_url is not None:
+        model = {"LLM_PROVIDER": "custom", "LLM_BASE_URL": f"{model_url}/v1", "LLM_MODEL": MODEL}
+    data = folder / name.replace(" ", "-")
+    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, "LOG_DURABILITY": durability, **model}
+    return ServiceCommand(name, "app.main:app", folder, environment)
 
 
 @dataclass(frozen=True, slots=True)
