@@ -91,7 +91,7 @@ def _start_targets(stack: ExitStack, services: ExitStack, folder: Path, mysql: M
         start_target(naive_command, naive.engine),
         start_target(our_service("ours", ours.url, folder, model_url=model.url), ours.engine),
         start_target(
-            our_service("ours, async", later.url, folder, model_url=model.url, durability="async"),
+            our_service("ours, async", later.url, folder, model_url=model.url, LOG_DURABILITY="async"),
             later.engine,
             written_later=True,
         ),

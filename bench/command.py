@@ -1,5 +1,6 @@
 """What the commands of this package share: when they cannot run or the books do not balance, they say so in a line."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -26,3 +27,23 @@ def run_command(run: Callable[[Wrk], None]) -> int:
         print(f"bench: FAILED: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def add_setting_option(parser: argparse.ArgumentParser) -> None:
+    """Add --setting NAME=VALUE, which may be given several times; `settings` is the list of pairs."""
+    parser.add_argument(
+        "--setting",
+        dest="settings",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="an environment variable of our service, such as LOG_DURABILITY=async",
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError("NAME=VALUE is expected")
+    return name, value

@@ -65,7 +65,9 @@ def plan_measurements(targets: Targets, photo: bytes) -> list[Measurement]:
         lines += group
         yardstick, naive = group[1], group[2]
         if connections == 32:
-            many = check_many(_many_hashes(), users=MANY_USERS, requests=MANY_REQUESTS, chance=random.Random(0))
+            chance = random.Random(0)
+            hashes = chance.choices(_many_hashes(), k=MANY_REQUESTS)
+            many = check_many(hashes, users=MANY_USERS, chance=chance)
             lines += [
                 Measurement(MANY_HITS, targets.ours, many, 32, yardstick=yardstick, naive=naive),
                 Measurement(MISS, targets.ours, check_unknown(), 32, Outcome.MISSED, yardstick),

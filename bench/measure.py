@@ -34,6 +34,7 @@ class Target:
 class Sample:
     """One load. `cpu_ms` is the CPU time that one answer cost the worker, `sender_cpu` wrk's share of one core."""
 
+    answers: int
     per_second: float
     p50_ms: float
     p99_ms: float
@@ -101,4 +102,4 @@ def measure(measurement: Measurement, wrk: Wrk, seconds: float) -> Sample:
     after = read_usage(target.service.pid)
     measurement.resident_megabytes = after.resident_megabytes
     cpu_ms = (after.cpu_seconds - before.cpu_seconds) * 1000 / load.answers
-    return Sample(load.per_second, load.p50_ms, load.p99_ms, cpu_ms, load.sender_cpu)
+    return Sample(load.answers, load.per_second, load.p50_ms, load.p99_ms, cpu_ms, load.sender_cpu)

@@ -11,14 +11,14 @@ import sys
 import sysconfig
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.command import run_command
+from bench.command import add_setting_option, run_command
 from bench.databases import mysql_server
 from bench.load import LoadError
 from bench.measure import Measurement, measure, start_target
@@ -112,13 +112,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Show where the time of a hit goes.")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to record (default 30)")
     parser.add_argument("--keep", type=Path, help="copy the recording, for a flame graph, to this file")
-    parser.add_argument("--durability", default="commit", help="LOG_DURABILITY (default commit)")
+    add_setting_option(parser)
     chosen = parser.parse_args(arguments)
-    return run_command(partial(run, chosen.seconds, chosen.keep, chosen.durability))
+    return run_command(partial(run, chosen.seconds, chosen.keep, dict(chosen.settings)))
 
 
-def run(seconds: float, keep: Path | None, durability: str, wrk: Wrk) -> None:
-    """Measure the cost of an answer, record, and print.
+def run(seconds: float, keep: Path | None, settings: Mapping[str, str], wrk: Wrk) -> None:
+    """Measure the cost of an answer, record, and print; `settings` are variables of our service.
 
     Raises:
         LoadError, AccountingError: an answer was wrong or was lost, or py-spy could not look at the worker.
@@ -130,8 +130,8 @@ def run(seconds: float, keep: Path | None, durability: str, wrk: Wrk) -> None:
         mysql = stack.enter_context(mysql_server(must_be_durable=True))
         database = stack.enter_context(mysql.database())
         model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
-        command = our_service("ours", database.url, folder, model_url=model.url, durability=durability)
-        written_later = durability != "commit"
+        command = our_service("ours", database.url, folder, model_url=model.url, **settings)
+        written_later = settings.get("LOG_DURABILITY") == "async"
         target = stack.enter_context(start_target(command, database.engine, written_later=written_later))
         make_known(target.service, upload_known(photo))
         line = Measurement("check-cache, hit", target, check_known(photo), CONNECTIONS)
@@ -146,11 +146,12 @@ def run(seconds: float, keep: Path | None, durability: str, wrk: Wrk) -> None:
             shutil.copy(recording, keep)
         profile = read_profile(recording.read_text().splitlines())
     microseconds = plain.cpu_ms * 1000
+    setup = ", ".join([mysql.name, *(f"{name}={value}" for name, value in settings.items())])
+    chance = 100 * (0.05 * 0.95 / max(profile.samples, 1)) ** 0.5
     print(
-        f"{mysql.name}, LOG_DURABILITY={durability}, {CONNECTIONS} connections: {plain.per_second:.0f} requests/s "
-        f"({slowed.per_second:.0f} while recording), {microseconds:.0f} µs of the worker's CPU time for one answer; "
-        f"{profile.samples} samples, so a share of 5 % is good to ± "
-        f"{100 * (0.05 * 0.95 / max(profile.samples, 1)) ** 0.5:.1f} %.\n"
+        f"{setup}, {CONNECTIONS} connections: {plain.per_second:.0f} requests/s ({slowed.per_second:.0f} while "
+        f"recording), {microseconds:.0f} µs of the worker's CPU time for one answer; {profile.samples} samples, so a "
+        f"share of 5 % is good to ± {chance:.1f} %.\n"
     )
     print(render_profile(profile, microseconds))
 

@@ -66,10 +66,10 @@ def check_known(photo: bytes) -> Request:
     return _check(_body(known_hash(photo), "bench"))
 
 
-def check_many(image_hashes: Sequence[str], *, users: int, requests: int, chance: random.Random) -> Request:
-    """Return look-ups of one of `image_hashes` by one of `users`, both drawn anew for each of `requests`."""
+def check_many(image_hashes: Sequence[str], *, users: int, chance: random.Random) -> Request:
+    """Return look-ups of these photos in turn, each by one of so many users."""
     names = [f"bench-{number}" for number in range(users)]
-    return _check(*(_body(chance.choice(image_hashes), chance.choice(names)) for _ in range(requests)))
+    return _check(*(_body(image_hash, chance.choice(names)) for image_hash in image_hashes))
 
 
 def check_unknown() -> Request:

@@ -35,17 +35,17 @@ class ServiceCommand:
 
 
 def our_service(
-    name: str, database_url: str, folder: Path, *, model_url: str | None = None, durability: str = "commit"
+    name: str, database_url: str, folder: Path, *, model_url: str | None = None, **settings: str
 ) -> ServiceCommand:
     """Return ours, with the instant model at `model_url` (None: the local model) and files of its own in `folder`.
 
-    `durability` is LOG_DURABILITY: "commit" answers when the rows are committed, "async" before.
+    `settings` are further variables, such as LOG_DURABILITY="async": answer before the rows are committed.
     """
     model = {"LLM_PROVIDER": "local"}
     if model_url is not None:
         model = {"LLM_PROVIDER": "custom", "LLM_BASE_URL": f"{model_url}/v1", "LLM_MODEL": MODEL}
     data = folder / name.replace(" ", "-")
-    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, "LOG_DURABILITY": durability, **model}
+    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, **model, **settings}
     return ServiceCommand(name, "app.main:app", folder, environment)
 
 
