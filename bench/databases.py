@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from app.categories import Category
 from app.clock import utc_now
 from app.database.tables import Base, CachedImage
+from scripts.mysql_instance import ServerStartError
 from tests.servers.databases import start_servers
 
 FSYNC_PROBES = 50
@@ -62,7 +63,11 @@ class MysqlServer:
             self._run(f"DROP DATABASE IF EXISTS {url.database}")
 
     def set_memory(self, *, buffer_pool_bytes: int, redo_log_bytes: int = DEFAULT_REDO_LOG_BYTES) -> bool:
-        """Resize what InnoDB works with and wait for it; return False where the server is not ours to change."""
+        """Resize what InnoDB works with and wait for it; return False where the server is not ours to change.
+
+        Raises:
+            ServerStartError: it is still at it after RESIZE_WITHIN_SECONDS.
+        """
         if not self.is_ours:
             return False
         self._run(f"SET GLOBAL innodb_redo_log_capacity = {redo_log_bytes}")
@@ -74,7 +79,7 @@ class MysqlServer:
             # Within a tenth: a part of the memory is not for pages.
             while abs(int(connection.execute(text(status)).one()[1]) * page_bytes / buffer_pool_bytes - 1) > 0.1:
                 if time.monotonic() > deadline:
-                    return False
+                    raise ServerStartError(f"the buffer pool did not become {buffer_pool_bytes} bytes")
                 time.sleep(0.1)
         return True
 

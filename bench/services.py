@@ -78,7 +78,11 @@ def start_service(command: ServiceCommand) -> Iterator[Service]:
             return False
 
     with start_process(
-        [sys.executable, "-m", "uvicorn", command.app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"],
+        # A connection that waits for the last answers of the others is not closed meanwhile.
+        [
+            *(sys.executable, "-m", "uvicorn", command.app, "--host", "127.0.0.1", "--port", str(port)),
+            *("--no-access-log", "--timeout-keep-alive", str(ANSWER_TIMEOUT_SECONDS)),
+        ],
         ready=answers,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), **command.environment},
         cwd=command.folder,
