@@ -84,7 +84,8 @@ def render_table(columns: Sequence[str], left_aligned: int, rows: Sequence[Seque
 
 def three_figures(value: float) -> str:
     """Return a number with three figures, which is more than the noise leaves."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:.{decimals}f}"
 
 
 def _load_cells(measurement: Measurement) -> list[str]:
@@ -99,7 +100,7 @@ def _load_cells(measurement: Measurement) -> list[str]:
         f"{(max(rates) - min(rates)) / rate * 100:.0f} %",
         three_figures(measurement.median(lambda sample: sample.p50_ms)),
         three_figures(measurement.median(lambda sample: sample.p99_ms)),
-        f"{measurement.median(lambda sample: sample.cpu_ms):#.3g}",
+        three_figures(measurement.median(lambda sample: sample.cpu_ms)),
         *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         f"{measurement.resident_megabytes:.0f}",
     ]
