@@ -5,28 +5,30 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.databases import NotDurableError, median_fsync_ms, mysql_database, sqlite_database
-from bench.instant_model import MODEL
-from bench.ledger import AccountingError
-from bench.load import LoadError
-from bench.measure import measure, plan_measurements, start_target
-from bench.report import ProcessRow, render_loads, render_processes
+from bench.command import run_command
+from bench.databases import MysqlServer, median_fsync_ms, mysql_server, sqlite_database
+from bench.lines import Targets, fill_caches, plan_measurements
+from bench.measure import Target, measure, start_target
+from bench.report import ProcessRow, render_loads, render_processes, render_targets
 from bench.requests import make_photo
-from bench.services import ServiceCommand, median_start_seconds, read_usage, start_service
-from bench.wrk import Wrk, WrkMissingError, get_wrk
-from scripts.mysql_instance import ServerStartError
-from scripts.mysql_programs import NoServerError
-from tests.servers.processes import ProcessFailedError
+from bench.services import ServiceCommand, Usage, median_start_seconds, our_service, read_usage, start_service
+from bench.targets import judge
+from bench.wrk import Wrk
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long: seconds of each line before and in each round, rounds, and starts of each service."""
+    """How long: seconds of each line before and in each round, rounds, and starts of each service.
+
+    Without a warm-up the first round has it; without starts it counts how long the service of the run took, while
+    others started too.
+    """
 
     warm_up_seconds: float
     seconds: float
@@ -34,27 +36,16 @@ class Plan:
     starts: int
 
 
-FULL = Plan(warm_up_seconds=0.5, seconds=4.0, rounds=3, starts=3)
-QUICK = Plan(warm_up_seconds=0.1, seconds=0.3, rounds=1, starts=1)
+FULL = Plan(warm_up_seconds=0.5, seconds=3.0, rounds=3, starts=3)
+QUICK = Plan(warm_up_seconds=0, seconds=0.2, rounds=1, starts=0)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; return the exit status: 0 done, 1 not possible or the books do not balance."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the service beside a plain route.")
-    parser.add_argument("--quick", action="store_true", help="a smoke test of some seconds; its figures mean nothing")
+    """Run the benchmark; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the service beside plain routes.")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of half a minute; its figures mean nothing")
     plan = QUICK if parser.parse_args(arguments).quick else FULL
-    if sys.platform != "linux":
-        print("bench: it reads /proc, so it runs on Linux only", file=sys.stderr)
-        return 1
-    try:
-        run(plan, get_wrk())
-    except (WrkMissingError, NoServerError, ServerStartError, ProcessFailedError, NotDurableError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except (LoadError, AccountingError) as error:
-        print(f"bench: FAILED: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(partial(run, plan))
 
 
 def run(plan: Plan, wrk: Wrk) -> None:
@@ -64,48 +55,62 @@ def run(plan: Plan, wrk: Wrk) -> None:
         LoadError, AccountingError: an answer was wrong, or the database does not hold what was answered.
         NoServerError, ServerStartError, ProcessFailedError, NotDurableError, WrkMissingError: it cannot be measured.
     """
+    photo = make_photo()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        mysql = stack.enter_context(mysql_database(must_be_durable=plan is FULL))
-        sqlite = stack.enter_context(sqlite_database(folder / "sqlite.db"))
-        demo = stack.enter_context(sqlite_database(folder / "demo.db"))
-        model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
+        mysql = stack.enter_context(mysql_server(must_be_durable=plan is FULL))
         print(_describe_run(plan, wrk, mysql.name, median_fsync_ms(folder)), flush=True)
-
-        def command(name: str, url: str, model_settings: Mapping[str, str]) -> ServiceCommand:
-            environment = {"DATA_DIR": str(folder), "DATABASE_URL": url, **model_settings}
-            return ServiceCommand(name, "app.main:app", folder, environment)
-
-        instant = {"LLM_PROVIDER": "custom", "LLM_BASE_URL": f"{model.url}/v1", "LLM_MODEL": MODEL}
-        commands = [
-            (ServiceCommand("yardstick", "bench.yardstick:app", folder), None),
-            (command(f"{mysql.name}, instant", mysql.url, instant), mysql.engine),
-            (command("SQLite, instant", sqlite.url, instant), sqlite.engine),
-            (command("SQLite, local", demo.url, {"LLM_PROVIDER": "local"}), demo.engine),
-        ]
         with ExitStack() as services:
-            targets = [services.enter_context(start_target(*item)) for item in commands]
-            yardstick, *databases, local = targets
-            measurements = plan_measurements(make_photo(), yardstick=yardstick, databases=databases, local=local)
-            for each in measurements:
-                measure(each, wrk, plan.warm_up_seconds)
+            targets = _start_targets(stack, services, folder, mysql)
+            fill_caches(targets, photo)
+            measurements = plan_measurements(targets, photo)
+            if plan.warm_up_seconds:
+                for each in measurements:
+                    measure(each, wrk, plan.warm_up_seconds)
             # Side by side, so that a slow minute of the machine falls on every line.
             for _ in range(plan.rounds):
                 for each in measurements:
                     each.samples.append(measure(each, wrk, plan.seconds))
-            ended = [read_usage(target.service.pid) for target in targets]
+            ended = [read_usage(target.service.pid) for target in targets.all()]
+        processes = [_process_row(*item, plan) for item in zip(targets.all(), ended, strict=True)]
+    ours = processes[targets.all().index(targets.ours)]
+    goals = judge(measurements, targets, start_seconds=ours.start_seconds, ended_megabytes=ours.ended_megabytes)
+    print(f"{render_loads(measurements)}\n\n{render_processes(processes)}\n\n{render_targets(goals)}")
 
-        processes = [
-            ProcessRow(
-                name=target.command.name,
-                start_seconds=median_start_seconds(target.command, plan.starts),
-                started_megabytes=target.started.resident_megabytes,
-                ended_megabytes=usage.resident_megabytes,
-                peak_megabytes=usage.peak_megabytes,
-            )
-            for target, usage in zip(targets, ended, strict=True)
-        ]
-    print(f"{render_loads(measurements)}\n\n{render_processes(processes)}")
+
+def _start_targets(stack: ExitStack, services: ExitStack, folder: Path, mysql: MysqlServer) -> Targets:
+    """Start all services on `services`, two at a time; what they need lives on `stack`."""
+    model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
+    naive = stack.enter_context(mysql.database(with_tables=True))
+    ours, later = (stack.enter_context(mysql.database()) for _ in range(2))
+    sqlite, demo = (stack.enter_context(sqlite_database(folder / f"{name}.db")) for name in ("sqlite", "demo"))
+    naive_command = ServiceCommand("naive", "bench.naive:app", folder, {"DATABASE_URL": naive.url})
+    commands = [
+        start_target(ServiceCommand("bare", "bench.bare:app", folder), None),
+        start_target(ServiceCommand("yardstick", "bench.yardstick:app", folder), None),
+        start_target(naive_command, naive.engine),
+        start_target(our_service("ours", ours.url, folder, model_url=model.url), ours.engine),
+        start_target(
+            our_service("ours, async", later.url, folder, model_url=model.url, LOG_DURABILITY="async"),
+            later.engine,
+            written_later=True,
+        ),
+        start_target(our_service("ours, SQLite", sqlite.url, folder, model_url=model.url), sqlite.engine),
+        start_target(our_service("ours, SQLite, local model", demo.url, folder), demo.engine),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        return Targets(*pool.map(services.enter_context, commands))
+
+
+def _process_row(target: Target, ended: Usage, plan: Plan) -> ProcessRow:
+    starts = plan.starts
+    return ProcessRow(
+        name=target.command.name,
+        start_seconds=median_start_seconds(target.command, starts) if starts else target.service.start_seconds,
+        started_megabytes=target.started.resident_megabytes,
+        ended_megabytes=ended.resident_megabytes,
+        peak_megabytes=ended.peak_megabytes,
+    )
 
 
 def _describe_run(plan: Plan, wrk: Wrk, mysql: str, fsync_ms: float) -> str:

@@ -3,12 +3,15 @@
 A benchmark that did not check this would praise the service that loses rows.
 """
 
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 
 from app.database.tables import CachedImage, RequestLog
 from bench.load import Load
+
+POLL_SECONDS = 0.05
 
 
 class AccountingError(Exception):
@@ -46,7 +49,7 @@ def read_ledger(engine: Engine) -> Ledger:
 def check_ledger(change: Ledger, load: Load) -> None:
     """Compare what a load has changed in the database with the answers that were given.
 
-    A new photo is one entry, whose count begins at 1.
+    A new photo is one entry, whose count begins at 1. A hash that is not known leaves nothing behind.
 
     Raises:
         AccountingError: anything was lost or written twice.
@@ -56,3 +59,19 @@ def check_ledger(change: Ledger, load: Load) -> None:
     )
     if change != expected:
         raise AccountingError(f"the answers amount to {expected}, the database holds {change}")
+
+
+def await_ledger(engine: Engine, before: Ledger, load: Load, *, within_seconds: float) -> None:
+    """Check the books, again and again for `within_seconds` (0: once), because a service may write after its answer.
+
+    Raises:
+        AccountingError: they do not balance in the end.
+    """
+    deadline = time.monotonic() + within_seconds
+    while True:
+        try:
+            return check_ledger(read_ledger(engine) - before, load)
+        except AccountingError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)

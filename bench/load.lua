@@ -1,7 +1,10 @@
 -- What wrk runs: it sends for a while, lets every request be answered, and counts the answers by what they say.
 --
--- Arguments: seconds to send, content type, file with the body, token of this run. Where the body holds PLACEHOLDER
--- (of bench/load.py), each request gets the token and a number in its place, so that no two bodies are the same.
+-- Arguments: seconds to send, content type, file with the bodies, "one" or "lines", token of this run. Of "lines", each
+-- request gets the next, from the first again after the last. Where the one body holds PLACEHOLDER (of bench/load.py),
+-- each request gets the token and a number in its place, so that no two bodies are the same.
+--
+-- Whatever can be made ready is made in init(): wrk shares the machine with what it measures.
 
 local ffi = require("ffi")
 ffi.cdef([[
@@ -25,32 +28,58 @@ function setup(thread)
 end
 
 -- Globals of the one thread, which done() reads.
-promised, answered, cached, fresh, elapsed = 0, 0, 0, 0, 0
+promised, answered, cached, fresh, missed, elapsed, cpu = 0, 0, 0, 0, 0, 0, 0
 
-local seconds, body, before, after, token, constant, started
-local number = 0
+local seconds, started, cpu_before
+
+local function send_in_turn(bodies)
+  local requests, at = {}, 0
+  for body in bodies:gmatch("[^\n]+") do
+    requests[#requests + 1] = wrk.format(nil, nil, nil, body)
+  end
+  function request()
+    at = at % #requests + 1
+    return requests[at]
+  end
+end
+
+local function send_numbered(body, token)
+  local whole = wrk.format(nil, nil, nil, body)
+  local first, last = whole:find(PLACEHOLDER, 1, true)
+  local before, after = whole:sub(1, first - 1) .. token, whole:sub(last + 1)
+  local number = 0
+  function request()
+    number = number + 1
+    return before .. string.format("%016x", number) .. after
+  end
+end
 
 function init(args)
   seconds = tonumber(args[1])
   wrk.method = "POST"
   wrk.headers["Content-Type"] = args[2]
   local file = assert(io.open(args[3], "rb"))
-  body = file:read("*a")
+  local body = file:read("*a")
   file:close()
-  token = args[4]
-  local first, last = body:find(PLACEHOLDER, 1, true)
-  if first then
-    before, after = body:sub(1, first - 1), body:sub(last + 1)
+  if args[4] == "lines" then
+    send_in_turn(body)
+  elseif body:find(PLACEHOLDER, 1, true) then
+    send_numbered(body, args[5])
   else
-    constant = wrk.format(nil, nil, nil, body)
+    -- Without request(), wrk sends the same bytes each time and does not ask.
+    wrk.body = body
   end
 end
 
 -- wrk asks this once before each request, also before a connection's first, and after each answer.
 function delay()
-  started = started or now()
-  if now() - started >= seconds then
+  local time = now()
+  if not started then
+    started, cpu_before = time, os.clock()
+  end
+  if time - started >= seconds then
     if answered == promised then
+      cpu = os.clock() - cpu_before
       io.write("drained\n")
       io.flush()
       wrk.thread:stop()
@@ -61,14 +90,6 @@ function delay()
   return 0
 end
 
-function request()
-  if constant then
-    return constant
-  end
-  number = number + 1
-  return wrk.format(nil, nil, nil, before .. token .. string.format("%016x", number) .. after)
-end
-
 function response(status, headers, text)
   answered = answered + 1
   elapsed = now() - started
@@ -76,7 +97,9 @@ function response(status, headers, text)
     cached = cached + 1
   elseif status == 200 and text:find('"from_cache":false', 1, true) then
     fresh = fresh + 1
-  elseif answered == cached + fresh + 1 then
+  elseif status == 200 and text:find('"cached":false', 1, true) then
+    missed = missed + 1
+  elseif answered == cached + fresh + missed + 1 then
     io.write(string.format("unexpected %d %s\n", status, text:sub(1, 300):gsub("%s+", " ")))
   end
 end
@@ -85,10 +108,11 @@ function done(summary, latency, requests)
   local thread = threads[1]
   local errors = summary.errors
   io.write(string.format(
-    '\nresult {"promised": %d, "answered": %d, "cached": %d, "fresh": %d, "socket_errors": %d, '
-      .. '"elapsed_seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f}\n',
-    thread:get("promised"), thread:get("answered"), thread:get("cached"), thread:get("fresh"),
+    '\nresult {"promised": %d, "answered": %d, "cached": %d, "fresh": %d, "missed": %d, "socket_errors": %d, '
+      .. '"elapsed_seconds": %.6f, "cpu_seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f}\n',
+    thread:get("promised"), thread:get("answered"),
+    thread:get("cached"), thread:get("fresh"), thread:get("missed"),
     errors.connect + errors.read + errors.write + errors.timeout,
-    thread:get("elapsed"), latency:percentile(50) / 1000, latency:percentile(99) / 1000
+    thread:get("elapsed"), thread:get("cpu"), latency:percentile(50) / 1000, latency:percentile(99) / 1000
   ))
 end

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.measure import Measurement
+from bench.targets import Goal
 
 LOAD_COLUMNS = (
     "request",
-    "database, model",
+    "service",
     "connections",
     "requests/s",
     "spread",
@@ -15,9 +16,11 @@ LOAD_COLUMNS = (
     "p99 ms",
     "CPU ms",
     "of yardstick",
+    "of naive",
     "RSS MB",
 )
 PROCESS_COLUMNS = ("worker", "start s", "RSS MB after the start", "after the run", "peak")
+TARGET_COLUMNS = ("target", "must", "goal", "measured", "verdict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,19 @@ class ProcessRow:
 
 
 def render_loads(measurements: Sequence[Measurement]) -> str:
-    """Return the table of loads as Markdown."""
-    return _table(LOAD_COLUMNS, 2, [_load_cells(measurement) for measurement in measurements])
+    """Return the table of loads as Markdown, and under it how busy the load generator was."""
+    rows = render_table(LOAD_COLUMNS, 2, [_load_cells(measurement) for measurement in measurements])
+    busiest = max(measurements, key=lambda each: each.median(lambda sample: sample.sender_cpu))
+    share = busiest.median(lambda sample: sample.sender_cpu) * 100
+    return (
+        f"{rows}\n\nwrk, with one thread, was busiest with {busiest.title} ({busiest.target.command.name}, "
+        f"{busiest.connections} connections): {share:.0f} % of a core."
+    )
 
 
 def render_processes(rows: Sequence[ProcessRow]) -> str:
     """Return the table of processes as Markdown."""
-    return _table(
+    return render_table(
         PROCESS_COLUMNS,
         1,
         [
@@ -52,28 +61,46 @@ def render_processes(rows: Sequence[ProcessRow]) -> str:
     )
 
 
+def render_targets(goals: Sequence[Goal]) -> str:
+    """Return the table of targets as Markdown."""
+    rows = [
+        [
+            goal.name,
+            f"{goal.must:g}{goal.unit}",
+            "–" if goal.goal is None else f"{goal.goal:g}{goal.unit}",
+            f"{three_figures(goal.measured)}{goal.unit}",
+            goal.verdict,
+        ]
+        for goal in goals
+    ]
+    return render_table(TARGET_COLUMNS, 1, rows)
+
+
+def render_table(columns: Sequence[str], left_aligned: int, rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first `left_aligned` columns are text."""
+    rule = ["---"] * left_aligned + ["---:"] * (len(columns) - left_aligned)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *rows])
+
+
+def three_figures(value: float) -> str:
+    """Return a number with three figures, which is more than the noise leaves."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:.{decimals}f}"
+
+
 def _load_cells(measurement: Measurement) -> list[str]:
     rates = [sample.per_second for sample in measurement.samples]
-    rate, ratio = measurement.median(lambda sample: sample.per_second), measurement.ratio()
+    rate = measurement.median(lambda sample: sample.per_second)
+    ratios = (measurement.ratio(measurement.yardstick), measurement.ratio(measurement.naive))
     return [
         measurement.title,
         measurement.target.command.name,
         str(measurement.connections),
-        _number(rate),
+        three_figures(rate),
         f"{(max(rates) - min(rates)) / rate * 100:.0f} %",
-        _number(measurement.median(lambda sample: sample.p50_ms)),
-        _number(measurement.median(lambda sample: sample.p99_ms)),
-        _number(measurement.median(lambda sample: sample.cpu_ms)),
-        "–" if ratio is None else f"{ratio:.2f}",
+        three_figures(measurement.median(lambda sample: sample.p50_ms)),
+        three_figures(measurement.median(lambda sample: sample.p99_ms)),
+        three_figures(measurement.median(lambda sample: sample.cpu_ms)),
+        *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         f"{measurement.resident_megabytes:.0f}",
     ]
-
-
-def _number(value: float) -> str:
-    """Three figures, which is more than the noise leaves."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _table(columns: Sequence[str], left_aligned: int, rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * left_aligned + ["---:"] * (len(columns) - left_aligned)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *rows])

@@ -1,4 +1,5 @@
-"""What the clients send: one photo of 400 KB, as a hash, as an upload, and as uploads that nobody has seen before.
+"""What the clients send: one photo of 400 KB, as a hash, as an upload, and as uploads that nobody has seen before; and
+the hashes of many photos, known and not.
 
 A new photo differs from the others in a comment only: the service hashes, inspects and cleans it like any other, and
 its picture costs the model the same.
@@ -7,7 +8,9 @@ its picture costs the model the same.
 import hashlib
 import io
 import json
+import random
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -53,10 +56,38 @@ def upload_known(photo: bytes) -> Request:
     return upload_new(_known(photo))
 
 
+def known_hash(photo: bytes) -> str:
+    """Return the SHA-256 of that photo."""
+    return hashlib.sha256(_known(photo)).hexdigest()
+
+
 def check_known(photo: bytes) -> Request:
     """Return the look-up of that photo by its hash."""
-    body = {"image_hash": hashlib.sha256(_known(photo)).hexdigest(), "user_id": "bench"}
-    return Request("/api/v1/classify/check-cache", "application/json", json.dumps(body).encode())
+    return _check(_body(known_hash(photo), "bench"))
+
+
+def check_many(image_hashes: Sequence[str], *, users: int, chance: random.Random) -> Request:
+    """Return look-ups of these photos in turn, each by one of so many users."""
+    names = [f"bench-{number}" for number in range(users)]
+    return _check(*(_body(image_hash, chance.choice(names)) for image_hash in image_hashes))
+
+
+def check_unknown() -> Request:
+    """Return the look-up of another hash each time, none of which is known."""
+    return _check(_body("0" * (64 - len(PLACEHOLDER)) + PLACEHOLDER.decode(), "bench"))
+
+
+def hash_of_number(number: int) -> str:
+    """Return the hash that stands for a photo; MySQL's SHA2(number, 256) is the same."""
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def _check(*bodies: bytes) -> Request:
+    return Request("/api/v1/classify/check-cache", "application/json", bodies[0], bodies if len(bodies) > 1 else ())
+
+
+def _body(image_hash: str, user_id: str) -> bytes:
+    return json.dumps({"image_hash": image_hash, "user_id": user_id}).encode()
 
 
 def _known(photo: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The processes that are measured: one uvicorn worker each, the same command line for ours and for the yardstick.
+"""The processes that are measured: one uvicorn worker each, the same command line for ours and for the others.
 
 They run away from the project's folder, so that a developer's `.env` does not decide what is measured.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.config import PROJECT_ROOT
+from bench.instant_model import MODEL
 from bench.load import ANSWER_TIMEOUT_SECONDS, LoadError, Request
 from tests.servers.processes import free_port, start_process
 
@@ -31,6 +32,21 @@ class ServiceCommand:
     app: str
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def our_service(
+    name: str, database_url: str, folder: Path, *, model_url: str | None = None, **settings: str
+) -> ServiceCommand:
+    """Return ours, with the instant model at `model_url` (None: the local model) and files of its own in `folder`.
+
+    `settings` are further variables, such as LOG_DURABILITY="async": answer before the rows are committed.
+    """
+    model = {"LLM_PROVIDER": "local"}
+    if model_url is not None:
+        model = {"LLM_PROVIDER": "custom", "LLM_BASE_URL": f"{model_url}/v1", "LLM_MODEL": MODEL}
+    data = folder / name.replace(" ", "-")
+    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, **model, **settings}
+    return ServiceCommand(name, "app.main:app", folder, environment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +78,11 @@ def start_service(command: ServiceCommand) -> Iterator[Service]:
             return False
 
     with start_process(
-        [sys.executable, "-m", "uvicorn", command.app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"],
+        # A connection that waits for the last answers of the others is not closed meanwhile.
+        [
+            *(sys.executable, "-m", "uvicorn", command.app, "--host", "127.0.0.1", "--port", str(port)),
+            *("--no-access-log", "--timeout-keep-alive", str(ANSWER_TIMEOUT_SECONDS)),
+        ],
         ready=answers,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), **command.environment},
         cwd=command.folder,
