@@ -12,9 +12,11 @@ from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate
+from app.database.presence import create_presence
 from app.services.cache import CacheService
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
+from app.services.lease import LeaseService
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.stats import StatsService
@@ -60,12 +62,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         recorder = RequestRecorder(engine, log_enabled=settings.statistics.log_enabled)
         stack.push_async_callback(recorder.close)
 
+        leases = LeaseService(engine, create_presence(engine))
+        stack.push_async_callback(leases.close)
+
         classifier = ClassifierService(
             cache=CacheService(engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX)),
             recorder=recorder,
             model_client=model_client,
             decoder=decoder,
             image_settings=settings.image,
+            leases=leases,
         )
         stack.push_async_callback(classifier.close)
 

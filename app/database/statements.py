@@ -35,3 +35,10 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
         new, clause = "excluded.{}", f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
     changes = ", ".join(f"{column} = {change.format(new=new.format(column))}" for column, change in updates.items())
     return f"INSERT INTO {table} ({columns}) {source} {clause} {changes}"
+
+
+def seconds_from_now(dialect: str, seconds: int) -> str:
+    """Return an expression: the database's own time in UTC, to the millisecond, `seconds` later (or earlier)."""
+    if dialect == "sqlite":
+        return f"strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds:+d} seconds')"
+    return f"UTC_TIMESTAMP(3) + INTERVAL {seconds} SECOND"

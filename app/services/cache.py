@@ -4,7 +4,7 @@ Entries of the local demo model are the exception: they count only while that mo
 first answer of another model replaces them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -61,10 +61,18 @@ class CacheService:
 
         return await read(self._engine, select_entries)
 
-    async def save(self, image_hash: str, result: ModelResult, *, model: str) -> CachedResult:
+    async def save(
+        self,
+        image_hash: str,
+        result: ModelResult,
+        *,
+        model: str,
+        together_with: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> CachedResult:
         """Store a model's answer and return the entry that counts from now on.
 
         The database settles a race: whoever inserts first wins, and the others get the winner's entry.
+        `together_with` is committed in the same transaction, whoever wins.
         """
         values = {
             "category": result.category.value,
@@ -81,17 +89,21 @@ class CacheService:
                     image_hash=image_hash, hit_count=1, created_at=now, last_hit_at=now, **values
                 )
             )
+            if together_with is not None:
+                await together_with(connection)
 
         async def replace_provisional(connection: AsyncConnection) -> None:
-            await connection.execute(
-                update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
-            )
+            if not self._accepts_provisional:
+                await connection.execute(
+                    update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
+                )
+            if together_with is not None:
+                await together_with(connection)
 
         try:
             await write(self._engine, insert_entry)
         except IntegrityError:
-            if not self._accepts_provisional:
-                await write(self._engine, replace_provisional)
+            await write(self._engine, replace_provisional)
             winner = await self.get(image_hash)
             if winner is not None:
                 return winner
