@@ -17,11 +17,10 @@ from typing import Any, Protocol
 
 from loguru import logger
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.transactions import is_passing, is_unreachable
+from app.database.transactions import is_passing, is_unreachable, reason
 
 # A process that vanishes without a word (a power cut, a lost network) is given up by the server after this time.
 SILENCE_SECONDS = 30
@@ -30,8 +29,8 @@ STEP_TIMEOUT_SECONDS = 8.0
 # After KILL, the server may need a moment until it frees the lock of the old connection.
 GET_LOCK_SECONDS = 2
 RETRY_MAX_SECONDS = 1.0
-# Every server that can be reached under one address differs from the others in one of these.
-_THIS_SERVER = "MD5(CONCAT_WS('/', @@hostname, @@port, @@datadir, @@server_id))"
+# Every server that can be reached under one address differs from the others in one of these. (MySQL 9.6 lost MD5.)
+_THIS_SERVER = "LEFT(SHA2(CONCAT_WS('/', @@hostname, @@port, @@datadir, @@server_id), 256), 32)"
 # There is one kernel that keeps the locks on SQLite's files; SQLite's own locks allow no second one either.
 _THE_KERNEL = "flock"
 
@@ -107,9 +106,9 @@ class NamedLock:
                     await self._hold(connection)
                 finally:
                     await connection.close()
-            except (DBAPIError, OSError, PoolTimeoutError) as error:
-                if isinstance(error, DBAPIError) and not is_passing(error) and not is_unreachable(error):
-                    logger.warning("the database refuses named locks: leases of a dead process end by expiry")
+            except Exception as error:  # noqa: BLE001 - such as a cluster that refuses named locks
+                if not (isinstance(error, PoolTimeoutError) or is_passing(error) or is_unreachable(error)):
+                    logger.warning("no named lock can be taken ({}): leases end by expiry", reason(error))
                     return
             finally:
                 was_present = self._witness is not None
@@ -125,7 +124,6 @@ class NamedLock:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         # It counts as none of the pool's connections: a pool of one would have none left.
         await connection.run_sync(lambda sync_connection: sync_connection.detach())
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
         take = text(f"SELECT GET_LOCK(:name, {GET_LOCK_SECONDS}), {_THIS_SERVER}")
         async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
             await connection.exec_driver_sql(f"SET SESSION wait_timeout = {SILENCE_SECONDS}")
