@@ -26,6 +26,7 @@ from app.errors import DatabaseUnavailable, ModelTimeout
 from app.services import lease as lease_module
 from app.services.cache import CacheService
 from app.services.lease import LeaseService
+from tests.database.test_engine import going_silent
 from tests.databases import TestDatabase, admin_engine
 
 IMAGE = "a" * 64
@@ -385,6 +386,33 @@ async def test_a_silent_connection_is_kept_open(mysql_database: TestDatabase, mo
             assert await connection.scalar(query) == number
     finally:
         await engine.dispose()
+
+
+async def test_a_connection_that_goes_silent_is_replaced(
+    mysql_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover: the server that had the lock says nothing any more."""
+    monkeypatch.setattr(presence_module, "SILENCE_SECONDS", 2)
+    monkeypatch.setattr(presence_module, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(presence_module, "STEP_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(presence_module, "GET_LOCK_SECONDS", 0)
+    async with going_silent(mysql_database.url) as (url, silence):
+        engine = create_engine(Settings(database=DatabaseSettings.model_validate({"url": url})))
+        try:
+            async with process(engine) as (leases, presence), admin_engine(mysql_database.url) as direct:
+                assert await leases.take(IMAGE)
+                async with direct.connect() as connection:
+                    query = text(f"SELECT IS_USED_LOCK('{presence_module._lock_name(presence.holder)}')")
+                    number = await connection.scalar(query)
+                    assert number is not None
+                    silence()
+                    deadline = soon()
+                    while await connection.scalar(query) in {number, None}:
+                        assert time.monotonic() < deadline
+                        await asyncio.sleep(0.05)
+                await leases.release(IMAGE)
+        finally:
+            await engine.dispose()
 
 
 async def test_files_of_the_dead_are_removed(tmp_path: Path) -> None:
