@@ -13,12 +13,14 @@ from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate
+from app.database.presence import create_presence
 from app.memory_budget import MemoryBudget
 from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
+from app.services.lease import LeaseService
 from app.services.memory_cache import MemoryCache
 from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
@@ -78,6 +80,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             watch = CacheWatch(engine, copies)
             await watch.look()
             stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+        leases = LeaseService(engine, create_presence(engine))
+        stack.push_async_callback(leases.close)
 
         classifier = ClassifierService(
             cache=cache,
@@ -85,6 +89,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             model_client=model_client,
             decoder=decoder,
             image_settings=settings.image,
+            leases=leases,
         )
         stack.push_async_callback(classifier.close)
 

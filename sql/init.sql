@@ -69,6 +69,7 @@ COMMENT='缓存人工修改记录';
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `holder` VARCHAR(64) NOT NULL COMMENT '持有者进程',
+  `witness` VARCHAR(32) DEFAULT NULL COMMENT '可确认持有者是否存活的服务器',
   `expires_at` DATETIME(3) NOT NULL COMMENT '到期时间',
   PRIMARY KEY (`image_hash`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci

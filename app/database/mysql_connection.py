@@ -21,6 +21,10 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not speak TLS, and MYSQL_SSL is true")
         await super()._request_authentication()
 
+    async def until_lost(self) -> None:
+        """Return when an idle connection ends: a server that was not asked says nothing before that."""
+        await self._reader.read(1)
+
 
 async def connect(**options: Any) -> aiomysql.Connection:
     """Open a connection; `options` are those of `aiomysql.connect`.

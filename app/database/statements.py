@@ -41,3 +41,10 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
 def timestamp_text(moment: datetime) -> str:
     """Return an aware UTC time as every database's DATETIME takes it, and as SQLAlchemy keeps it on SQLite."""
     return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def seconds_from_now(dialect: str, seconds: int) -> str:
+    """Return an expression: the database's own time in UTC, to the millisecond, `seconds` later (or earlier)."""
+    if dialect == "sqlite":
+        return f"strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds:+d} seconds')"
+    return f"UTC_TIMESTAMP(3) + INTERVAL {seconds} SECOND"

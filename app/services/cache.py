@@ -5,7 +5,7 @@ local demo model are provisional: they count only while that model is the config
 model replaces them, and so no copies of them are kept.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 
 from loguru import logger
@@ -85,10 +85,18 @@ class CacheService:
             found.update(await self._reader.find(unknown))
         return found
 
-    async def save(self, image_hash: str, result: ModelResult, *, model: str) -> CachedResult:
+    async def save(
+        self,
+        image_hash: str,
+        result: ModelResult,
+        *,
+        model: str,
+        together_with: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> CachedResult:
         """Store a model's answer and return the entry that counts from now on.
 
         The database settles a race: whoever inserts first wins, and the others get the winner's entry.
+        `together_with` is committed in the same transaction, whoever wins.
         """
         values = {
             "category": result.category.value,
@@ -106,17 +114,21 @@ class CacheService:
                     image_hash=image_hash, hit_count=1, created_at=now, last_hit_at=now, **values
                 )
             )
+            if together_with is not None:
+                await together_with(connection)
 
         async def replace_provisional(connection: AsyncConnection) -> None:
-            await connection.execute(
-                update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
-            )
+            if not self._accepts_provisional:
+                await connection.execute(
+                    update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
+                )
+            if together_with is not None:
+                await together_with(connection)
 
         try:
             await write(self._engine, insert_entry)
         except IntegrityError:
-            if not self._accepts_provisional:
-                await write(self._engine, replace_provisional)
+            await write(self._engine, replace_provisional)
             winner = (await self._select([image_hash])).get(image_hash)
             return entry if winner is None else winner
         if not model.startswith(LOCAL_MODEL_PREFIX):

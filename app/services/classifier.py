@@ -5,8 +5,9 @@ No connection is held while the model works: each step is a short transaction of
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -25,6 +26,7 @@ from app.errors import (
 )
 from app.request_id import new_request_id
 from app.services.cache import CachedResult, CacheService
+from app.services.lease import LeaseService
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
 
@@ -89,12 +91,14 @@ class ClassifierService:
         model_client: ModelClient,
         decoder: ThreadPoolExecutor,
         image_settings: ImageSettings,
+        leases: LeaseService,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
         self._model_client = model_client
         self._decoder = decoder
         self._image_settings = image_settings
+        self._leases = leases
         self._flights: dict[str, asyncio.Task[tuple[CachedResult, bool]]] = {}
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
@@ -162,26 +166,55 @@ class ClassifierService:
             flight.exception()
 
     async def _cached_or_modelled(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
-        cached = await self._cache.get(upload.sha256)
+        image_hash = upload.sha256
+        cached = await self._cache.get(image_hash)
         if cached is not None:
             return cached, True
-        prepared = await asyncio.get_running_loop().run_in_executor(self._decoder, self._prepare, upload.data)
-        result = await self._model_client.classify(prepared)
-        return await self._cache.save(upload.sha256, result, model=self._model_client.model), False
-
-    def _prepare(self, data: bytes) -> PreparedPhoto:
-        try:
+        # Before the lease: what is no photo shall not cost a write.
+        with _our_photo_errors():
             info = photo.inspect_photo(
-                data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
+                upload.data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
             )
-            jpeg = photo.prepare_photo(data, info, max_edge=self._max_edge_pixels, max_bytes=MODEL_IMAGE_MAX_BYTES)
-        except photo.PhotoError as error:
-            raise _PHOTO_ERRORS[type(error)](str(error)) from error
-        return PreparedPhoto(jpeg)
+        deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
+        while not await self._leases.take(image_hash):
+            await self._leases.wait(image_hash, deadline)
+            cached = await self._cache.get(image_hash)
+            if cached is not None:
+                return cached, True
+        try:
+            return await self._modelled(upload, info)
+        finally:
+            await self._leases.release(image_hash)
 
-    @property
-    def _max_edge_pixels(self) -> int:
-        return self._model_client.settings.image_max_edge_pixels
+    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> tuple[CachedResult, bool]:
+        """Ask the model, with the lease in hand."""
+        image_hash = upload.sha256
+        # Whoever had the lease before may have finished since we looked; looking again takes no time beside this.
+        cached, prepared = await asyncio.gather(
+            self._cache.get(image_hash),
+            asyncio.get_running_loop().run_in_executor(self._decoder, self._prepare, upload.data, info),
+        )
+        if cached is not None:
+            return cached, True
+        result = await self._model_client.classify(prepared)
+        saved = await self._cache.save(
+            image_hash, result, model=self._model_client.model, together_with=self._leases.delete_with(image_hash)
+        )
+        self._leases.forget(image_hash)
+        return saved, False
+
+    def _prepare(self, data: bytes, info: photo.PhotoInfo) -> PreparedPhoto:
+        max_edge = self._model_client.settings.image_max_edge_pixels
+        with _our_photo_errors():
+            return PreparedPhoto(photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES))
+
+
+@contextmanager
+def _our_photo_errors() -> Iterator[None]:
+    try:
+        yield
+    except photo.PhotoError as error:
+        raise _PHOTO_ERRORS[type(error)](str(error)) from error
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
