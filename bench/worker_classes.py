@@ -1,6 +1,7 @@
 """`python -m bench.worker_classes [--quick]`: gunicorn's worker classes side by side, on our hit and on the yardstick.
 
-All services run at the same time and take turns, so that a slow minute of the machine falls on each of them.
+All services run at the same time and take short turns, so that a slow minute of the machine falls on each of them;
+ratios are those of the same round.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from bench.wrk import Wrk, get_wrk
 from tests.servers.processes import answers_http, free_port, start_process
 
 CONNECTIONS = 32
-COLUMNS = ("route", "worker class", "workers", "requests/s", "spread", "p99 ms", "CPU ms", "busiest worker")
+COLUMNS = ("route", "worker class", "workers", "requests/s", "of ours", "p99 ms", "CPU ms", "of ours", "busiest worker")
+SCALING_COLUMNS = ("route", "worker class", "requests/s with 2 workers, of those with 1", "CPU ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +67,22 @@ class Line:
     service: Service
     samples: list[Sample] = field(default_factory=list)
 
-    def cells(self) -> list[str]:
-        """Return the line as text: medians over the rounds."""
-        rates = [sample.per_second for sample in self.samples]
-        rate = statistics.median(rates)
-        cpu, p99, busiest = (
-            statistics.median(getattr(sample, name) for sample in self.samples)
-            for name in ("cpu_ms", "p99_ms", "busiest")
-        )
-        spread = (max(rates) - min(rates)) / rate
+    def median(self, name: str) -> float:
+        """Return the median of a value over the rounds."""
+        return statistics.median(float(getattr(sample, name)) for sample in self.samples)
+
+    def ratio(self, other: "Line", name: str) -> float:
+        """Return the median over the rounds of a value's ratio to another line's in the same round."""
+        pairs = zip(self.samples, other.samples, strict=True)
+        return statistics.median(float(getattr(ours, name) / getattr(theirs, name)) for ours, theirs in pairs)
+
+    def cells(self, ours: "Line") -> list[str]:
+        """Return the line as text."""
         return [
-            *(self.route, self.worker_class.name, str(self.workers), f"{rate:.0f}", f"{spread * 100:.0f} %"),
-            *(f"{p99:.0f}", f"{cpu:.2f}", f"{busiest * 100:.0f} %"),
+            *(self.route, self.worker_class.name, str(self.workers)),
+            *(f"{self.median('per_second'):.0f}", f"{self.ratio(ours, 'per_second'):.2f}"),
+            *(f"{self.median('p99_ms'):.0f}", f"{self.median('cpu_ms'):.2f}", f"{self.ratio(ours, 'cpu_ms'):.2f}"),
+            f"{self.median('busiest') * 100:.0f} %",
         ]
 
 
@@ -157,16 +163,25 @@ def run(seconds: float, rounds: int) -> None:
         ]
         make_known(lines[-1].service, upload_known(photo))
         for line in lines:
-            measure(line, wrk, check_known(photo), seconds / 4)
+            measure(line, wrk, check_known(photo), seconds)
         for _ in range(rounds):
             for line in lines:
                 line.samples.append(measure(line, wrk, check_known(photo), seconds))
-    print(_table(lines))
+    of_ours = {(line.route, line.workers): line for line in reversed(lines) if line.worker_class == worker_classes()[0]}
+    print(_table(COLUMNS, 2, [line.cells(of_ours[line.route, line.workers]) for line in lines]))
+    of_one = {(line.route, line.worker_class): line for line in lines if line.workers == 1}
+    pairs = [(line, of_one.get((line.route, line.worker_class))) for line in lines if line.workers > 1]
+    rows = [
+        [line.route, line.worker_class.name, f"{line.ratio(one, 'per_second'):.2f}", f"{line.ratio(one, 'cpu_ms'):.2f}"]
+        for line, one in pairs
+        if one is not None
+    ]
+    print(f"\n{_table(SCALING_COLUMNS, 2, rows)}")
 
 
-def _table(lines: Sequence[Line]) -> str:
-    rows = [COLUMNS, ["---", "---", *["---:"] * (len(COLUMNS) - 2)], *(line.cells() for line in lines)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _table(columns: Sequence[str], left_aligned: int, rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * left_aligned + ["---:"] * (len(columns) - left_aligned)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *rows])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -174,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.worker_classes", description="Compare gunicorn's workers.")
     parser.add_argument("--quick", action="store_true", help="shows that it works; its figures mean nothing")
     is_quick = parser.parse_args(arguments).quick
-    run(seconds=0.4 if is_quick else 4, rounds=1 if is_quick else 3)
+    run(seconds=0.4 if is_quick else 1.5, rounds=1 if is_quick else 12)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ its next request is answered with "Connection: close", and one that nobody uses 
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
-import struct
-import termios
 from collections.abc import AsyncIterator
 
 from uvicorn import Config, Server
@@ -84,10 +81,8 @@ class DrainingProtocol(HttpToolsProtocol):
 
     def _close_if_unused(self) -> None:
         is_idle = self.cycle is None or self.cycle.response_complete
-        if self.transport.is_closing() or not is_idle or self._has_begun:
-            return
-        # What has arrived and is not read yet is answered, and the connection closed after it.
-        if not _unread_bytes(self.transport):
+        # Both asyncio and uvloop read what has arrived before they look at their timers.
+        if is_idle and not self._has_begun and not self.transport.is_closing():
             self.transport.close()
 
 
@@ -169,11 +164,3 @@ class DrainingServer(Server):
             yield
         finally:
             task.cancel()
-
-
-def _unread_bytes(transport: asyncio.Transport) -> int:
-    """Return how much the kernel holds that a connection has received."""
-    descriptor = transport.get_extra_info("socket").fileno()
-    # tty_ioctl(4); tcp(7) has the same for sockets.
-    [size] = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
-    return int(size)
