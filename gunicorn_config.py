@@ -17,7 +17,8 @@ backlog = 2048
 
 workers = gunicorn_workers(settings)
 forwarded_allow_ips = settings.forwarded_allow_ips
-# uvicorn on uvloop and httptools, which loses no request when it leaves.
+# uvicorn on uvloop and httptools, taught to lose no request when it leaves. gunicorn's own "asgi" takes up to a quarter
+# more CPU for a request, loses some when it is recycled, and ignores X-Forwarded-For (docs/performance.md).
 worker_class = "app.server.worker.DrainingWorker"
 # Not the specification's 1000, which a busy worker reaches every few seconds: each restart costs a cold start.
 max_requests = 100_000
