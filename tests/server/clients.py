@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 ANSWER_WITHIN_SECONDS = 60
+PHASE_SECONDS = 200
 # Between requests, so that connections are idle in all phases of a worker's life; shorter than a server lingers.
 PAUSES_SECONDS = (0.0, 0.0, 0.0, 0.02, 0.1, 0.5)
 
@@ -38,14 +39,14 @@ class Clients:
     async def answers(self, more: int) -> None:
         """Wait for `more` answers."""
         goal = self.ledger.answers + more
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PHASE_SECONDS):
             while self.ledger.answers < goal:
                 assert not self.ledger.lost, self.ledger.lost
                 await asyncio.sleep(0.02)
 
     async def finished(self) -> None:
         """Wait until every client was refused."""
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PHASE_SECONDS):
             await asyncio.gather(*self.tasks)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 from sqlalchemy import text
 
 from app.config import PROJECT_ROOT
@@ -40,6 +41,8 @@ def gunicorn(port: int, environment: dict[str, str], *options: str) -> Iterator[
         yield process
 
 
+# Workers start over and over, each of which takes seconds on a busy machine.
+@pytest.mark.timeout(300)
 async def test_no_request_is_lost_when_workers_are_recycled_reloaded_and_stopped(
     servers: Servers, environment: dict[str, str]
 ) -> None:
@@ -49,10 +52,10 @@ async def test_no_request_is_lost_when_workers_are_recycled_reloaded_and_stopped
         options = ["--workers", "2", "--max-requests", "50", "--max-requests-jitter", "10"]
         with gunicorn(port, variables, *options) as process:
             async with asking(port, CHECK, QUESTION, clients=20) as clients:
-                await clients.answers(300)
+                await clients.answers(200)
                 for _ in range(3):
                     process.send_signal(signal.SIGHUP)
-                    await clients.answers(150)
+                    await clients.answers(80)
                 process.send_signal(signal.SIGTERM)
                 clients.stop_when_refused.set()
                 await clients.finished()
@@ -72,6 +75,7 @@ async def test_no_request_is_lost_when_workers_are_recycled_reloaded_and_stopped
     assert "WORKER TIMEOUT" not in output
 
 
+@pytest.mark.timeout(300)
 async def test_all_workers_together_stay_below_the_total(servers: Servers, environment: dict[str, str]) -> None:
     port, total, workers = free_port(), 10, 3
     async with fresh_database("mysql", servers.mysql_url) as database, admin_engine(database.server_url) as engine:
