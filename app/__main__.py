@@ -1,18 +1,20 @@
 """`python -m app`: serve on one process for a first try, and say where to look."""
 
 import contextlib
+import os
 import socket
 from pathlib import Path
 
 import uvicorn
 
 from app.config import Settings, load_settings
+from app.server.draining import DrainingProtocol, DrainingServer
 
 SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that tells a newcomer what to do next once it really serves."""
+class _Server(DrainingServer):
+    """A server that tells a newcomer what to do next once it really serves."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
@@ -44,13 +46,16 @@ def main() -> None:
     if "host" not in settings.model_fields_set:
         # A first try is nobody else's business.
         settings = settings.model_copy(update={"host": "127.0.0.1"})
+    # We are one process, whatever gunicorn is told (app/processes.py).
+    os.environ["WEB_CONCURRENCY"] = "1"
     config = uvicorn.Config(
         "app.main:app",
         host=settings.host,
         port=settings.port,
+        http=DrainingProtocol,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         access_log=False,
-        timeout_graceful_shutdown=int(settings.model.total_timeout_seconds) + 5,
+        timeout_graceful_shutdown=int(settings.model.total_timeout_seconds) + 10,
         log_config=None,
     )
     # Ctrl-C has ended the server in good order by the time it arrives here.

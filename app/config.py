@@ -47,9 +47,11 @@ class DatabaseSettings(_Group):
     password: SecretStr = Field(SecretStr(""), validation_alias="MYSQL_PASSWORD")
     database: str = Field("image_classifier", validation_alias="MYSQL_DATABASE")
     pool_size: int = Field(10, validation_alias="MYSQL_POOL_SIZE", ge=1)
-    """Connections each worker keeps open."""
+    """Connections each worker keeps open, as far as its share of the total allows."""
     max_overflow: int = Field(5, validation_alias="MYSQL_MAX_OVERFLOW", ge=0)
-    """Further connections each worker opens under load."""
+    """Further connections each worker opens under load, within the same share."""
+    max_connections_total: int = Field(140, validation_alias="MYSQL_MAX_CONNECTIONS_TOTAL", ge=3)
+    """Connections of all workers together. MySQL's own limit is 151; some are for people and migrations."""
     pool_recycle_seconds: int = Field(3600, validation_alias="MYSQL_POOL_RECYCLE", ge=1)
     """Age at which a connection is replaced; stays below MySQL's wait_timeout (28800)."""
     ssl: bool = Field(False, validation_alias="MYSQL_SSL")
@@ -182,7 +184,7 @@ class Settings(_Group):
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
 
     workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
-    """Processes that gunicorn starts; empty: 2 x cores + 1, the specification's formula."""
+    """Processes that serve; empty: see app/processes.py."""
     forwarded_allow_ips: str = Field("127.0.0.1,::1", validation_alias="FORWARDED_ALLOW_IPS")
     """Comma-separated addresses of proxies whose X-Forwarded-For is believed."""
 

@@ -1,10 +1,27 @@
 """How many cores there are for us."""
 
+import math
 import os
+from pathlib import Path
+
+# https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and where version 1 has the same
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use, which in a container are fewer than the machine has: at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cgroup_quota(CGROUP))))
+
+
+def cgroup_quota(folder: Path) -> float:
+    """Return the cores that `docker run --cpus` and its like leave us, or infinity where nothing limits them."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        # "max" in version 2, -1 in version 1: no limit.
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    except (OSError, ValueError):
+        return math.inf

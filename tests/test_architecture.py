@@ -19,6 +19,7 @@ FORBIDDEN = {
     "services": ("fastapi", "starlette", "uvicorn", "openai", "anthropic", "app.api", "app.schemas", "app.main"),
     "clients": ("sqlalchemy", "app.database", "fastapi", "starlette", "app.api", "app.schemas", "app.services"),
     "database": ("fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
+    "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "categories.py": ("app.",),
     "resources.py": ("fastapi", "starlette", "app.api"),

@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.config import DatabaseSettings, Settings
 from app.database.mysql_connection import connect
 from app.errors import DatabaseUnavailable
+from app.processes import pool_limits
 
 POOL_TIMEOUT_SECONDS = 6
 # Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
@@ -32,7 +33,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
     """Build the engine that the settings ask for; no connection is opened yet. SQLite's folder is created.
 
     Raises:
-        DatabaseUnavailable: the folder cannot be created.
+        DatabaseUnavailable: the folder cannot be created, or MySQL's connections do not suffice for the workers.
     """
     url = settings.database_url
     if url.get_backend_name() == "sqlite":
@@ -48,11 +49,15 @@ def create_engine(settings: Settings) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _prepare_pooled_sqlite_connection)
         event.listen(engine.sync_engine, "begin", _begin_sqlite_transaction)
         return engine
+    try:
+        limits = pool_limits(settings)
+    except ValueError as error:
+        raise DatabaseUnavailable(str(error)) from error
     return create_async_engine(
         url,
         isolation_level="READ COMMITTED",
-        pool_size=settings.database.pool_size,
-        max_overflow=settings.database.max_overflow,
+        pool_size=limits.size,
+        max_overflow=limits.overflow,
         pool_recycle=settings.database.pool_recycle_seconds,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         connect_args=mysql_connect_arguments(settings.database),

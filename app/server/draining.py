@@ -1,0 +1,166 @@
+"""A server that leaves without losing a request: whoever may be about to ask is answered, then told to go elsewhere.
+
+uvicorn closes connections at once that have no request on them. A request that is under way on one of them, between
+client and server, is then lost, and a POST is not repeated by most clients and proxies. Here such a connection stays:
+its next request is answered with "Connection: close", and one that nobody uses is closed a little later.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+# How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
+LINGER_SECONDS = 3.0
+HEARTBEAT_SECONDS = 1.0
+
+
+class DrainingState(ServerState):
+    """What the connections of one server share.
+
+    `closes_after_answer`: no connection is kept for another request. `is_leaving`: idle ones are closed, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closes_after_answer = False
+        self.is_leaving = False
+
+
+class DrainingProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 on httptools, on a connection that is never closed while a request may be on its way."""
+
+    server_state: DrainingState
+    _has_begun = False
+    """The first bytes of a request are here, its headers not yet."""
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Accept a connection, also one that was still in the queue when the server left."""
+        super().connection_made(transport)
+        if self.server_state.is_leaving:
+            self._close_when_unused()
+
+    def on_message_begin(self) -> None:
+        """See the first byte of a request."""
+        self._has_begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start to answer a request."""
+        super().on_headers_complete()
+        self._has_begun = False
+        if self.server_state.closes_after_answer:
+            self.retire()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request where the last answer could not say any more that none is taken."""
+        super().on_response_complete()
+        if self.server_state.is_leaving and not self.transport.is_closing():
+            self._close_when_unused()
+
+    def retire(self) -> None:
+        """Say "Connection: close" in the answer that is being made, unless there is none or its head has been sent."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Answer what is here or arrives soon; then close."""
+        self.retire()
+        self._close_when_unused()
+
+    def _close_when_unused(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        self._closing = self.loop.call_later(LINGER_SECONDS, self._close_if_unused)
+
+    def _close_if_unused(self) -> None:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        # Both asyncio and uvloop read what has arrived before they look at their timers.
+        if is_idle and not self._has_begun and not self.transport.is_closing():
+            self.transport.close()
+
+
+class DrainingServer(Server):
+    """uvicorn's server with connections as above; its configuration has `http=DrainingProtocol`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.server_state: DrainingState = DrainingState()
+        self._to_be_told: set[object] | None = None
+        self._leaves_at = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether it is time to leave.
+
+        After the last request of `limit_max_requests` there is no hurry: the server goes on, closing connections after
+        each answer, until those that were open are gone by themselves, at the latest by the keep-alive timeout.
+        """
+        if await super().on_tick(counter):
+            if self.should_exit:
+                return True
+            self.limit_max_requests = None
+            self._leaves_at = asyncio.get_running_loop().time() + self.config.timeout_keep_alive + 1
+            self._close_after_answers()
+            self._to_be_told = set(self.server_state.connections)
+        if self._to_be_told is None:
+            return False
+        self._to_be_told &= self.server_state.connections
+        return not self._to_be_told or asyncio.get_running_loop().time() > self._leaves_at
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, answer everything that has come so far, then end the application."""
+        async with self._heartbeat():
+            self.server_state.is_leaving = True
+            self._close_after_answers()
+            for connection in self._stop_listening():
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+            await super().shutdown(sockets)
+
+    def _close_after_answers(self) -> None:
+        self.server_state.closes_after_answer = True
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, DrainingProtocol):
+                connection.retire()
+
+    def _stop_listening(self) -> list[socket.socket]:
+        """Close the listeners and return the connections that were waiting to be accepted.
+
+        The kernel has let these clients in already, and would reset them with the last process that listens.
+        """
+        listeners = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
+        for server in self.servers:
+            server.close()
+        waiting: list[socket.socket] = []
+        for listener in listeners:
+            with listener, contextlib.suppress(BlockingIOError):
+                listener.setblocking(False)
+                while True:
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    waiting.append(connection)
+        return waiting
+
+    def _protocol(self) -> DrainingProtocol:
+        return DrainingProtocol(self.config, self.server_state, self.lifespan.state)
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self) -> AsyncIterator[None]:
+        """Tell gunicorn's master that we live, which would otherwise abort a worker that waits for slow answers."""
+
+        async def beat() -> None:
+            while self.config.callback_notify is not None:
+                await self.config.callback_notify()
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()

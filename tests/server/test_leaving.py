@@ -1,0 +1,194 @@
+"""How a single server leaves: which connections it answers, tells, waits for and closes."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app.config import PROJECT_ROOT
+from app.server import draining
+from app.server.draining import DrainingProtocol, DrainingServer
+from tests.server.application import app
+from tests.servers.processes import answers_http, free_port, start_process
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+DEADLINE_SECONDS = 30
+
+
+class Server(DrainingServer):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ctrl-C belongs to pytest.
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, request: bytes = REQUEST) -> bytes:
+        """Send a request and return its answer, in lower case."""
+        self.writer.write(request)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+            body = await self.reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+        assert head.startswith(b"http/1.1 200")
+        return head + body.lower()
+
+    async def is_closed(self) -> bool:
+        """Wait until the server closes the connection; return whether it said nothing more."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await self.reader.read() == b""
+
+
+class Clients:
+    """Connections to one port, closed at the end."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._open: list[Client] = []
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._open.append(client)
+        return client
+
+    async def close(self) -> None:
+        for client in self._open:
+            client.writer.close()
+            await client.writer.wait_closed()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[tuple[DrainingServer, Clients, "asyncio.Task[None]"]]:
+    """A server, whoever asks it, and its task, which ends when it has left."""
+    config = uvicorn.Config(app, http=DrainingProtocol, lifespan="off", log_config=None, **options)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server, clients = Server(config), Clients(listener.getsockname()[1])
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started or task.done())
+        try:
+            yield server, clients, task
+        finally:
+            server.should_exit = True
+            await clients.close()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await task
+
+
+async def leaving(server: DrainingServer) -> None:
+    """Tell a server to leave, and wait until it does."""
+    server.should_exit = True
+    await until(lambda: server.server_state.is_leaving)
+
+
+async def test_an_idle_connection_gets_one_more_answer() -> None:
+    async with serving() as (server, clients, _):
+        used, fresh = await clients.connect(), await clients.connect()
+        assert b"connection: close" not in await used.ask()
+        await leaving(server)
+        for client in (used, fresh):
+            assert b"connection: close" in await client.ask()
+            assert await client.is_closed()
+
+
+async def test_nobody_is_waited_for_who_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "LINGER_SECONDS", 0.05)
+    async with serving() as (server, clients, _):
+        used, fresh = await clients.connect(), await clients.connect()
+        await used.ask()
+        await leaving(server)
+        assert await used.is_closed()
+        assert await fresh.is_closed()
+
+
+async def test_a_request_that_has_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(draining, "HEARTBEAT_SECONDS", 0.01)
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    async with serving(callback_notify=beat) as (server, clients, _):
+        client = await clients.connect()
+        await client.ask()
+        client.writer.write(REQUEST[:9])
+        await leaving(server)
+        before = beats
+        await asyncio.sleep(0.3)
+        assert b"connection: close" in await client.ask(REQUEST[9:])
+        # gunicorn's master hears of the worker all the while.
+        assert beats > before + 1
+
+
+async def test_who_waits_to_be_accepted_is_answered() -> None:
+    async with serving() as (server, clients, _):
+        # Without giving the server a turn: the kernel alone has let this client in.
+        with socket.create_connection(("127.0.0.1", clients.port)) as connection:
+            connection.sendall(REQUEST)
+            server.should_exit = True
+            await server.shutdown()
+            connection.setblocking(False)
+            received = await asyncio.get_running_loop().sock_recv(connection, 4096)
+    assert received.lower().startswith(b"http/1.1 200")
+    assert b"connection: close" in received.lower()
+
+
+async def test_after_its_last_request_a_server_stays_until_everybody_knows() -> None:
+    async with serving(limit_max_requests=2, timeout_keep_alive=DEADLINE_SECONDS) as (server, clients, task):
+        idle, busy = await clients.connect(), await clients.connect()
+        await idle.ask()
+        await busy.ask()
+        await until(lambda: server.server_state.closes_after_answer)
+        assert b"connection: close" in await busy.ask()
+        # Somebody has not been told yet: the port is still open.
+        for _ in range(3):
+            assert b"connection: close" in await (await clients.connect()).ask()
+        assert not server.server_state.is_leaving
+        assert b"connection: close" in await idle.ask()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await task
+
+
+async def test_after_its_last_request_a_server_waits_for_the_keep_alive_timeout() -> None:
+    async with serving(limit_max_requests=1, timeout_keep_alive=1) as (server, clients, task):
+        client = await clients.connect()
+        await client.ask()
+        assert await client.is_closed()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await task
+        assert not server.should_exit
+
+
+async def test_gunicorn_serves_on_uvloop_and_httptools() -> None:
+    port = free_port()
+    gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+    with start_process(
+        [gunicorn, "-c", "gunicorn_config.py", "-w", "1", "tests.server.application:app"],
+        ready=lambda: answers_http(port),
+        env={"PATH": os.environ["PATH"], "APP_HOST": "127.0.0.1", "APP_PORT": str(port)},
+        cwd=PROJECT_ROOT,
+    ):
+        clients = Clients(port)
+        assert (await (await clients.connect()).ask()).endswith(b"uvloop.loop httptools")
+        await clients.close()

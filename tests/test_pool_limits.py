@@ -1,0 +1,63 @@
+"""How many processes there are, and what each may take of MySQL's connections."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from app import processes
+from app.config import DatabaseSettings, Settings
+from app.cores import cgroup_quota
+from app.database.engine import create_engine
+from app.errors import DatabaseUnavailable
+from app.processes import gunicorn_workers, pool_limits
+
+
+def settings(workers: int | None = None, url: str = "mysql://u@h/d", **database: int) -> Settings:
+    return Settings(workers=workers, database=DatabaseSettings.model_validate({"url": url, **database}))
+
+
+def test_gunicorn_starts_as_many_as_it_is_told_or_the_specifications_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.setattr(processes, "available_cores", lambda: 4)
+    assert gunicorn_workers(settings()) == 9
+    assert gunicorn_workers(settings(3)) == 3
+    monkeypatch.setattr(processes, "available_cores", lambda: 64)
+    assert gunicorn_workers(settings()) == 46
+    assert gunicorn_workers(settings(url="sqlite:///x.db")) == 129
+    assert gunicorn_workers(settings(60)) == 60
+
+
+@pytest.mark.parametrize(
+    ("workers", "size", "overflow"), [(None, 10, 5), (8, 10, 5), (9, 10, 4), (12, 10, 0), (17, 7, 0), (46, 2, 0)]
+)
+def test_the_total_is_shared_out(
+    workers: int | None, size: int, overflow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    assert pool_limits(settings(workers)) == (size, overflow)
+    assert (size + overflow + 1) * (workers or 1) <= 140
+
+
+def test_fewer_than_three_connections_a_worker_are_refused() -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"MYSQL_MAX_CONNECTIONS_TOTAL=140 .* WEB_CONCURRENCY to 46 or less"):
+        create_engine(settings(47))
+    assert pool_limits(settings(47, url="sqlite:///x.db")) == (10, 5)
+    assert pool_limits(settings(47, max_connections_total=141)) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_a_containers_share_of_the_cores_is_known(files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cgroup_quota(tmp_path) == cores
