@@ -11,12 +11,14 @@ from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
-from app.database.migrate import migrate
+from app.database.migrate import migrate, wait_for_database
 from app.services.cache import CacheService
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
+from app.services.rollup_building import build_rollups
+from app.services.rollups import Rollups
 from app.services.stats import StatsService
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
@@ -49,6 +51,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(engine.dispose)
         if settings.database.migrate_on_start:
             await migrate(engine, settings)
+        else:
+            await wait_for_database(engine, settings)
+        await build_rollups(engine, settings.statistics.timezone)
+        rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
@@ -57,11 +63,15 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         decoder = ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
         stack.callback(decoder.shutdown)
 
-        recorder = RequestRecorder(engine, log_enabled=settings.statistics.log_enabled)
+        recorder = RequestRecorder(engine, log_enabled=settings.statistics.log_enabled, rollups=rollups)
         stack.push_async_callback(recorder.close)
 
         classifier = ClassifierService(
-            cache=CacheService(engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX)),
+            cache=CacheService(
+                engine,
+                accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX),
+                rollups=rollups,
+            ),
             recorder=recorder,
             model_client=model_client,
             decoder=decoder,
@@ -69,7 +79,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         stack.push_async_callback(classifier.close)
 
-        request_log = RequestLogService(engine)
+        request_log = RequestLogService(engine, settings.statistics.timezone)
         if settings.statistics.log_retention_days:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)

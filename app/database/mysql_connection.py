@@ -21,6 +21,11 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not speak TLS, and MYSQL_SSL is true")
         await super()._request_authentication()
 
+    async def show_warnings(self) -> None:
+        # aiomysql would ask for them after an INSERT IGNORE: a round trip, a Python warning for each row, and
+        # ROW_COUNT() would then speak of SHOW WARNINGS.
+        return None
+
 
 async def connect(**options: Any) -> aiomysql.Connection:
     """Open a connection; `options` are those of `aiomysql.connect`.

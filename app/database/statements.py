@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import CursorResult
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +39,10 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
         new, clause = "excluded.{}", f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
     changes = ", ".join(f"{column} = {change.format(new=new.format(column))}" for column, change in updates.items())
     return f"INSERT INTO {table} ({columns}) {source} {clause} {changes}"
+
+
+async def execute(connection: AsyncConnection, statement: Statement) -> CursorResult[Any]:
+    """Run one statement as it stands, in the connection's transaction."""
+    # sqlite3 writes a placeholder as a question mark.
+    text = statement.text.replace("%s", "?") if connection.dialect.name == "sqlite" else statement.text
+    return await connection.exec_driver_sql(text, tuple(statement.parameters))

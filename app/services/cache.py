@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
+from app.database.statements import execute
 from app.database.tables import CachedImage
 from app.database.transactions import read, write
+from app.services.rollups import Rollups
 
 CONFIDENCE_DIGITS = 4
 MODEL_USED_MAX_LENGTH = 50
@@ -37,8 +39,9 @@ class CacheService:
     `accepts_provisional` says that entries of the local model count, because it is the configured one.
     """
 
-    def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool) -> None:
+    def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool, rollups: Rollups) -> None:
         self._engine = engine
+        self._rollups = rollups
         self._accepts_provisional = accepts_provisional
         # Built once: putting a statement together costs as much as sending it.
         self._select_entries = select(
@@ -81,6 +84,7 @@ class CacheService:
                     image_hash=image_hash, hit_count=1, created_at=now, last_hit_at=now, **values
                 )
             )
+            await execute(connection, self._rollups.entry_added())
 
         async def replace_provisional(connection: AsyncConnection) -> None:
             await connection.execute(

@@ -25,7 +25,8 @@ from app.errors import (
 )
 from app.request_id import new_request_id
 from app.services.cache import CachedResult, CacheService
-from app.services.request_recorder import RequestRecord, RequestRecorder
+from app.services.request_record import RequestRecord
+from app.services.request_recorder import RequestRecorder
 
 # "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
 MODEL_IMAGE_MAX_BYTES = 500_000

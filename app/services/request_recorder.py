@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import datetime
 from typing import cast
 
 from sqlalchemy import Table, case, func, insert, select, update
@@ -17,9 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
+from app.database.statements import execute
 from app.database.tables import CachedImage, RequestLog
 from app.database.transactions import read, write
 from app.errors import AppError, ServerBusy
+from app.services.request_record import RequestRecord
+from app.services.rollups import Rollups
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
@@ -30,35 +32,20 @@ _INSERT_LOG = insert(cast("Table", RequestLog.__table__))
 
 
 @dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One answered request, as `request_log` keeps it; `from_cache` also counts a hit of the image."""
-
-    request_id: str
-    user_id: str | None
-    ip_address: str | None
-    image_hash: str
-    image_size: int | None
-    category: str
-    confidence: float
-    from_cache: bool
-    processing_time_ms: int
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class _Pending:
     records: Sequence[RequestRecord]
     committed: asyncio.Future[None]
 
 
 class RequestRecorder:
-    """Writes log rows and hit counts in shared transactions.
+    """Writes log rows, hit counts and rollups in shared transactions.
 
     With `log_enabled` off only the hits are counted.
     """
 
-    def __init__(self, engine: AsyncEngine, *, log_enabled: bool) -> None:
+    def __init__(self, engine: AsyncEngine, *, log_enabled: bool, rollups: Rollups) -> None:
         self._engine = engine
+        self._rollups = rollups
         self._log_enabled = log_enabled
         self._pending: list[_Pending] = []
         self._pending_rows = 0
@@ -131,11 +118,15 @@ class RequestRecorder:
         if not self._log_enabled and not hits:
             return
 
+        statements = self._rollups.statements(records, logged=self._log_enabled)
+
         async def insert_and_count(connection: AsyncConnection) -> None:
             if self._log_enabled:
                 await connection.execute(_INSERT_LOG, [_row(record) for record in records])
             if hits:
                 await _count_hits(connection, hits)
+            for statement in statements:
+                await execute(connection, statement)
 
         try:
             await write(self._engine, insert_and_count)
@@ -143,6 +134,8 @@ class RequestRecorder:
             # A connection lost during COMMIT leaves the outcome open; the retry then finds the rows already there.
             if not await self._is_written(records):
                 raise
+        if self._log_enabled:
+            self._rollups.committed(records)
 
     async def _is_written(self, records: Sequence[RequestRecord]) -> bool:
         ids = [record.request_id for record in records]

@@ -1,6 +1,7 @@
 """Entries never change once they count for everybody; those of the local demo model give way to any other."""
 
 import asyncio
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,6 +10,7 @@ from app.categories import Category
 from app.clients.base import ModelResult
 from app.database.tables import CachedImage
 from app.services.cache import CacheService
+from app.services.rollups import Rollups
 
 IMAGE = "a" * 64
 LOCAL = "local/efficientnet-lite2/1"
@@ -19,7 +21,8 @@ def result(category: Category, confidence: float = 0.87654321) -> ModelResult:
 
 
 def service(engine: AsyncEngine, *, local: bool = False) -> CacheService:
-    return CacheService(engine, accepts_provisional=local)
+    rollups = Rollups(engine.dialect.name, ZoneInfo("UTC"))
+    return CacheService(engine, accepts_provisional=local, rollups=rollups)
 
 
 async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) -> None:

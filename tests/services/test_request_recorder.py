@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import event, func, insert, select
@@ -13,7 +14,9 @@ from app.database import transactions
 from app.database.tables import CachedImage, RequestLog
 from app.errors import ServerBusy
 from app.services import request_recorder
-from app.services.request_recorder import RequestRecord, RequestRecorder
+from app.services.request_record import RequestRecord
+from app.services.request_recorder import RequestRecorder
+from app.services.rollups import Rollups
 
 IMAGE = "a" * 64
 
@@ -34,6 +37,11 @@ def record(number: int, **values: Any) -> RequestRecord:
     return RequestRecord(**{**fields, **values})
 
 
+def recorder_on(engine: AsyncEngine, *, log_enabled: bool = True, zone: str = "UTC") -> RequestRecorder:
+    """A recorder as a process of its own would have it."""
+    return RequestRecorder(engine, log_enabled=log_enabled, rollups=Rollups(engine.dialect.name, ZoneInfo(zone)))
+
+
 @pytest.fixture
 async def recorder(engine: AsyncEngine) -> RequestRecorder:
     async with engine.begin() as connection:
@@ -42,7 +50,7 @@ async def recorder(engine: AsyncEngine) -> RequestRecorder:
                 image_hash=IMAGE, category="foods", confidence=0.9, model_used="test", hit_count=1
             )
         )
-    return RequestRecorder(engine, log_enabled=True)
+    return recorder_on(engine)
 
 
 async def counts(engine: AsyncEngine) -> tuple[int, int]:
@@ -150,7 +158,7 @@ async def test_a_full_queue_is_said_at_once(
 
 
 async def test_without_a_log_only_hits_are_written(recorder: RequestRecorder, engine: AsyncEngine) -> None:
-    quiet = RequestRecorder(engine, log_enabled=False)
+    quiet = recorder_on(engine, log_enabled=False)
     await asyncio.gather(*(quiet.record([record(number, from_cache=number % 2 == 0)]) for number in range(10)))
     assert await counts(engine) == (0, 6)
 
@@ -167,7 +175,7 @@ async def test_recorders_of_several_processes_count_the_same_images(
                 for h in hashes
             ],
         )
-    recorders = [recorder, RequestRecorder(engine, log_enabled=True), RequestRecorder(engine, log_enabled=True)]
+    recorders = [recorder, recorder_on(engine), recorder_on(engine)]
     await asyncio.gather(
         *(
             recorders[i % 3].record([record(i * 1000 + j, image_hash=h) for j, h in enumerate(hashes[:: (-1) ** i])])

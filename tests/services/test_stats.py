@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import insert, text
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.categories import Category
 from app.config import StatisticsSettings
 from app.database.tables import CachedImage, RequestLog
+from app.services.rollup_building import build_rollups
 from app.services.stats import StatsService
 
 DAY = date(2025, 10, 10)
@@ -124,7 +126,7 @@ def log_row(number: int, **values: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def filled(engine: AsyncEngine) -> AsyncEngine:
-    """Both tables, filled with the same pseudo-random rows everywhere."""
+    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
     dice = random.Random(7)
     categories = [category.value for category in Category]
     start = datetime(2025, 10, 8, tzinfo=UTC)
@@ -158,6 +160,7 @@ async def filled(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), log)
         await connection.execute(insert(CachedImage), cache)
+    await build_rollups(engine, ZoneInfo("UTC"))
     return engine
 
 
@@ -219,6 +222,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
         await connection.execute(
             insert(RequestLog), [log_row(i, created_at=moment) for i, moment in enumerate(moments)]
         )
+    await build_rollups(engine, ZoneInfo("UTC"))
     assert (await stats_service(engine, "Asia/Shanghai").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "UTC").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "America/New_York").day(date(2025, 10, 9))).total_requests == 2
@@ -229,6 +233,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
 async def test_cost_per_call_is_the_configured_one(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), [log_row(i, from_cache=int(i < 7)) for i in range(10)])
+    await build_rollups(engine, ZoneInfo("UTC"))
     day = await stats_service(engine, cost="0.0025").day(DAY)
     assert (day.estimated_cost, day.cost_saved) == (0.0075, 0.0175)
 
