@@ -8,12 +8,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.config import StatisticsSettings
-from app.database.tables import CachedImage, RequestLog
+from app.database.tables import CachedImage, RequestLog, UserTotals
 from app.services.rollup_building import build_rollups
 from app.services.stats import StatsService
 
@@ -199,6 +199,42 @@ async def test_top_images_equal_the_specification(filled: AsyncEngine) -> None:
     expected = await run_sql(filled, TOP_IMAGES_SQL)
     actual = await stats_service(filled).top_images(10)
     assert [asdict(image) for image in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
+
+
+async def test_the_busiest_are_read_by_an_index_without_sorting(engine: AsyncEngine) -> None:
+    moment = datetime(2025, 10, 10, tzinfo=UTC)
+    users = [
+        {"user_id": str(n), "requests": n, "hits": 0, "first_request_at": moment, "last_request_at": moment}
+        for n in range(5000)
+    ]
+    image = {"category": "foods", "confidence": 0.9, "model_used": "m", "created_at": moment, "last_hit_at": moment}
+    async with engine.begin() as connection:
+        await connection.execute(insert(UserTotals), users)
+        await connection.execute(
+            insert(CachedImage), [{"image_hash": str(n), "hit_count": n, **image} for n in range(5000)]
+        )
+    # What the planner believes of a table lags behind.
+    async with engine.connect() as connection:
+        for table in (UserTotals, CachedImage):
+            analyze = "ANALYZE" if engine.dialect.name == "sqlite" else "ANALYZE TABLE"
+            await connection.exec_driver_sql(f"{analyze} {table.__tablename__}")
+    queries: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            queries.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await stats_service(engine).top_users(3)
+    await stats_service(engine).top_images(3)
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    async with engine.connect() as connection:
+        for (statement, parameters), index in zip(queries, ("idx_requests", "idx_hit_count"), strict=True):
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plan = " ".join(str(value) for row in rows for value in row)
+            assert index in plan
+            assert "filesort" not in plan
+            assert "TEMP B-TREE" not in plan
 
 
 async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
