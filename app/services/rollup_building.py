@@ -141,10 +141,11 @@ class _Builder:
         if day is None:
             await self._keep(_ZONE, self._zone.key)
             await self._run("DELETE FROM stats_state WHERE name = %s", _VISITORS)
+            logger.info("statistics: the visitors of each day of {} are counted", self._zone.key)
             return
         if await self._log_covers(day):
             await self._count_visitors(day)
-            logger.info("statistics: counted the visitors of {} in {}", day, self._zone.key)
+            logger.debug("statistics: counted the visitors of {}", day)
         await self._keep(_VISITORS, f"{self._zone.key} {day + timedelta(days=1)}")
 
     async def _next_day(self, earliest: date) -> date | None:
