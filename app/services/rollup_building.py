@@ -30,8 +30,8 @@ from app.services.rollups import (
     upsert_users,
 )
 
-# About five seconds of work.
-ROWS_PER_STEP = 1_000_000
+# Some seconds of work, far below the time that gunicorn gives a worker to start (120 s).
+ROWS_PER_STEP = 250_000
 RETRY_SECONDS = 1.0
 # Names in `stats_state`: how far the totals are built (the last id of the log, or COMPLETE), the zone for which the
 # visitors are built, and how far they are for another one ("zone day").

@@ -68,8 +68,11 @@ async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
         assert (figures["total_requests"] if path == "today" else len(figures)) == empty
 
 
-async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("migrate_on_start", [True, False])
+async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEngine, migrate_on_start: bool) -> None:
     """The service starts on a database that has log rows and no rollups yet."""
+    database = settings.database.model_copy(update={"migrate_on_start": migrate_on_start})
+    settings = settings.model_copy(update={"database": database})
     moment = datetime(2025, 10, 10, 12, tzinfo=UTC)
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), [log_row(number, created_at=moment) for number in range(3)])
