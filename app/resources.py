@@ -12,7 +12,7 @@ from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
-from app.database.migrate import migrate
+from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.memory_budget import MemoryBudget
 from app.services.cache import CacheService
@@ -25,6 +25,8 @@ from app.services.memory_cache import MemoryCache
 from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
+from app.services.rollup_building import build_rollups
+from app.services.rollups import Rollups
 from app.services.stats import StatsService
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
@@ -58,6 +60,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(engine.dispose)
         if settings.database.migrate_on_start:
             await migrate(engine, settings)
+        else:
+            await wait_for_database(engine, settings)
+        await build_rollups(engine, settings.statistics.timezone)
+        rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
@@ -67,13 +73,19 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.callback(decoder.shutdown)
 
         recorder = RequestRecorder(
-            engine, log_enabled=settings.statistics.log_enabled, durability=settings.statistics.log_durability
+            engine,
+            rollups=rollups,
+            log_enabled=settings.statistics.log_enabled,
+            durability=settings.statistics.log_durability,
         )
         stack.push_async_callback(recorder.close)
 
         copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
         cache = CacheService(
-            engine, accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX), copies=copies
+            engine,
+            accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX),
+            rollups=rollups,
+            copies=copies,
         )
         stack.push_async_callback(cache.close)
         if copies.are_kept:
@@ -93,7 +105,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         stack.push_async_callback(classifier.close)
 
-        request_log = RequestLogService(engine)
+        request_log = RequestLogService(engine, settings.statistics.timezone)
         if settings.statistics.log_retention_days:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)

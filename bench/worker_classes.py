@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.config import PROJECT_ROOT
-from bench.databases import mysql_database
+from bench.databases import mysql_server
 from bench.instant_model import MODEL
 from bench.load import Request, run_load
 from bench.requests import check_known, make_photo, upload_known
@@ -140,7 +140,8 @@ def run(seconds: float, rounds: int) -> None:
     wrk, photo = get_wrk(), make_photo()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        mysql = stack.enter_context(mysql_database(must_be_durable=True))
+        server = stack.enter_context(mysql_server(must_be_durable=True))
+        mysql = stack.enter_context(server.database())
         model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
         settings: Mapping[str, str] = {
             "DATA_DIR": str(folder),
@@ -152,7 +153,7 @@ def run(seconds: float, rounds: int) -> None:
         }
         commands = [
             ServiceCommand("yardstick", "bench.yardstick:app", folder),
-            ServiceCommand(f"hit, {mysql.name}", "app.main:app", folder, settings),
+            ServiceCommand(f"hit, {server.name}", "app.main:app", folder, settings),
         ]
         lines = [
             Line(command.name, each, workers, stack.enter_context(start_gunicorn(command, each, workers)))

@@ -13,7 +13,7 @@ from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.main import create_app
 from scripts.mysql_programs import find_mariadb, search_path
-from tests.databases import TestDatabase, empty_tables, fresh_database
+from tests.databases import TestDatabase, close_recorders, empty_tables, fresh_database
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
 from tests.serving import serving
@@ -122,6 +122,7 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
         await empty_tables(engine)
         yield engine
     finally:
+        await close_recorders()
         await engine.dispose()
 
 

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import delete
 from sqlalchemy.engine import URL, make_url
@@ -12,6 +14,8 @@ from sqlalchemy.pool import NullPool
 
 from app.config import DatabaseSettings
 from app.database.tables import Base
+from app.services.request_recorder import RequestRecorder
+from app.services.rollups import Rollups
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +68,24 @@ async def empty_tables(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
             await connection.execute(delete(table))
+
+
+def rollups_for(engine: AsyncEngine, zone: str = "UTC") -> Rollups:
+    """The rollups of one more process on this database."""
+    return Rollups(engine.dialect.name, ZoneInfo(zone))
+
+
+_open_recorders: list[RequestRecorder] = []
+
+
+def recorder_on(engine: AsyncEngine, *, zone: str = "UTC", **options: Any) -> RequestRecorder:
+    """A recorder as a process of its own would have it; it is closed with the test's engine."""
+    recorder = RequestRecorder(engine, rollups=rollups_for(engine, zone), **options)
+    _open_recorders.append(recorder)
+    return recorder
+
+
+async def close_recorders() -> None:
+    """Give back the connections that recorders keep."""
+    while _open_recorders:
+        await _open_recorders.pop().close()

@@ -65,7 +65,7 @@ async def category_distribution(stats: StatsDep, day: Day = None) -> CategoryDis
 
 @router.get("/users/top")
 async def top_users(stats: StatsDep, limit: Limit = 20) -> TopUsersResponse:
-    """The users with the most requests in the log."""
+    """The users with the most requests since the first."""
     return TopUsersResponse(data=await stats.top_users(limit))
 
 

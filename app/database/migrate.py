@@ -30,11 +30,11 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
     Raises:
         DatabaseUnavailable: the database cannot be reached in time, or another process holds the lock too long.
     """
-    await _wait_for_database(engine, settings)
+    await wait_for_database(engine, settings)
     async with engine.connect() as connection:
         if await connection.run_sync(_current_revision) == HEAD_REVISION:
             return
-    async with _exclusive(engine) as connection:
+    async with exclusive(engine) as connection:
         if await connection.run_sync(_current_revision) != HEAD_REVISION:
             await connection.run_sync(_upgrade)
             logger.info("database schema is at revision {}", HEAD_REVISION)
@@ -58,8 +58,12 @@ def _upgrade(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction that no other process can have at the same time."""
+async def exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection in a transaction that no other process can have at the same time.
+
+    Raises:
+        DatabaseUnavailable: another process has it for longer than `LOCK_TIMEOUT_SECONDS`.
+    """
     async with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: True})
@@ -68,7 +72,7 @@ async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             return
         lock = {"name": f"migrate:{engine.url.database}"[:64], "seconds": LOCK_TIMEOUT_SECONDS}
         if await connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
-            raise DatabaseUnavailable("Another process is migrating the database and does not finish.")
+            raise DatabaseUnavailable("Another process is changing the database and does not finish.")
         try:
             yield connection
             await connection.commit()
@@ -76,7 +80,12 @@ async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             await connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
 
 
-async def _wait_for_database(engine: AsyncEngine, settings: Settings) -> None:
+async def wait_for_database(engine: AsyncEngine, settings: Settings) -> None:
+    """Return when the database takes connections; a missing one is created if MIGRATE_ON_START is true.
+
+    Raises:
+        DatabaseUnavailable: it does not within `WAIT_FOR_DATABASE_SECONDS`, or never will.
+    """
     deadline = time.monotonic() + WAIT_FOR_DATABASE_SECONDS
     while True:
         try:
@@ -84,7 +93,7 @@ async def _wait_for_database(engine: AsyncEngine, settings: Settings) -> None:
                 return
         except (OperationalError, OSError) as error:
             number = getattr(getattr(error, "orig", None), "args", (None,))[0]
-            if number == _UNKNOWN_DATABASE:
+            if number == _UNKNOWN_DATABASE and settings.database.migrate_on_start:
                 await _create_database(settings)
                 continue
             if not is_passing(error) or time.monotonic() > deadline:

@@ -25,6 +25,11 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
         """Return when an idle connection ends: a server that was not asked says nothing before that."""
         await self._reader.read(1)
 
+    async def show_warnings(self) -> None:
+        # aiomysql would ask for them after an INSERT IGNORE: a round trip, a Python warning for each row, and
+        # ROW_COUNT() would then speak of SHOW WARNINGS.
+        return None
+
 
 async def connect(**options: Any) -> aiomysql.Connection:
     """Open a connection; `options` are those of `aiomysql.connect`.

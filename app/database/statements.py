@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import CursorResult
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
 
 
 def timestamp_text(moment: datetime) -> str:
-    """Return an aware UTC time as every database's DATETIME takes it, and as SQLAlchemy keeps it on SQLite."""
-    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+    """Return an aware time as every database's DATETIME takes it: UTC, and on SQLite of this very form."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def seconds_from_now(dialect: str, seconds: int) -> str:
@@ -48,3 +52,10 @@ def seconds_from_now(dialect: str, seconds: int) -> str:
     if dialect == "sqlite":
         return f"strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds:+d} seconds')"
     return f"UTC_TIMESTAMP(3) + INTERVAL {seconds} SECOND"
+
+
+async def execute(connection: AsyncConnection, statement: Statement) -> CursorResult[Any]:
+    """Run one statement as it stands, in the connection's transaction."""
+    # sqlite3 writes a placeholder as a question mark.
+    text = statement.text.replace("%s", "?") if connection.dialect.name == "sqlite" else statement.text
+    return await connection.exec_driver_sql(text, tuple(statement.parameters))

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
+from app.database.statements import execute
 from app.database.tables import CacheChange, CachedImage, UtcDateTime
 from app.database.transactions import read, write
 from app.errors import CacheEntryNotFound
@@ -23,6 +24,7 @@ from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CHANGES_KEPT
 from app.services.cached_result import CONFIDENCE_DIGITS, CachedResult
 from app.services.group_reader import GroupReader
+from app.services.rollups import Rollups
 
 __all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "MODEL_USED_MAX_LENGTH", "CacheService", "CachedResult"]
 
@@ -39,11 +41,15 @@ class CacheService:
     Args:
         engine: the database.
         accepts_provisional: entries of the local model count, because it is the configured one.
+        rollups: what sums entries and hits up.
         copies: memory and Redis; none when left out.
     """
 
-    def __init__(self, engine: AsyncEngine, *, accepts_provisional: bool, copies: CacheCopies | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, accepts_provisional: bool, rollups: Rollups, copies: CacheCopies | None = None
+    ) -> None:
         self._engine = engine
+        self._rollups = rollups
         self._accepts_provisional = accepts_provisional
         self._copies = copies or CacheCopies()
         self._reader = GroupReader(self._fetch)
@@ -114,6 +120,7 @@ class CacheService:
                     image_hash=image_hash, hit_count=1, created_at=now, last_hit_at=now, **values
                 )
             )
+            await execute(connection, self._rollups.entry_added())
             if together_with is not None:
                 await together_with(connection)
 
@@ -176,6 +183,7 @@ class CacheService:
             hit_count = await _lock_entry(connection, image_hash)
             await connection.execute(delete(CachedImage).where(CachedImage.image_hash == image_hash))
             await _record_change(connection, image_hash)
+            await execute(connection, self._rollups.entry_removed(hit_count))
             return hit_count
 
         hit_count = await write(self._engine, delete_entry)

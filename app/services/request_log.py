@@ -4,6 +4,8 @@ import asyncio
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from zoneinfo import ZoneInfo
 
 from loguru import logger
 from sqlalchemy import delete, select
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.tables import RequestLog
+from app.database.tables import RequestLog, Visitor
 from app.database.transactions import read, write
 from app.errors import RequestNotFound
 
@@ -39,10 +41,14 @@ class LoggedRequest:
 
 
 class RequestLogService:
-    """Reads and shortens `request_log`."""
+    """Reads and shortens `request_log`, and what else names users and addresses of single days.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    `zone` is that of the statistics' days.
+    """
+
+    def __init__(self, engine: AsyncEngine, zone: ZoneInfo) -> None:
         self._engine = engine
+        self._zone = zone
 
     async def find(self, request_id: str) -> LoggedRequest:
         """Return the logged request with this id.
@@ -97,12 +103,41 @@ class RequestLogService:
             await asyncio.sleep(DELETE_PAUSE_SECONDS)
         return deleted
 
+    async def forget_visitors(self, cutoff: datetime) -> int:
+        """Delete who was seen on the day of `cutoff` and before, in small batches; return how many rows.
+
+        How many they were stays known. Today and yesterday are still counted, so they are kept in any case.
+        """
+        today = utc_now().astimezone(self._zone).date()
+        last_day = min(cutoff.astimezone(self._zone).date(), today - timedelta(days=2))
+        deleted = 0
+
+        async def delete_batch(connection: AsyncConnection) -> int:
+            oldest = (
+                select(Visitor.day, Visitor.kind, Visitor.visitor)
+                .where(Visitor.day <= last_day)
+                .order_by(Visitor.day, Visitor.kind, Visitor.visitor)
+                .limit(DELETE_BATCH_ROWS)
+            )
+            rows = (await connection.execute(oldest)).all()
+            for (day, kind), group in groupby(rows, key=lambda row: (row.day, row.kind)):
+                is_in_group = Visitor.visitor.in_([row.visitor for row in group])
+                await connection.execute(delete(Visitor).where(Visitor.day == day, Visitor.kind == kind, is_in_group))
+            return len(rows)
+
+        while batch := await write(self._engine, delete_batch):
+            deleted += batch
+            await asyncio.sleep(DELETE_PAUSE_SECONDS)
+        return deleted
+
     async def keep_short(self, retention_days: int) -> None:
         """Run for ever: once a day, delete what is older than `retention_days`."""
         await asyncio.sleep(random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS))
         while True:
             try:
-                deleted = await self.delete_older_than(utc_now() - timedelta(days=retention_days))
+                cutoff = utc_now() - timedelta(days=retention_days)
+                deleted = await self.delete_older_than(cutoff)
+                await self.forget_visitors(cutoff)
                 logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
             except Exception as error:  # noqa: BLE001 - whatever it was, tomorrow is another try
                 logger.error("retention failed ({}), next try tomorrow", type(error).__name__)

@@ -22,6 +22,7 @@ from app.database.tables import RequestLog
 from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.services.request_record import RequestRecord, count_hits, insert_log
+from app.services.rollups import Rollups
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
@@ -39,15 +40,21 @@ class _Pending:
 
 
 class RequestRecorder:
-    """Writes log rows and hit counts in shared transactions.
+    """Writes log rows, hit counts and rollups in shared transactions.
 
     With `log_enabled` off only the hits are counted.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, log_enabled: bool = True, durability: LogDurability = LogDurability.COMMIT
+        self,
+        engine: AsyncEngine,
+        *,
+        rollups: Rollups,
+        log_enabled: bool = True,
+        durability: LogDurability = LogDurability.COMMIT,
     ) -> None:
         self._engine = engine
+        self._rollups = rollups
         self._log_enabled = log_enabled
         self._waits = durability is LogDurability.COMMIT
         self._writer = create_batch_writer(engine)
@@ -144,12 +151,15 @@ class RequestRecorder:
         statements += count_hits(self._engine.dialect.name, hits)
         if not statements:
             return
+        statements += self._rollups.statements(records, logged=self._log_enabled)
         try:
             await self._writer.write(statements)
         except DuplicateRowError:
             # A connection lost during COMMIT leaves the outcome open; the retry then finds the rows already there.
             if not await self._is_written(records):
                 raise
+        if self._log_enabled:
+            self._rollups.committed(records)
 
     async def _is_written(self, records: Sequence[RequestRecord]) -> bool:
         ids = [record.request_id for record in records]

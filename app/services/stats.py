@@ -1,22 +1,25 @@
 """Statistics: the figures of the specification's section 7.4, the same on MySQL and SQLite.
 
-The database counts and sums; ratios, averages and money are computed here in decimals, so that both databases give
-the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which user ids are one user is the
-database's matter: the specification's collation on MySQL takes "Device-A" and "device-a" for the same, SQLite does not.
+They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each is one
+statement, so it sees one state of the database. Ratios, averages and money are computed here in decimals, so that both
+databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which user ids are
+one user is the database's matter: the specification's collation on MySQL takes "Device-A" and "device-a" for the same,
+SQLite does not.
 """
 
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
-from sqlalchemy import ColumnElement, Integer, and_, case, cast, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
-from app.database.tables import CachedImage, RequestLog
+from app.database.tables import CachedImage, CacheTotals, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
+from app.services.rollups import ADDRESS, USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class CategoryShare:
 
 @dataclass(frozen=True, slots=True)
 class UserStats:
-    """One user's requests since the log begins."""
+    """One user's requests since the first."""
 
     user_id: str
     request_count: int
@@ -95,27 +98,26 @@ class StatsService:
     async def day(self, day: date) -> DayStats:
         """Figures of one day (7.4.1)."""
         query = select(
-            func.count().label("total"),
-            func.sum(case((RequestLog.from_cache == 1, 1), else_=0)).label("hits"),
-            func.sum(case((RequestLog.from_cache == 0, 1), else_=0)).label("misses"),
-            func.count(RequestLog.user_id.distinct()).label("users"),
-            func.count(RequestLog.ip_address.distinct()).label("ips"),
-            func.sum(RequestLog.processing_time_ms).label("milliseconds"),
-            func.count(RequestLog.processing_time_ms).label("timed"),
+            func.sum(PeriodTotals.requests).label("total"),
+            func.sum(PeriodTotals.hits).label("hits"),
+            func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
+            func.sum(PeriodTotals.timed_requests).label("timed"),
+            _visitors(day, USER).label("users"),
+            _visitors(day, ADDRESS).label("ips"),
         ).where(self._is_on(day))
 
         async def select_figures(connection: AsyncConnection) -> DayStats:
             row = (await connection.execute(query)).one()
-            hits, misses = int(row.hits or 0), int(row.misses or 0)
+            total, hits = int(row.total or 0), int(row.hits or 0)
             return DayStats(
-                total_requests=row.total,
+                total_requests=total,
                 cache_hits=hits,
-                cache_misses=misses,
-                cache_hit_rate=_percent(hits, row.total),
-                unique_users=row.users,
-                unique_ips=row.ips,
-                avg_processing_time_ms=_ratio(row.milliseconds or 0, row.timed),
-                estimated_cost=self._cost(misses),
+                cache_misses=total - hits,
+                cache_hit_rate=_percent(hits, total),
+                unique_users=int(row.users or 0),
+                unique_ips=int(row.ips or 0),
+                avg_processing_time_ms=_ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                estimated_cost=self._cost(total - hits),
                 cost_saved=self._cost(hits),
             )
 
@@ -124,20 +126,20 @@ class StatsService:
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
         query = select(
-            func.count().label("images"),
-            func.sum(CachedImage.hit_count).label("hits"),
-            func.max(CachedImage.hit_count).label("most"),
+            func.sum(CacheTotals.images).label("images"),
+            func.sum(CacheTotals.hits).label("hits"),
+            select(func.max(CachedImage.hit_count)).scalar_subquery().label("most"),
         )
 
         async def select_figures(connection: AsyncConnection) -> CacheEfficiency:
             row = (await connection.execute(query)).one()
-            hits = int(row.hits or 0)
+            images, hits = int(row.images or 0), int(row.hits or 0)
             return CacheEfficiency(
-                total_cached_images=row.images,
+                total_cached_images=images,
                 total_hits=hits,
-                times_saved=hits - row.images,
-                cost_saved=self._cost(hits - row.images),
-                avg_hit_per_image=_ratio(hits, row.images),
+                times_saved=hits - images,
+                cost_saved=self._cost(hits - images),
+                avg_hit_per_image=_ratio(hits, images),
                 max_hits=row.most or 0,
             )
 
@@ -145,56 +147,45 @@ class StatsService:
 
     async def category_distribution(self, day: date) -> list[CategoryShare]:
         """Shares of the categories in one day's requests, the largest first (7.4.3)."""
-        # Whole ten-thousandths, because SQLite would sum binary fractions.
-        confidence = cast(func.round(RequestLog.confidence * 10_000), Integer)
         query = (
-            select(RequestLog.category, func.count().label("requests"), func.sum(confidence).label("confidence"))
+            select(
+                PeriodTotals.category,
+                func.sum(PeriodTotals.requests).label("requests"),
+                func.sum(PeriodTotals.confidence_sum).label("confidence"),
+            )
             .where(self._is_on(day))
-            .group_by(RequestLog.category)
-            .order_by(func.count().desc(), RequestLog.category)
+            .group_by(PeriodTotals.category)
         )
 
         async def select_shares(connection: AsyncConnection) -> list[CategoryShare]:
             rows = (await connection.execute(query)).all()
-            total = sum(row.requests for row in rows)
+            total = sum(int(row.requests) for row in rows)
             return [
                 CategoryShare(
                     category=Category(row.category),
-                    count=row.requests,
-                    percentage=_percent(row.requests, total),
-                    avg_confidence=_ratio(Decimal(int(row.confidence)) / 10_000, row.requests, digits=4),
+                    count=int(row.requests),
+                    percentage=_percent(int(row.requests), total),
+                    avg_confidence=_ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
                 )
-                for row in rows
+                for row in sorted(rows, key=lambda row: (-row.requests, row.category))
             ]
 
         return await read(self._engine, select_shares)
 
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
-        hits = func.sum(case((RequestLog.from_cache == 1, 1), else_=0))
-        query = (
-            select(
-                RequestLog.user_id,
-                func.count().label("requests"),
-                hits.label("hits"),
-                func.min(RequestLog.created_at).label("first"),
-                func.max(RequestLog.created_at).label("last"),
-            )
-            .where(RequestLog.user_id.is_not(None))
-            .group_by(RequestLog.user_id)
-            .order_by(func.count().desc(), RequestLog.user_id)
-            .limit(limit)
-        )
+        # In the order of the index, backwards.
+        query = select(UserTotals).order_by(UserTotals.requests.desc(), UserTotals.user_id.desc()).limit(limit)
 
         async def select_users(connection: AsyncConnection) -> list[UserStats]:
             return [
                 UserStats(
-                    user_id=str(row.user_id),
+                    user_id=row.user_id,
                     request_count=row.requests,
-                    cache_hits=int(row.hits),
-                    cache_hit_rate=_percent(int(row.hits), row.requests),
-                    first_request=row.first,
-                    last_request=row.last,
+                    cache_hits=row.hits,
+                    cache_hit_rate=_percent(row.hits, row.requests),
+                    first_request=row.first_request_at,
+                    last_request=row.last_request_at,
                 )
                 for row in await connection.execute(query)
             ]
@@ -212,7 +203,8 @@ class StatsService:
                 CachedImage.created_at,
                 CachedImage.last_hit_at,
             )
-            .order_by(CachedImage.hit_count.desc(), CachedImage.id)
+            # In the order of the index, which ends with the id, backwards.
+            .order_by(CachedImage.hit_count.desc(), CachedImage.id.desc())
             .limit(limit)
         )
 
@@ -234,10 +226,18 @@ class StatsService:
 
     def _is_on(self, day: date) -> ColumnElement[bool]:
         start, end = day_in_utc(day, self._settings.timezone)
-        return and_(RequestLog.created_at >= start, RequestLog.created_at < end)
+        return and_(PeriodTotals.period_start >= start, PeriodTotals.period_start < end)
 
     def _cost(self, calls: int) -> float:
         return float(calls * self._settings.cost_per_call)
+
+
+def _visitors(day: date, kind: str) -> ScalarSelect[int]:
+    return (
+        select(func.sum(VisitorCount.visitors))
+        .where(VisitorCount.day == day, VisitorCount.kind == kind)
+        .scalar_subquery()
+    )
 
 
 def _ratio(numerator: Decimal | int, denominator: int, *, digits: int = 2) -> float:

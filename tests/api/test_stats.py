@@ -5,8 +5,15 @@ from zoneinfo import ZoneInfo
 
 import httpx2
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.config import Settings
+from app.database.tables import RequestLog
+from app.main import create_app
 from tests.api.test_classify import check, error_code, photo, sha256, upload
+from tests.services.test_stats import log_row
+from tests.serving import serving
 
 
 async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
@@ -59,6 +66,19 @@ async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
         before = (today - timedelta(days=1)).isoformat()
         figures = (await api.get(f"/stats/{path}", params={"date": before})).json()["data"]
         assert (figures["total_requests"] if path == "today" else len(figures)) == empty
+
+
+@pytest.mark.parametrize("migrate_on_start", [True, False])
+async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEngine, migrate_on_start: bool) -> None:
+    """The service starts on a database that has log rows and no rollups yet."""
+    database = settings.database.model_copy(update={"migrate_on_start": migrate_on_start})
+    settings = settings.model_copy(update={"database": database})
+    moment = datetime(2025, 10, 10, 12, tzinfo=UTC)
+    async with engine.begin() as connection:
+        await connection.execute(insert(RequestLog), [log_row(number, created_at=moment) for number in range(3)])
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api:
+        figures = (await api.get("/stats/today?date=2025-10-10")).json()["data"]
+    assert figures["total_requests"] == 3
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from app.services.cache import CacheService
 from app.services.cache_copies import TRUST_SECONDS, CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.memory_cache import MemoryCache
+from tests.databases import rollups_for
 
 IMAGE = "a" * 64
 LOCAL = "local/efficientnet-lite2/1"
@@ -30,7 +31,7 @@ def result(category: Category, confidence: float = 0.87654321) -> ModelResult:
 
 
 def service(engine: AsyncEngine, *, local: bool = False) -> CacheService:
-    return CacheService(engine, accepts_provisional=local)
+    return CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine))
 
 
 async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) -> None:
@@ -102,7 +103,7 @@ class Process:
         self.memory = MemoryCache(1000)
         self.copies = CacheCopies(memory=self.memory)
         self.watch = CacheWatch(engine, self.copies)
-        self.cache = CacheService(engine, accepts_provisional=local, copies=self.copies)
+        self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 
 
 async def started(engine: AsyncEngine, *, local: bool = False) -> Process:

@@ -27,7 +27,7 @@ from app.services import lease as lease_module
 from app.services.cache import CacheService
 from app.services.lease import LeaseService
 from tests.database.test_engine import going_silent
-from tests.databases import TestDatabase, admin_engine
+from tests.databases import TestDatabase, admin_engine, rollups_for
 
 IMAGE = "a" * 64
 RESULT = ModelResult(Category.FOODS, 0.9, None, {})
@@ -122,7 +122,7 @@ async def test_one_of_two_gets_it_every_time(
 
 async def test_many_processes_ask_the_model_once(engine: AsyncEngine) -> None:
     """The way of the classifier: look, take or wait, look again."""
-    cache = CacheService(engine, accepts_provisional=False)
+    cache = CacheService(engine, accepts_provisional=False, rollups=rollups_for(engine))
     calls = 0
 
     async def answer(leases: LeaseService) -> None:
@@ -167,7 +167,7 @@ async def test_a_result_and_the_end_of_its_lease_are_one_commit(ours: LeaseServi
         commits += 1
 
     event.listen(engine.sync_engine, "commit", count_commit)
-    cache = CacheService(engine, accepts_provisional=False)
+    cache = CacheService(engine, accepts_provisional=False, rollups=rollups_for(engine))
     await cache.save(IMAGE, RESULT, model="m", together_with=ours.delete_with(IMAGE))
     ours.forget(IMAGE)
     await ours.release(IMAGE)
@@ -177,7 +177,7 @@ async def test_a_result_and_the_end_of_its_lease_are_one_commit(ours: LeaseServi
 
 @pytest.mark.parametrize("local", [True, False])
 async def test_it_ends_too_when_there_is_an_entry_already(ours: LeaseService, engine: AsyncEngine, local: bool) -> None:
-    cache = CacheService(engine, accepts_provisional=local)
+    cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine))
     await cache.save(IMAGE, RESULT, model="local/1")
     assert await ours.take(IMAGE)
     await cache.save(IMAGE, RESULT, model="m", together_with=ours.delete_with(IMAGE))

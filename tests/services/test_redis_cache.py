@@ -19,6 +19,7 @@ from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.cached_result import CachedResult
 from app.services.redis_cache import RedisCache, read_entry, write_entry
+from tests.databases import rollups_for
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 
@@ -52,7 +53,7 @@ class Process:
         self.redis = RedisCache(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
         self.copies = CacheCopies(redis=self.redis)
         self.watch = CacheWatch(engine, self.copies)
-        self.cache = CacheService(engine, accepts_provisional=local, copies=self.copies)
+        self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 
 
 @pytest.fixture

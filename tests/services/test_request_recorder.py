@@ -1,7 +1,7 @@
 """Exactly one row per request and one more per hit: under company, under failure, and after a caller has left."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.logs import configure_logging
 from app.services import request_recorder
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
+from tests.databases import recorder_on
 
 IMAGE = "a" * 64
 
@@ -68,16 +69,14 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> WriterSpy:
 
 
 @pytest.fixture
-async def recorder(engine: AsyncEngine, writer: WriterSpy) -> AsyncIterator[RequestRecorder]:
+async def recorder(engine: AsyncEngine, writer: WriterSpy) -> RequestRecorder:
     async with engine.begin() as connection:
         await connection.execute(
             insert(CachedImage).values(
                 image_hash=IMAGE, category="foods", confidence=0.9, model_used="test", hit_count=1
             )
         )
-    recorder = RequestRecorder(engine)
-    yield recorder
-    await recorder.close()
+    return recorder_on(engine)
 
 
 async def counts(engine: AsyncEngine) -> tuple[int, int]:
@@ -145,7 +144,7 @@ async def test_a_transaction_that_was_committed_unheard_is_not_written_again(
 
 
 async def test_async_rows_are_written_after_the_answer(engine: AsyncEngine, writer: WriterSpy) -> None:
-    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    recorder = recorder_on(engine, durability=LogDurability.ASYNC)
     for number in range(50):
         await recorder.record([record(number, from_cache=False)])
     assert writer.batches == []
@@ -165,7 +164,7 @@ async def test_async_rows_wait_for_a_database_that_is_away(
             raise DatabaseUnavailable
 
     writer.before = fail
-    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    recorder = recorder_on(engine, durability=LogDurability.ASYNC)
     for number in range(5):
         await recorder.record([record(number, from_cache=False)])
     await asyncio.sleep(0.05)
@@ -186,7 +185,7 @@ async def test_async_rows_of_a_database_that_stays_away_are_given_up_aloud(
 
     writer.before = fail
     configure_logging(Settings())
-    recorder = RequestRecorder(engine, durability=LogDurability.ASYNC)
+    recorder = recorder_on(engine, durability=LogDurability.ASYNC)
     await recorder.record([record(1), record(2)])
     await recorder.close()
     assert "2 log rows are lost" in capsys.readouterr().err
@@ -204,9 +203,8 @@ async def test_a_full_queue_is_said_at_once(
 
 
 async def test_without_a_log_only_hits_are_written(recorder: RequestRecorder, engine: AsyncEngine) -> None:
-    quiet = RequestRecorder(engine, log_enabled=False)
+    quiet = recorder_on(engine, log_enabled=False)
     await asyncio.gather(*(quiet.record([record(number, from_cache=number % 2 == 0)]) for number in range(10)))
-    await quiet.close()
     assert await counts(engine) == (0, 6)
 
 
@@ -222,15 +220,13 @@ async def test_recorders_of_several_processes_count_the_same_images(
                 for h in hashes
             ],
         )
-    recorders = [recorder, RequestRecorder(engine), RequestRecorder(engine)]
+    recorders = [recorder, recorder_on(engine), recorder_on(engine)]
     await asyncio.gather(
         *(
             recorders[i % 3].record([record(i * 1000 + j, image_hash=h) for j, h in enumerate(hashes[:: (-1) ** i])])
             for i in range(30)
         )
     )
-    for each in recorders[1:]:
-        await each.close()
     async with engine.connect() as connection:
         counted = await connection.scalars(select(CachedImage.hit_count).where(CachedImage.image_hash != IMAGE))
         assert set(counted) == {31}

@@ -5,14 +5,16 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.config import StatisticsSettings
-from app.database.tables import CachedImage, RequestLog
+from app.database.tables import CachedImage, RequestLog, UserTotals
+from app.services.rollup_building import build_rollups
 from app.services.stats import StatsService
 
 DAY = date(2025, 10, 10)
@@ -124,7 +126,7 @@ def log_row(number: int, **values: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def filled(engine: AsyncEngine) -> AsyncEngine:
-    """Both tables, filled with the same pseudo-random rows everywhere."""
+    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
     dice = random.Random(7)
     categories = [category.value for category in Category]
     start = datetime(2025, 10, 8, tzinfo=UTC)
@@ -158,6 +160,7 @@ async def filled(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), log)
         await connection.execute(insert(CachedImage), cache)
+    await build_rollups(engine, ZoneInfo("UTC"))
     return engine
 
 
@@ -198,6 +201,42 @@ async def test_top_images_equal_the_specification(filled: AsyncEngine) -> None:
     assert [asdict(image) for image in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
 
 
+async def test_the_busiest_are_read_by_an_index_without_sorting(engine: AsyncEngine) -> None:
+    moment = datetime(2025, 10, 10, tzinfo=UTC)
+    users = [
+        {"user_id": str(n), "requests": n, "hits": 0, "first_request_at": moment, "last_request_at": moment}
+        for n in range(5000)
+    ]
+    image = {"category": "foods", "confidence": 0.9, "model_used": "m", "created_at": moment, "last_hit_at": moment}
+    async with engine.begin() as connection:
+        await connection.execute(insert(UserTotals), users)
+        await connection.execute(
+            insert(CachedImage), [{"image_hash": str(n), "hit_count": n, **image} for n in range(5000)]
+        )
+    # What the planner believes of a table lags behind.
+    async with engine.connect() as connection:
+        for table in (UserTotals, CachedImage):
+            analyze = "ANALYZE" if engine.dialect.name == "sqlite" else "ANALYZE TABLE"
+            await connection.exec_driver_sql(f"{analyze} {table.__tablename__}")
+    queries: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            queries.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await stats_service(engine).top_users(3)
+    await stats_service(engine).top_images(3)
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    async with engine.connect() as connection:
+        for (statement, parameters), index in zip(queries, ("idx_requests", "idx_hit_count"), strict=True):
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plan = " ".join(str(value) for row in rows for value in row)
+            assert index in plan
+            assert "filesort" not in plan
+            assert "TEMP B-TREE" not in plan
+
+
 async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
     assert set(asdict(await stats.day(DAY)).values()) == {0}
@@ -219,6 +258,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
         await connection.execute(
             insert(RequestLog), [log_row(i, created_at=moment) for i, moment in enumerate(moments)]
         )
+    await build_rollups(engine, ZoneInfo("UTC"))
     assert (await stats_service(engine, "Asia/Shanghai").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "UTC").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "America/New_York").day(date(2025, 10, 9))).total_requests == 2
@@ -229,6 +269,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
 async def test_cost_per_call_is_the_configured_one(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), [log_row(i, from_cache=int(i < 7)) for i in range(10)])
+    await build_rollups(engine, ZoneInfo("UTC"))
     day = await stats_service(engine, cost="0.0025").day(DAY)
     assert (day.estimated_cost, day.cost_saved) == (0.0075, 0.0175)
 
