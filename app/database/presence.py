@@ -66,7 +66,7 @@ def create_presence(engine: AsyncEngine) -> Presence:
 class NamedLock:
     """MySQL's GET_LOCK: the server frees it when the connection ends, which the kernel closes with the process."""
 
-    confirm_seconds = 0.5
+    confirm_seconds = 1.0
 
     def __init__(self, engine: AsyncEngine, holder: str) -> None:
         self.holder = holder
@@ -107,7 +107,8 @@ class NamedLock:
                 finally:
                     await connection.close()
             except Exception as error:  # noqa: BLE001 - such as a cluster that refuses named locks
-                if not (isinstance(error, PoolTimeoutError) or is_passing(error) or is_unreachable(error)):
+                may_pass = isinstance(error, PoolTimeoutError) or is_passing(error) or is_unreachable(error)
+                if self._witness is None and not may_pass:
                     logger.warning("no named lock can be taken ({}): leases end by expiry", reason(error))
                     return
             finally:

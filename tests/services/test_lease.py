@@ -192,7 +192,7 @@ async def test_a_living_holder_keeps_it_however_old_it_is(
     monkeypatch.setattr(lease_module, "RENEW_SECONDS", 3600)
     assert await theirs[0].take(IMAGE)
     await expire(engine)
-    assert await is_held_for(ours, 1)
+    assert await is_held_for(ours, 1.5)
     assert not await ours.take(IMAGE)
 
 
@@ -364,7 +364,7 @@ async def test_a_lost_connection_does_not_cost_the_lease(mysql_database: TestDat
             while await killer.scalar(query) in {number, None}:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
-            await asyncio.sleep(1)
+            await asyncio.sleep(1.5)
             assert not waiting.done()
             await theirs.release(IMAGE)
             await waiting
