@@ -1,8 +1,8 @@
 """The shared cache: SHA-256 of a photo -> its classification. Only people change a valid entry, by hand.
 
 Memory is asked first, then Redis where there is one, then the database, which alone is the truth. Entries of the
-local demo model are provisional: they count only while that model is the configured one, the first answer of another
-model replaces them, and so no copies of them are kept.
+local demo model are provisional: they count only while that model is the configured one, and the first answer of
+another model replaces them. They are kept in memory, where only processes of that model look, and not in Redis.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -126,9 +126,11 @@ class CacheService:
 
         async def replace_provisional(connection: AsyncConnection) -> None:
             if not self._accepts_provisional:
-                await connection.execute(
+                replaced = await connection.execute(
                     update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
                 )
+                if replaced.rowcount:
+                    await _record_change(connection, image_hash)
             if together_with is not None:
                 await together_with(connection)
 
@@ -138,7 +140,9 @@ class CacheService:
             await write(self._engine, replace_provisional)
             winner = (await self._select([image_hash])).get(image_hash)
             return entry if winner is None else winner
-        if not model.startswith(LOCAL_MODEL_PREFIX):
+        if model.startswith(LOCAL_MODEL_PREFIX):
+            self._copies.keep_in_memory({image_hash: entry})
+        else:
             await self._copies.keep({image_hash: entry})
         return entry
 
@@ -202,16 +206,17 @@ class CacheService:
         return found
 
     async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
-        async def select_entries(connection: AsyncConnection) -> tuple[dict[str, CachedResult], list[str]]:
+        async def select_entries(connection: AsyncConnection) -> tuple[dict[str, CachedResult], set[str]]:
             rows = (await connection.execute(self._select_entries, {"hashes": list(image_hashes)})).all()
             entries = {
                 row.image_hash: CachedResult(Category(row.category), float(row.confidence), row.description)
                 for row in rows
             }
-            return entries, [row.image_hash for row in rows if not row.provisional]
+            return entries, {row.image_hash for row in rows if row.provisional}
 
-        entries, lasting = await read(self._engine, select_entries)
-        await self._copies.keep({image_hash: entries[image_hash] for image_hash in lasting})
+        entries, provisional = await read(self._engine, select_entries)
+        self._copies.keep_in_memory({each: entries[each] for each in provisional})
+        await self._copies.keep({each: entry for each, entry in entries.items() if each not in provisional})
         return entries
 
 

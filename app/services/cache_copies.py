@@ -1,6 +1,7 @@
 """The copies of cache entries outside the database, and what must not be taken from them.
 
-Entries change only by hand (`PUT` and `DELETE /cache/...`). Three rules keep an old copy from being an answer:
+Entries change by hand (`PUT` and `DELETE /cache/...`), and when a model's answer replaces one of the local model; each
+time the database notes it in a table of changes. Three rules keep an old copy from being an answer:
 
 1. Copies count only for TRUST_SECONDS after the start of a successful look at the table of changes.
 2. A hash that was changed in the last WINDOW_SECONDS has no copy in memory: nothing that was read before the change
@@ -68,12 +69,12 @@ class CacheCopies:
         found = await self._redis.get_many(self._allowed_in_redis(image_hashes))
         # A change may have become known meanwhile.
         entries = {each: found[each] for each in self._allowed_in_redis(found)}
-        self._keep_in_memory(entries)
+        self.keep_in_memory(entries)
         return entries
 
     async def keep(self, entries: Mapping[str, CachedResult]) -> None:
         """Keep entries that were just read from the database or committed to it, and that count for everybody."""
-        self._keep_in_memory(entries)
+        self.keep_in_memory(entries)
         if self._redis is not None:
             await self._redis.set_many({each: entries[each] for each in self._allowed_in_redis(entries)})
 
@@ -126,7 +127,8 @@ class CacheCopies:
             self._changed.clear()
             self._redis_rests_until = self._now + MEMORY_OF_CHANGES
 
-    def _keep_in_memory(self, entries: Mapping[str, CachedResult]) -> None:
+    def keep_in_memory(self, entries: Mapping[str, CachedResult]) -> None:
+        """Keep entries that were just read or committed, but that do not count for everybody."""
         if self._memory.is_on and self.are_trusted:
             for image_hash, entry in entries.items():
                 if image_hash not in self._recent:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from app.errors import AppError, ServerBusy
 
@@ -66,14 +66,17 @@ class GroupReader(Generic[V]):
                 # In a context of its own: its log lines are not those of the request that happens to start it.
                 worker = asyncio.create_task(self._work(), name="cache-reader", context=Context())
                 self._workers.add(worker)
-                worker.add_done_callback(self._workers.discard)
         group = self._waiting[-1]
         group.hashes[image_hash] = None
         return group
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._serve(self._waiting.popleft())
+        try:
+            while self._waiting:
+                await self._serve(self._waiting.popleft())
+        finally:
+            # Here, not in a callback of the task, which runs later: a look-up in between would start no worker.
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _serve(self, group: _Group[V]) -> None:
         try:

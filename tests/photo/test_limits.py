@@ -14,7 +14,8 @@ from app.photo.sandbox import decode_in_sandbox
 from tests.fakes import images
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU_SECONDS = 2.0
+# Twice what app/photo promises (docs/performance.md), for machines slower than the one it was measured on.
+CPU_SECONDS = 4.0
 MEMORY_BYTES = 500_000_000
 
 # Prints what preparing the photo on standard input has cost this process and, in its stead, the sandbox.

@@ -175,16 +175,19 @@ async def test_a_failed_query_is_the_databases_error_and_the_next_one_works(engi
     assert await process.cache.get(IMAGE) is None
 
 
-async def test_provisional_entries_are_only_in_the_database(engine: AsyncEngine) -> None:
-    demo, real = await started(engine, local=True), await started(engine)
+async def test_the_answer_of_a_better_model_reaches_the_memory_of_processes_on_the_local_one(
+    engine: AsyncEngine,
+) -> None:
+    demo, other, real = await started(engine, local=True), await started(engine, local=True), await started(engine)
     provisional = await demo.cache.save(IMAGE, result(Category.PETS), model=LOCAL)
-    assert await demo.cache.get(IMAGE) == provisional
-    assert demo.cache.peek(IMAGE) is None
+    assert await other.cache.get(IMAGE) == provisional
+    assert demo.cache.peek(IMAGE) == other.cache.peek(IMAGE) == provisional
+    assert await real.cache.get(IMAGE) is None
     better = await real.cache.save(IMAGE, result(Category.FOODS), model="gpt")
-    assert real.cache.peek(IMAGE) == better
-    # At once, since no copy was kept.
-    assert await demo.cache.get(IMAGE) == better
-    assert demo.cache.peek(IMAGE) == better
+    for process in (demo, other):
+        await process.watch.look()
+        assert process.cache.peek(IMAGE) is None
+        assert await process.cache.get(IMAGE) == better
 
 
 # ----- changes by hand

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.errors import AppError, DatabaseUnavailable, ServerBusy
+from app.services import group_reader
 from app.services.group_reader import MAX_HASHES_PER_QUERY, MAX_QUERIES, MAX_WAITING_QUERIES, GroupReader
 
 pytestmark = pytest.mark.timeout(20)
@@ -169,3 +170,21 @@ async def test_nothing_is_left_running() -> None:
     await reader.close()
     assert database.running == 0
     assert await task == {"a": "a"}
+
+
+async def test_a_look_up_right_after_the_last_query_has_ended_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_reader, "MAX_QUERIES", 1)
+    late: list[asyncio.Task[dict[str, str]]] = []
+
+    async def fetch(keys: list[str]) -> dict[str, str]:
+        if keys == ["a"]:
+            # It runs when this query has ended, before anybody is told so.
+            late.append(ask(reader, "b"))
+        return {key: key for key in keys}
+
+    reader = GroupReader(fetch)
+    assert await reader.find(["a"]) == {"a": "a"}
+    async with asyncio.timeout(10):
+        assert await late[0] == {"b": "b"}
