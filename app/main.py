@@ -61,7 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     except OSError as error:
         raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
     app = FastAPIOffline(
-        title="Image Classifier", version="0.1.0", summary="图片分类服务", description=DESCRIPTION, lifespan=lifespan
+        title="Image Classifier",
+        version="0.1.0",
+        summary="图片分类服务",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # Each request would look into the environment for an exporter.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)

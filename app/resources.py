@@ -1,6 +1,7 @@
 """What the service opens at its start and closes, in reverse order, at its end."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +34,8 @@ from app.services.stats import StatsService
 MAX_DECODERS = 2
 # What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
 UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
+# Objects between two rounds of the garbage collector; Python's own 700 mean a round every ten requests.
+GC_ALLOCATIONS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)
 
+        # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
+        gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
             settings=settings,
             upload_memory=MemoryBudget(UPLOAD_MEMORY_BYTES),

@@ -1,7 +1,7 @@
-"""The busiest transaction takes the shortest way: all its statements, with BEGIN and COMMIT, in one trip.
+"""The busiest transaction takes the shortest way: all its statements and the COMMIT in one trip.
 
-On MySQL they are one packet on a connection that is kept for this; on SQLite one call in a thread that has a connection
-of its own. What goes wrong is what `app/database/transactions.py` makes of it.
+On MySQL they are one packet on a connection that is kept for this and has no autocommit; on SQLite one call in a
+thread that has a connection of its own. What goes wrong is what `app/database/transactions.py` makes of it.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class _MySqlBatchWriter:
             raise
 
     async def _send(self, driver: aiomysql.Connection, statements: Sequence[Statement]) -> None:
-        packet = ";".join(["BEGIN", *(_render(driver, statement) for statement in statements), "COMMIT"])
+        packet = ";".join([*(_render(driver, statement) for statement in statements), "COMMIT"])
         async with driver.cursor() as cursor:
             await cursor.execute(packet)
             while await cursor.nextset():

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from app import photo
 from app.categories import Category
@@ -52,7 +53,9 @@ class Caller:
 
     def or_user(self, user_id: str | None) -> "Caller":
         """The same caller, with `user_id` where none is known yet."""
-        return self if self.user_id is not None or user_id is None else replace(self, user_id=user_id)
+        if self.user_id is not None or user_id is None:
+            return self
+        return Caller(self.request_id, user_id, self.ip_address, self.started_at)
 
     def next_item(self) -> "Caller":
         """The same caller asking for one more item of a batch: an id and a start of its own."""
@@ -67,8 +70,7 @@ class UploadedPhoto:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a caller is told; it is logged by the time it exists."""
 
     request_id: str

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from app.clock import utc_now
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text
@@ -15,8 +15,7 @@ _LOG_COLUMNS = (
 _LOG_COLUMN_COUNT = 10
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One answered request, as `request_log` keeps it; `from_cache` also counts a hit of the image."""
 
     request_id: str
