@@ -16,7 +16,7 @@ from app.api.middleware import (
     StartupErrorMiddleware,
     UnexpectedErrorMiddleware,
 )
-from app.api.shortcut import CheckCacheShortcut
+from app.api.shortcut import Shortcut
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
@@ -87,7 +87,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_headers=["*"],
         expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
     )
-    app.add_middleware(CheckCacheShortcut, path=CHECK_CACHE_PATH, max_bytes=JSON_BODY_MAX_BYTES)
+    app.add_middleware(
+        Shortcut, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
+    )
     # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware)

@@ -38,6 +38,7 @@ from app.errors import (
     TooManyPixels,
     UnsupportedImageFormat,
 )
+from app.resources import Resources
 from app.schemas.classify import (
     HIT_EXAMPLE,
     MISS_EXAMPLE,
@@ -126,27 +127,9 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
         },
     ),
 )
-async def classify(
-    request: Request, caller: CallerDep, classifier: ClassifierDep, resources: ResourcesDep
-) -> ClassifyResponse:
+async def classify(request: Request, caller: CallerDep, resources: ResourcesDep) -> ClassifyResponse:
     """Classify an uploaded photo: from the cache when it is known, else by the model."""
-    upload: UploadedPhoto | None = None
-    claimed_hash: str | None = None
-    max_bytes = resources.settings.image.max_size_bytes
-    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
-        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes):
-            match part:
-                case FormField(name="image_hash", value=value):
-                    claimed_hash = _claimed_hash(value)
-                case FormField():
-                    continue
-                case ImageTooLarge():
-                    raise part
-                case _:
-                    upload = part
-        if upload is None:
-            raise MissingImage
-        return _classified(await classifier.classify(upload, caller, claimed_hash=claimed_hash))
+    return await classify_upload(request, caller, resources)
 
 
 @router.post(
@@ -182,6 +165,31 @@ async def classify_batch(
         # After a broken body nobody is left to be answered; paid model calls still go on in the service.
         for task in tasks:
             task.cancel()
+
+
+async def classify_upload(request: Request, caller: Caller, resources: Resources) -> ClassifyResponse:
+    """Read the one photo of a form as it arrives, and classify it.
+
+    Raises:
+        AppError: the errors that the route declares.
+    """
+    upload: UploadedPhoto | None = None
+    claimed_hash: str | None = None
+    max_bytes = resources.settings.image.max_size_bytes
+    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
+        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes):
+            match part:
+                case FormField(name="image_hash", value=value):
+                    claimed_hash = _claimed_hash(value)
+                case FormField():
+                    continue
+                case ImageTooLarge():
+                    raise part
+                case _:
+                    upload = part
+        if upload is None:
+            raise MissingImage
+        return _classified(await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash))
 
 
 async def _classify_item(

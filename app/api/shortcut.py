@@ -1,58 +1,52 @@
-"""The short way for the busiest question: a well-formed `check-cache` of an ordinary client.
+"""The short way for the two busiest requests: a plain `check-cache`, and a plain upload of one photo.
 
-It answers what the route in `classify.py` answers, with the same schemas and the same service, and spares the
-framework's routing and dependency solving, which cost more than the answer. Whatever is not exactly that (a browser's
-`Origin`, a body in pieces, a value that is refused) goes on to the route, which reads the same bytes; so every refusal
-has one home.
+They get what the routes in `classify.py` answer, by the same schemas and functions, without the framework's routing,
+dependency solving and response validation, which cost more than the answer. Whatever is not plain (a browser's
+`Origin`, a repeated header, a question in pieces or one that is refused) goes on to the route, which reads the same
+bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.classify import cache_hit
+from app.api.classify import cache_hit, classify_upload
 from app.api.dependencies import caller_of, resources_of
 from app.api.errors import error_response, log_error
 from app.errors import AppError, InvalidRequest
 from app.schemas.classify import CacheMiss, CheckCacheRequest
+from app.services.classifier import Caller
 
 _JSON = b"application/json"
-_MISS = CacheMiss().model_dump_json().encode()
+_FORM = b"multipart/form-data"
+_MISS = CacheMiss()
 
 
-class CheckCacheShortcut:
-    """Answers `POST path` itself where it can; `path` is that of the check-cache route."""
+class Shortcut:
+    """Answers `POST check_path` and `POST upload_path` itself where it can; `max_bytes` bounds a question's JSON."""
 
-    def __init__(self, app: ASGIApp, *, path: str, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, check_path: str, upload_path: str, max_bytes: int) -> None:
         self._app = app
-        self._path = path
+        self._check_path = check_path
+        self._upload_path = upload_path
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
-            await self._app(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" and scope["method"] == "POST" else None
+        if path == self._check_path and (caller := _plain_caller(scope, _JSON)):
+            message = await receive()
+            question = self._question(message)
+            if question is not None:
+                await _answer(_check(scope, question, caller), caller, scope, receive, send)
+                return
+            receive = _replaying(message, receive)
+        elif path == self._upload_path and (caller := _plain_caller(scope, _FORM)):
+            upload = classify_upload(Request(scope, receive), caller, resources_of(scope))
+            await _answer(upload, caller, scope, receive, send)
             return
-        headers = _plain_headers(scope)
-        if headers is None:
-            await self._app(scope, receive, send)
-            return
-        message = await receive()
-        question = self._question(message)
-        try:
-            caller = None if question is None else caller_of(scope, headers.get(b"x-user-id"))
-        except InvalidRequest:
-            caller = None
-        if question is None or caller is None:
-            await self._app(scope, _replaying(message, receive), send)
-            return
-        try:
-            answer = await resources_of(scope).classifier.look_up(question.image_hash, caller.or_user(question.user_id))
-        except AppError as error:
-            log_error(error)
-            await error_response(error, caller.request_id)(scope, receive, send)
-            return
-        await _send_json(_MISS if answer is None else cache_hit(answer).model_dump_json().encode(), send)
+        await self._app(scope, receive, send)
 
     def _question(self, message: Message) -> CheckCacheRequest | None:
         if message["type"] != "http.request" or message.get("more_body", False):
@@ -66,14 +60,34 @@ class CheckCacheShortcut:
             return None
 
 
-def _plain_headers(scope: Scope) -> Mapping[bytes, bytes] | None:
-    """The headers, or None where one is there twice, a browser wants its CORS answer, or the body is not JSON."""
+async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
+    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller.or_user(question.user_id))
+    return _MISS if answer is None else cache_hit(answer)
+
+
+async def _answer(answer: Awaitable[BaseModel], caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        body = (await answer).model_dump_json().encode()
+    except AppError as error:
+        log_error(error)
+        await error_response(error, caller.request_id)(scope, receive, send)
+        return
+    headers = [(b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _plain_caller(scope: Scope, content_type: bytes) -> Caller | None:
+    """Who asks; None where a header is wrong or there twice, a browser wants its CORS answer, or the type differs."""
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
-    content_type = headers.get(b"content-type", b"")
-    if len(headers) != len(pairs) or b"origin" in headers or content_type.partition(b";")[0] != _JSON:
+    is_plain = len(headers) == len(pairs) and b"origin" not in headers
+    if not is_plain or headers.get(b"content-type", b"").partition(b";")[0] != content_type:
         return None
-    return headers
+    try:
+        return caller_of(scope, headers.get(b"x-user-id"))
+    except InvalidRequest:
+        return None
 
 
 def _replaying(message: Message, receive: Receive) -> Receive:
@@ -88,9 +102,3 @@ def _replaying(message: Message, receive: Receive) -> Receive:
         return again
 
     return replayed
-
-
-async def _send_json(body: bytes, send: Send) -> None:
-    headers = [(b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
