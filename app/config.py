@@ -119,7 +119,7 @@ class CacheSettings(_Group):
     """Copies of cache entries outside the database, and changing entries by hand."""
 
     memory_entries: int = Field(100_000, validation_alias="CACHE_MEMORY_ENTRIES", ge=0, le=10_000_000)
-    """Entries that each worker keeps in memory, about 0.45 KB each (docs/performance.md); 0: none."""
+    """Entries that each worker keeps in memory, about 0.42 KB each (docs/performance.md); 0: none."""
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")

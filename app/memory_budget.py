@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class MemoryTimeoutError(Exception):
@@ -54,7 +54,9 @@ class MemoryBudget:
             if granted.done() and not granted.cancelled():
                 self._give_back(size)
             else:
-                self._waiting.remove((size, granted))
+                # It may have been taken from the queue in the same moment.
+                with suppress(ValueError):
+                    self._waiting.remove((size, granted))
                 self._grant()
             raise
 

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS `request_log` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='请求日志表-用于统计分析';
 
--- Entries that were corrected or removed by hand; every process watches for new rows and forgets its copy.
+-- Entries that were changed; every process watches for new rows and forgets its copy.
 CREATE TABLE IF NOT EXISTS `cache_change` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
@@ -75,8 +75,8 @@ CREATE TABLE IF NOT EXISTS `model_call_lease` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='模型调用租约（同一图片只调用一次）';
 
--- Sums for the statistics, written in the transaction of the rows they sum up. Each process adds to the rows of its
--- shard, so that none waits for another; a figure is the sum over all shards.
+-- Sums for the statistics, written in the transaction of the rows they sum up. Each process adds to one of
+-- eight shards, so that few wait for each other; a figure is the sum over all shards.
 CREATE TABLE IF NOT EXISTS `stats_period` (
   `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
   `category` VARCHAR(50) NOT NULL COMMENT '分类Key（8个类别之一）',

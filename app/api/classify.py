@@ -148,9 +148,9 @@ async def classify_batch(
     parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
-    try:
-        # Those that are classified, and the one that arrives.
-        async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
+    # Those that are classified, and the one that arrives.
+    async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
+        try:
             async for part in parts:
                 if isinstance(part, FormField):
                     continue
@@ -158,13 +158,12 @@ async def classify_batch(
                 task = asyncio.create_task(_classify_item(classifier, part, caller.next_item()))
                 task.add_done_callback(lambda _: slots.release())
                 tasks.append(task)
-            if not tasks:
-                raise MissingImage
-            return ClassifyBatchResponse(results=await asyncio.gather(*tasks))
-    finally:
-        # After a broken body nobody is left to be answered; paid model calls still go on in the service.
-        for task in tasks:
-            task.cancel()
+        finally:
+            # After a broken body too: what is under way goes on in the service, and holds memory as long.
+            results = await asyncio.gather(*tasks)
+    if not tasks:
+        raise MissingImage
+    return ClassifyBatchResponse(results=results)
 
 
 async def classify_upload(request: Request, caller: Caller, resources: Resources) -> ClassifyResponse:

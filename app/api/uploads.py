@@ -37,6 +37,8 @@ MIN_RESERVED_BYTES = 64 * 1024
 CHUNK_TIMEOUT_SECONDS = 30.0
 # One photo on a very slow line.
 IMAGE_TIMEOUT_SECONDS = 120.0
+# A form of many: what it holds of the memory for uploads, others wait for.
+BODY_TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
     if content_type != b"multipart/form-data" or not boundary:
         raise MissingImage
     max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
-    deadline = time.monotonic() + IMAGE_TIMEOUT_SECONDS * max_images
+    deadline = time.monotonic() + min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS)
     received = images = 0
     try:
         collector = _PartCollector(boundary, max_image_bytes, max_parts=max_images + MAX_OTHER_PARTS)

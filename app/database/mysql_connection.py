@@ -21,6 +21,13 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not speak TLS, and MYSQL_SSL is true")
         await super()._request_authentication()
 
+    def _write_bytes(self, data: bytes) -> None:
+        try:
+            super()._write_bytes(data)
+        except RuntimeError as error:
+            # What uvloop says of a connection that was reset while nobody looked; asyncio has an OSError for it.
+            raise OperationalError(CR.CR_SERVER_GONE_ERROR, "the connection was reset") from error
+
     async def until_lost(self) -> None:
         """Return when an idle connection ends: a server that was not asked says nothing before that."""
         await self._reader.read(1)

@@ -28,7 +28,7 @@ PING_SECONDS = 10
 STEP_TIMEOUT_SECONDS = 8.0
 # After KILL, the server may need a moment until it frees the lock of the old connection.
 GET_LOCK_SECONDS = 2
-RETRY_MAX_SECONDS = 1.0
+RETRY_MAX_SECONDS = 0.3
 # Every server that can be reached under one address differs from the others in one of these. (MySQL 9.6 lost MD5.)
 _THIS_SERVER = "LEFT(SHA2(CONCAT_WS('/', @@hostname, @@port, @@datadir, @@server_id), 256), 32)"
 # There is one kernel that keeps the locks on SQLite's files; SQLite's own locks allow no second one either.
@@ -199,12 +199,14 @@ def _locked(file: Path) -> int:
         os.close(descriptor)
 
 
-def _is_dead(file: Path) -> bool:
-    """Return whether nobody holds the file's lock, and remove it then."""
+def _is_dead(file: Path) -> bool | None:
+    """Return whether nobody holds the file's lock, and remove it then; None where it is not ours to open."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ class CachedImage(Base):
     confidence: Mapped[Decimal] = mapped_column(Confidence, comment="置信度(0-1)")
     description: Mapped[str | None] = mapped_column(Text, comment="图片描述")
     model_used: Mapped[str] = mapped_column(String(50), comment="使用的模型")
-    model_response: Mapped[dict[str, Any] | None] = mapped_column(JSON, comment="完整模型响应")
+    model_response: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), comment="完整模型响应")
     hit_count: Mapped[int] = mapped_column(
         UnsignedInteger, server_default=text("'1'"), nullable=True, comment="缓存命中次数"
     )
@@ -155,7 +155,7 @@ class RequestLog(Base):
 
 
 class CacheChange(Base):
-    """An entry that was corrected or removed by hand; every process watches for new rows and forgets its copy."""
+    """An entry that was changed: by hand, or a local model's by another; each process watches and forgets its copy."""
 
     __tablename__ = "cache_change"
 
@@ -189,7 +189,7 @@ class PeriodTotals(Base):
     """Sums over the requests of a quarter of an hour, by category.
 
     Every time zone's midnight is a quarter's beginning. `shard` keeps processes from waiting for each other's row: each
-    adds to its own, and a reader sums over all.
+    adds to one of eight, and a reader sums over all.
     """
 
     __tablename__ = "stats_period"

@@ -36,7 +36,10 @@ _LOCK_WAIT_TIMEOUT = 1205
 _GALERA_CONFLICT_OR_NOT_READY = 1047
 _TOO_MANY_CONNECTIONS = 1040
 _SERVER_SHUTDOWN = 1053
-_LOST_CONNECTION = frozenset({2002, 2003, 2006, 2013, 2014, 2055, 4031})
+# 1927 is MariaDB's "connection was killed".
+_LOST_CONNECTION = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
+# What a primary says that has become a replica; the next connection may lead to the new one.
+_READ_ONLY = frozenset({1290, 1792, 1836})
 _REFUSES_US = frozenset({1044, 1045, 1049, 2026})
 _NO_SUCH_TABLE = frozenset({1146})
 _DISK_FULL = frozenset({1021, 1114})
@@ -54,6 +57,7 @@ _RETRYABLE = _LOST_CONNECTION | {
     _GALERA_CONFLICT_OR_NOT_READY,
     _TOO_MANY_CONNECTIONS,
     _SERVER_SHUTDOWN,
+    *_READ_ONLY,
 }
 
 
@@ -115,8 +119,13 @@ async def _run(
             if not writes:
                 # Nothing to commit: the pool's own reset ends the transaction.
                 return await work(connection)
-            async with connection.begin():
-                return await work(connection)
+            try:
+                async with connection.begin():
+                    return await work(connection)
+            except DBAPIError as error:
+                if _number(error) in _READ_ONLY:
+                    await connection.invalidate()
+                raise
 
     return await with_retries(attempt, max_attempts=max_attempts)
 

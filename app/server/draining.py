@@ -17,6 +17,8 @@ from uvicorn.server import ServerState
 
 # How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
 LINGER_SECONDS = 3.0
+# How much longer for one on which half a request has arrived.
+HALF_REQUEST_SECONDS = 7.0
 HEARTBEAT_SECONDS = 1.0
 
 
@@ -39,6 +41,7 @@ class DrainingProtocol(HttpToolsProtocol):
     _has_begun = False
     """The first bytes of a request are here, its headers not yet."""
     _closing: asyncio.TimerHandle | None = None
+    _is_patient_no_more = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Accept a connection, also one that was still in the queue when the server left."""
@@ -81,9 +84,15 @@ class DrainingProtocol(HttpToolsProtocol):
 
     def _close_if_unused(self) -> None:
         is_idle = self.cycle is None or self.cycle.response_complete
+        if not is_idle or self.transport.is_closing():
+            return
         # Both asyncio and uvloop read what has arrived before they look at their timers.
-        if is_idle and not self._has_begun and not self.transport.is_closing():
-            self.transport.close()
+        if self._has_begun and not self._is_patient_no_more:
+            # Half a request: whoever sends it has a little longer, but does not hold up the server.
+            self._is_patient_no_more = True
+            self._closing = self.loop.call_later(HALF_REQUEST_SECONDS, self._close_if_unused)
+            return
+        self.transport.close()
 
 
 class DrainingServer(Server):
@@ -139,7 +148,7 @@ class DrainingServer(Server):
             server.close()
         waiting: list[socket.socket] = []
         for listener in listeners:
-            with listener, contextlib.suppress(BlockingIOError):
+            with listener, contextlib.suppress(OSError):
                 listener.setblocking(False)
                 while True:
                     connection, _ = listener.accept()

@@ -128,7 +128,7 @@ class CacheCopies:
             self._redis_rests_until = self._now + MEMORY_OF_CHANGES
 
     def keep_in_memory(self, entries: Mapping[str, CachedResult]) -> None:
-        """Keep entries that were just read or committed, but that do not count for everybody."""
+        """Keep entries that were just read or committed here only, not in Redis."""
         if self._memory.is_on and self.are_trusted:
             for image_hash, entry in entries.items():
                 if image_hash not in self._recent:

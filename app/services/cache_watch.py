@@ -47,6 +47,10 @@ class CacheWatch:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
                 now, changes = await read(self._engine, self._select_changes, max_attempts=1)
+            last_time, self._last_time = self._last_time, now
+            if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
+                self._copies.forget_everything(why="the database was away too long")
+            await self._copies.learn(changes, now=now, looked_at=looked_at)
         except Exception as error:  # noqa: BLE001 - whatever it was, the watch must go on
             if not self._fails:
                 self._fails = True
@@ -58,10 +62,6 @@ class CacheWatch:
         if self._fails:
             self._fails = False
             logger.info("cache: changes are watched again")
-        last_time, self._last_time = self._last_time, now
-        if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
-            self._copies.forget_everything(why="the database was away too long")
-        await self._copies.learn(changes, now=now, looked_at=looked_at)
 
     async def _select_changes(self, connection: AsyncConnection) -> tuple[datetime, dict[str, datetime]]:
         """Return the database's time, and what was changed since the last look or in the last minute."""

@@ -22,6 +22,7 @@ from app.errors import (
     HashMismatch,
     ImageTooComplex,
     InvalidRequest,
+    ModelTimeout,
     TooManyPixels,
     UnsupportedImageFormat,
 )
@@ -184,6 +185,9 @@ class ClassifierService:
             if cached is not None:
                 return cached, True
         try:
+            if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
+                # Waiting for others has taken what a call may need; nobody waits for twice the time.
+                raise ModelTimeout
             return await self._modelled(upload, info)
         finally:
             await self._leases.release(image_hash)

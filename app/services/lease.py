@@ -76,7 +76,7 @@ class LeaseService:
         """
         if image_hash in self._left_behind:
             # Otherwise its delayed deletion could hit the new lease.
-            return False
+            await self._clear()
         witness = await self._presence.announce()
         await self._sweep()
 
@@ -87,7 +87,7 @@ class LeaseService:
             await write(self._engine, insert_row)
         except IntegrityError:
             # A connection lost during COMMIT leaves the outcome open; the retry then finds the row already there.
-            if await self._holder_of(image_hash) != self._presence.holder:
+            if not await self._is_ours(image_hash):
                 return False
         except BaseException:
             self._leave_behind(image_hash)
@@ -109,6 +109,8 @@ class LeaseService:
         pause = POLL_FIRST_SECONDS
         suspect: tuple[str, float] | None = None
         while True:
+            if time.monotonic() > deadline:
+                raise ModelTimeout
             await asyncio.sleep(random.uniform(0.5, 1) * pause)
             found = await read(self._engine, lambda connection: self._look(connection, image_hash))
             if found is None:
@@ -123,8 +125,6 @@ class LeaseService:
             if confirmed or (is_gone is None and is_expired):
                 await self._bury(image_hash, holder, only_expired=not confirmed)
                 return
-            if now > deadline:
-                raise ModelTimeout
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 
     def delete_with(self, image_hash: str) -> Callable[[AsyncConnection], Awaitable[None]]:
@@ -168,12 +168,17 @@ class LeaseService:
             return None
         return row.holder, await self._presence.is_gone(connection, row.holder, row.witness), bool(row.is_expired)
 
-    async def _holder_of(self, image_hash: str) -> str | None:
-        async def find(connection: AsyncConnection) -> str | None:
+    async def _is_ours(self, image_hash: str) -> bool:
+        async def find(connection: AsyncConnection) -> bool:
             row = (await connection.execute(self._find, {"hash": image_hash})).one_or_none()
-            return None if row is None else row.holder
+            return row is not None and row.holder == self._presence.holder
 
-        return await read(self._engine, find)
+        try:
+            return await read(self._engine, find)
+        except BaseException:
+            # It may be: nobody else would ever take it from a process that lives.
+            self._leave_behind(image_hash)
+            raise
 
     async def _bury(self, image_hash: str, holder: str, *, only_expired: bool) -> None:
         """Delete the lease of a dead holder, and nobody else's: it may have been taken over since we looked."""

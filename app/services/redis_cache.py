@@ -51,7 +51,8 @@ class RedisCache:
         digest = hashlib.blake2s(key_space.encode(), digest_size=4).hexdigest()
         self._prefix = f"{KEY_PREFIX}:{digest}:"
         self._call_timeout_seconds = CALL_TIMEOUTS * timeout_seconds
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
+        # A RuntimeError is uvloop's word for a reset connection, a TypeError ours for an answer that is no answer.
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError, RuntimeError, TypeError)
         self._redis = Redis.from_url(
             url,
             socket_connect_timeout=timeout_seconds,

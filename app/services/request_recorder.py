@@ -138,8 +138,12 @@ class RequestRecorder:
                 _fail(batch[0], error)
                 return
             # One request's rows shall not fail the others'.
-            for pending in batch:
-                await self._write_batch([pending])
+            for number, pending in enumerate(batch):
+                try:
+                    await self._write_batch([pending])
+                except asyncio.CancelledError:
+                    self._put_back(batch[number + 1 :])
+                    raise
         else:
             for pending in batch:
                 if pending.committed is not None and not pending.committed.done():

@@ -1,5 +1,7 @@
 """Rollups for the statistics, leases of model calls, and the record of entries changed by hand."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,28 +14,23 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # A DBA may have run the newer init.sql on a database of revision 0001; it makes all of these.
-    if sa.inspect(op.get_bind()).has_table("stats_state"):
-        return
-    op.create_table(
+    _create_table(
         "cache_change",
         sa.Column("id", UnsignedBigInteger, primary_key=True, autoincrement=True),
         sa.Column("image_hash", sa.String(64), nullable=False, comment="SHA-256哈希值"),
         sa.Column("changed_at", sa.DateTime, nullable=False, comment="修改时间"),
         comment="缓存人工修改记录",
-        **TABLE_OPTIONS,
     )
     _create_index("cache_change", "idx_changed_at", "changed_at")
-    op.create_table(
+    _create_table(
         "model_call_lease",
         sa.Column("image_hash", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
         sa.Column("holder", sa.String(64), nullable=False, comment="持有者进程"),
         sa.Column("witness", sa.String(32), comment="可确认持有者是否存活的服务器"),
         sa.Column("expires_at", Milliseconds, nullable=False, comment="到期时间"),
         comment="模型调用租约（同一图片只调用一次）",
-        **TABLE_OPTIONS,
     )
-    op.create_table(
+    _create_table(
         "stats_period",
         sa.Column("period_start", sa.DateTime, primary_key=True, comment="时段开始(UTC, 15分钟)"),
         sa.Column("category", sa.String(50), primary_key=True, comment="分类Key（8个类别之一）"),
@@ -44,9 +41,8 @@ def upgrade() -> None:
         _sum("processing_time_ms", "处理耗时之和(毫秒)"),
         _sum("confidence_sum", "置信度之和(万分之一)"),
         comment="分时段统计",
-        **TABLE_OPTIONS,
     )
-    op.create_table(
+    _create_table(
         "stats_user",
         sa.Column("user_id", sa.String(64), primary_key=True, comment="用户ID/设备ID"),
         _sum("requests", "请求数"),
@@ -54,40 +50,35 @@ def upgrade() -> None:
         sa.Column("first_request_at", sa.DateTime, nullable=False, comment="首次请求时间"),
         sa.Column("last_request_at", sa.DateTime, nullable=False, comment="最后请求时间"),
         comment="用户统计",
-        **TABLE_OPTIONS,
     )
     _create_index("stats_user", "idx_requests", "requests", "user_id")
-    op.create_table(
+    _create_table(
         "stats_visitor",
         _day(),
         _kind(),
         sa.Column("visitor", sa.String(64), primary_key=True, comment="用户ID或IP地址"),
         comment="每日访客",
-        **TABLE_OPTIONS,
     )
-    op.create_table(
+    _create_table(
         "stats_visitor_count",
         _day(),
         _kind(),
         _shard(),
         _sum("visitors", "人数"),
         comment="每日访客数",
-        **TABLE_OPTIONS,
     )
-    op.create_table(
+    _create_table(
         "stats_cache",
         _shard(),
         sa.Column("images", sa.BigInteger, nullable=False, comment="图片数"),
         sa.Column("hits", sa.BigInteger, nullable=False, comment="命中次数之和"),
         comment="缓存统计",
-        **TABLE_OPTIONS,
     )
-    op.create_table(
+    _create_table(
         "stats_state",
         sa.Column("name", sa.String(32), primary_key=True, comment="名称"),
         sa.Column("value", sa.String(64), nullable=False, comment="值"),
         comment="统计状态",
-        **TABLE_OPTIONS,
     )
 
 
@@ -121,8 +112,15 @@ def _sum(name: str, comment: str) -> sa.Column[int]:
     return sa.Column(name, UnsignedBigInteger, nullable=False, comment=comment)
 
 
+def _create_table(name: str, *columns: sa.Column[Any], comment: str) -> None:
+    # MySQL commits each table by itself: an upgrade may have been cut off, or a DBA may have run the newer init.sql.
+    if not sa.inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *columns, comment=comment, **TABLE_OPTIONS)
+
+
 def _create_index(table: str, name: str, *columns: str) -> None:
     # An index name belongs to the whole database on SQLite, to its table on MySQL.
     if op.get_context().dialect.name == "sqlite":
         name = f"{table}_{name}"
-    op.create_index(name, table, columns)
+    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        op.create_index(name, table, columns)
