@@ -1,7 +1,7 @@
 """Batches on real databases: all or nothing, in one trip, after deadlocks and lost connections too."""
 
 import asyncio
-import gc
+from typing import Any
 
 import pytest
 import uvloop
@@ -89,7 +89,7 @@ async def test_deadlocks_are_tried_again_until_all_is_counted(engine: AsyncEngin
 
 async def test_a_lost_connection_is_replaced(engine: AsyncEngine) -> None:
     if engine.dialect.name == "sqlite":
-        return
+        pytest.skip("SQLite has no connections that a server could end")
     writer = create_batch_writer(engine)
     dialect = engine.dialect.name
     await writer.write([set_state(dialect, [("before", "1")])])
@@ -103,10 +103,9 @@ async def test_a_lost_connection_is_replaced(engine: AsyncEngine) -> None:
     assert {"before", "after"} <= (await states(engine)).keys()
 
 
-# aiomysql complains of connections that end this way.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_connection_that_was_reset_in_silence_is_replaced_on_uvloop(mysql_database: TestDatabase) -> None:
     """The loop of production has a word of its own for it, which no library expects."""
+    lost: list[Any] = []
 
     async def reset_and_write() -> None:
         engine = create_engine(Settings(database=mysql_database.settings))
@@ -120,7 +119,7 @@ def test_a_connection_that_was_reset_in_silence_is_replaced_on_uvloop(mysql_data
             for each in (pooled, (await own.get_raw_connection()).driver_connection):
                 assert each is not None
                 each._writer.transport.abort()
-            del pooled, own, each
+                lost.append(each)
             await asyncio.sleep(0.05)
             await writer.write([set_state("mysql", [("after", "2")])])
             assert await read(
@@ -131,4 +130,6 @@ def test_a_connection_that_was_reset_in_silence_is_replaced_on_uvloop(mysql_data
             await engine.dispose()
 
     uvloop.run(reset_and_write())
-    gc.collect()
+    for each in lost:
+        # aiomysql would complain, whenever they are collected, that nobody has closed them.
+        each._writer = None
