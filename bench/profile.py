@@ -1,4 +1,4 @@
-"""`python -m bench.profile`: where every microsecond of a hit goes, in whose code, on MySQL with 32 connections.
+"""`python -m bench.profile`: where every microsecond of an answer goes, in whose code, on MySQL.
 
 py-spy looks at the worker some dozen times a second, at its C code too. It slows the worker down, so it gives the
 shares only; what they are shares of, the CPU time of one answer, is measured before, without it.
@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,14 +20,20 @@ from pathlib import Path
 
 from bench.command import add_setting_option, run_command
 from bench.databases import mysql_server
-from bench.load import LoadError
+from bench.load import LoadError, Outcome, Request
 from bench.measure import Measurement, measure, start_target
 from bench.report import render_table, three_figures
-from bench.requests import check_known, make_photo, upload_known
+from bench.requests import check_known, make_photo, upload_known, upload_new
 from bench.services import ServiceCommand, make_known, our_service, start_service
 from bench.wrk import Wrk
 
-CONNECTIONS = 32
+# What can be profiled: how it is asked for on the command line -> its name, its request, over how many connections,
+# and what the answers are.
+LINES: dict[str, tuple[str, Callable[[bytes], Request], int, Outcome]] = {
+    "hit": ("check-cache, hit", check_known, 32, Outcome.CACHED),
+    "known": ("upload, known photo", upload_known, 8, Outcome.CACHED),
+    "new": ("upload, new photo", upload_new, 8, Outcome.FRESH),
+}
 WARM_UP_SECONDS = 2.0
 # More than this and py-spy, which unwinds C stacks, falls behind.
 SAMPLES_PER_SECOND = 50
@@ -109,22 +115,32 @@ class Profile:
 
 def main(arguments: list[str] | None = None) -> int:
     """Record a profile and print it; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Show where the time of a hit goes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.profile", description="Show where the time of an answer goes."
+    )
+    parser.add_argument(
+        "line",
+        nargs="?",
+        choices=LINES,
+        default="hit",
+        help="a hit by hash (default), an upload of a known or a new photo",
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to record (default 30)")
     parser.add_argument("--keep", type=Path, help="copy the recording, for a flame graph, to this file")
     add_setting_option(parser)
     chosen = parser.parse_args(arguments)
-    return run_command(partial(run, chosen.seconds, chosen.keep, dict(chosen.settings)))
+    return run_command(partial(run, chosen.line, chosen.seconds, chosen.keep, dict(chosen.settings)))
 
 
-def run(seconds: float, keep: Path | None, settings: Mapping[str, str], wrk: Wrk) -> None:
-    """Measure the cost of an answer, record, and print; `settings` are variables of our service.
+def run(kind: str, seconds: float, keep: Path | None, settings: Mapping[str, str], wrk: Wrk) -> None:
+    """Measure the cost of an answer to one of LINES, record, and print; `settings` are variables of our service.
 
     Raises:
         LoadError, AccountingError: an answer was wrong or was lost, or py-spy could not look at the worker.
         NoServerError, ServerStartError, ProcessFailedError, NotDurableError: it cannot be measured.
     """
     photo = make_photo()
+    name, request, connections, outcome = LINES[kind]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         mysql = stack.enter_context(mysql_server(must_be_durable=True))
@@ -134,7 +150,7 @@ def run(seconds: float, keep: Path | None, settings: Mapping[str, str], wrk: Wrk
         written_later = settings.get("LOG_DURABILITY") == "async"
         target = stack.enter_context(start_target(command, database.engine, written_later=written_later))
         make_known(target.service, upload_known(photo))
-        line = Measurement("check-cache, hit", target, check_known(photo), CONNECTIONS)
+        line = Measurement(name, target, request(photo), connections, outcome)
         measure(line, wrk, WARM_UP_SECONDS)
         plain = measure(line, wrk, seconds / 2)
         recording = folder / "recording"
@@ -149,7 +165,7 @@ def run(seconds: float, keep: Path | None, settings: Mapping[str, str], wrk: Wrk
     setup = ", ".join([mysql.name, *(f"{name}={value}" for name, value in settings.items())])
     chance = 100 * (0.05 * 0.95 / max(profile.samples, 1)) ** 0.5
     print(
-        f"{setup}, {CONNECTIONS} connections: {plain.per_second:.0f} requests/s ({slowed.per_second:.0f} while "
+        f"{name}, {setup}, {connections} connections: {plain.per_second:.0f} requests/s ({slowed.per_second:.0f} while "
         f"recording), {microseconds:.0f} µs of the worker's CPU time for one answer; {profile.samples} samples, so a "
         f"share of 5 % is good to ± {chance:.1f} %.\n"
     )

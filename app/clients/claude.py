@@ -1,6 +1,5 @@
 """Anthropic's Messages API through the official SDK, set up from our settings and not from the SDK's own variables."""
 
-import base64
 from collections.abc import Awaitable
 from typing import Any, ClassVar
 
@@ -8,10 +7,16 @@ import anthropic
 import httpx2
 from anthropic.types import MessageParam
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 
 from app.clients.hosted import HostedClient, token_count
-from app.clients.http import checked_api_key, checked_base_url, create_http_client, error_from_exception
+from app.clients.http import (
+    PICTURE,
+    body_with_picture,
+    checked_api_key,
+    checked_base_url,
+    create_http_client,
+    error_from_exception,
+)
 from app.clients.llm import LLMAnswer
 from app.clients.prompt import ANSWER_SCHEMA, Correction
 from app.clients.registry import ModelConfigurationError
@@ -75,7 +80,7 @@ class ClaudeClient(HostedClient):
             "model": self.model,
             "max_tokens": self.settings.max_tokens,
             "system": self.prompt.instructions,
-            "messages": self._messages(jpeg, correction),
+            "messages": self._messages(correction),
         }
         if form.thinking_mode is Thinking.OFF:
             body["thinking"] = {"type": "disabled"}
@@ -83,12 +88,11 @@ class ClaudeClient(HostedClient):
             output = output | _EFFORT
         if output:
             body["output_config"] = output
-        # Not messages.create: it walks through the picture several times before it is sent (make bench).
         return await _http_response(
             self._sdk.post(
                 "/v1/messages",
                 cast_to=httpx2.Response,
-                content=to_json(body),
+                content=body_with_picture(body, jpeg),
                 options={"headers": {"Content-Type": "application/json"}},
             )
         )
@@ -114,16 +118,15 @@ class ClaudeClient(HostedClient):
     async def _close(self) -> None:
         await self._sdk.close()
 
-    def _messages(self, jpeg: bytes, correction: Correction | None) -> list[MessageParam]:
+    def _messages(self, correction: Correction | None) -> list[MessageParam]:
         question = self.prompt.question
         if correction and not correction.answer:
             question = f"{question}\n{correction.request}"
-        image = base64.b64encode(jpeg).decode("ascii")
         messages: list[MessageParam] = [
             {
                 "role": "user",
                 "content": [
-                    {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": image}},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": PICTURE}},
                     {"type": "text", "text": question},
                 ],
             }

@@ -4,7 +4,6 @@ Everything comes from the settings: the SDK's own environment variables (another
 never decide where a photo goes.
 """
 
-import base64
 from collections.abc import Awaitable, Mapping
 from typing import Any, ClassVar
 
@@ -12,10 +11,16 @@ import httpx2
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import to_json
 
 from app.clients.hosted import HostedClient, token_count
-from app.clients.http import checked_api_key, checked_base_url, create_http_client, error_from_exception
+from app.clients.http import (
+    PICTURE,
+    body_with_picture,
+    checked_api_key,
+    checked_base_url,
+    create_http_client,
+    error_from_exception,
+)
 from app.clients.llm import LLMAnswer
 from app.clients.prompt import ANSWER_SCHEMA, Correction
 from app.clients.registry import ModelConfigurationError
@@ -97,17 +102,16 @@ class OpenAIClient(HostedClient):
     async def _send(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> httpx2.Response:
         body = {
             "model": self.model,
-            "messages": self._messages(jpeg, correction),
+            "messages": self._messages(correction),
             form.token_limit.value: self.settings.max_tokens,
             **_RESPONSE_FORMATS[form.format],
             **_REASONING[form.thinking_mode],
         }
-        # Not chat.completions.create: it walks through the picture several times before it is sent (make bench).
         return await http_response(
             self._sdk.post(
                 "/chat/completions",
                 cast_to=httpx2.Response,
-                content=to_json(body),
+                content=body_with_picture(body, jpeg),
                 options={"headers": {**self._headers, "Content-Type": "application/json"}},
             )
         )
@@ -134,10 +138,9 @@ class OpenAIClient(HostedClient):
     async def _close(self) -> None:
         await self._sdk.close()
 
-    def _messages(self, jpeg: bytes, correction: Correction | None) -> list[ChatCompletionMessageParam]:
+    def _messages(self, correction: Correction | None) -> list[ChatCompletionMessageParam]:
         # No "detail": the default keeps the picture as it is, and LLM_IMAGE_MAX_EDGE has already decided its size and
         # so its price. "low" would blur the small print that tells a document from a screenshot.
-        image = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
         question = self.prompt.question
         if correction and not correction.answer:
             question = f"{question}\n{correction.request}"
@@ -146,7 +149,7 @@ class OpenAIClient(HostedClient):
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": image}},
+                    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{PICTURE}"}},
                     {"type": "text", "text": question},
                 ],
             },

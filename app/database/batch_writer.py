@@ -1,7 +1,7 @@
-"""The busiest transaction takes the shortest way: all its statements and the COMMIT in one trip.
+"""The busiest transaction takes the shortest way.
 
-On MySQL they are one packet on a connection that is kept for this and has no autocommit; on SQLite one call in a
-thread that has a connection of its own. What goes wrong is what `app/database/transactions.py` makes of it.
+On MySQL it is one packet (packets.py) on a connection that is kept for this; on SQLite one call in a thread that has
+a connection of its own. What goes wrong is what `app/database/transactions.py` makes of it.
 """
 
 import asyncio
@@ -17,12 +17,9 @@ from pymysql.err import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.engine import prepare_sqlite_connection
+from app.database.packets import DuplicateRowError, send
 from app.database.statements import Statement
 from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, with_retries
-
-
-class DuplicateRowError(Exception):
-    """A unique key of the batch is taken: nothing of it was written, or all of it some time before."""
 
 
 class BatchWriter(Protocol):
@@ -68,17 +65,10 @@ class _MySqlBatchWriter:
     async def _write(self, statements: Sequence[Statement]) -> None:
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
-                await self._send(await self._driver_connection(), statements)
+                await send(await self._driver_connection(), statements)
         except BaseException:
             await self._discard()
             raise
-
-    async def _send(self, driver: aiomysql.Connection, statements: Sequence[Statement]) -> None:
-        packet = ";".join([*(_render(driver, statement) for statement in statements), "COMMIT"])
-        async with driver.cursor() as cursor:
-            await cursor.execute(packet)
-            while await cursor.nextset():
-                continue
 
     async def _driver_connection(self) -> aiomysql.Connection:
         if self._connection is not None and time.monotonic() - self._opened_at > self._recycle_seconds:
@@ -95,10 +85,6 @@ class _MySqlBatchWriter:
             with suppress(Exception):
                 await connection.invalidate()
             await connection.close()
-
-
-def _render(driver: aiomysql.Connection, statement: Statement) -> str:
-    return statement.text % tuple(map(driver.escape, statement.parameters)) if statement.parameters else statement.text
 
 
 class _SqliteBatchWriter:

@@ -60,6 +60,9 @@ def create_engine(settings: Settings) -> AsyncEngine:
         max_overflow=limits.overflow,
         pool_recycle=settings.database.pool_recycle_seconds,
         pool_timeout=POOL_TIMEOUT_SECONDS,
+        # SQLAlchemy ends its own transactions, and a packet ends with its COMMIT (app/database/packets.py): one more
+        # ROLLBACK at every return would be a trip for nothing.
+        pool_reset_on_return=None,
         connect_args=mysql_connect_arguments(settings.database),
         # Error texts would otherwise carry the rows, which hold user ids and addresses.
         hide_parameters=True,

@@ -5,20 +5,21 @@ local demo model are provisional: they count only while that model is the config
 another model replaces them. They are kept in memory, where only processes of that model look, and not in Redis.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from loguru import logger
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, literal, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
-from app.database.statements import execute
+from app.database.packets import DuplicateRowError, Rows, run
+from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
 from app.database.tables import CacheChange, CachedImage, UtcDateTime
-from app.database.transactions import read, write
+from app.database.transactions import write
 from app.errors import CacheEntryNotFound
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CHANGES_KEPT
@@ -53,16 +54,6 @@ class CacheService:
         self._accepts_provisional = accepts_provisional
         self._copies = copies or CacheCopies()
         self._reader = GroupReader(self._fetch)
-        # Built once: putting a statement together costs as much as sending it.
-        self._select_entries = select(
-            CachedImage.image_hash,
-            CachedImage.category,
-            CachedImage.confidence,
-            CachedImage.description,
-            (_is_provisional() if accepts_provisional else literal(0)).label("provisional"),
-        ).where(CachedImage.image_hash.in_(bindparam("hashes", expanding=True)))
-        if not accepts_provisional:
-            self._select_entries = self._select_entries.where(~_is_provisional())
 
     def peek(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if memory has it; None says nothing about the database."""
@@ -91,53 +82,34 @@ class CacheService:
             found.update(await self._reader.find(unknown))
         return found
 
+    def look_up(self, image_hash: str) -> Statement:
+        """Return what looks an entry up as part of somebody else's transaction; its rows are for `found`."""
+        return self._selection([image_hash])
+
+    async def found(self, rows: Rows) -> CachedResult | None:
+        """Return the entry that `look_up` has found, or None."""
+        return next(iter((await self._kept(rows)).values()), None)
+
     async def save(
-        self,
-        image_hash: str,
-        result: ModelResult,
-        *,
-        model: str,
-        together_with: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        self, image_hash: str, result: ModelResult, *, model: str, together_with: Sequence[Statement] = ()
     ) -> CachedResult:
         """Store a model's answer and return the entry that counts from now on.
 
         The database settles a race: whoever inserts first wins, and the others get the winner's entry.
         `together_with` is committed in the same transaction, whoever wins.
         """
-        values = {
-            "category": result.category.value,
-            "confidence": Decimal(str(round(result.confidence, CONFIDENCE_DIGITS))),
-            "description": result.description,
-            "model_used": model[:MODEL_USED_MAX_LENGTH],
-            "model_response": result.response,
-        }
         entry = CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
-
-        async def insert_entry(connection: AsyncConnection) -> None:
-            now = utc_now()
-            await connection.execute(
-                insert(CachedImage).values(
-                    image_hash=image_hash, hit_count=1, created_at=now, last_hit_at=now, **values
-                )
-            )
-            await execute(connection, self._rollups.entry_added())
-            if together_with is not None:
-                await together_with(connection)
-
-        async def replace_provisional(connection: AsyncConnection) -> None:
-            if not self._accepts_provisional:
-                replaced = await connection.execute(
-                    update(CachedImage).where(CachedImage.image_hash == image_hash, _is_provisional()).values(**values)
-                )
-                if replaced.rowcount:
-                    await _record_change(connection, image_hash)
-            if together_with is not None:
-                await together_with(connection)
-
         try:
-            await write(self._engine, insert_entry)
-        except IntegrityError:
-            await write(self._engine, replace_provisional)
+            await run(
+                self._engine,
+                [_insert_entry(image_hash, entry, result, model), self._rollups.entry_added(), *together_with],
+                writes=True,
+            )
+        except DuplicateRowError:
+            await write(
+                self._engine,
+                lambda connection: self._replace_provisional(connection, image_hash, result, model, together_with),
+            )
             winner = (await self._select([image_hash])).get(image_hash)
             return entry if winner is None else winner
         if model.startswith(LOCAL_MODEL_PREFIX):
@@ -206,18 +178,76 @@ class CacheService:
         return found
 
     async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
-        async def select_entries(connection: AsyncConnection) -> tuple[dict[str, CachedResult], set[str]]:
-            rows = (await connection.execute(self._select_entries, {"hashes": list(image_hashes)})).all()
-            entries = {
-                row.image_hash: CachedResult(Category(row.category), float(row.confidence), row.description)
-                for row in rows
-            }
-            return entries, {row.image_hash for row in rows if row.provisional}
+        (rows,) = await run(self._engine, [self._selection(image_hashes)], writes=False)
+        return await self._kept(rows)
 
-        entries, provisional = await read(self._engine, select_entries)
-        self._copies.keep_in_memory({each: entries[each] for each in provisional})
-        await self._copies.keep({each: entry for each, entry in entries.items() if each not in provisional})
-        return entries
+    def _selection(self, image_hashes: Collection[str]) -> Statement:
+        is_provisional = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_MODEL_PREFIX}'"
+        text = (
+            f"SELECT image_hash, category, confidence, description, {is_provisional}"  # noqa: S608 - placeholders
+            f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
+        )
+        if not self._accepts_provisional:
+            text += f" AND NOT {is_provisional}"
+        return Statement(text, list(image_hashes))
+
+    async def _kept(self, rows: Rows) -> dict[str, CachedResult]:
+        """Return the entries of `_selection`'s rows; memory and Redis then know them too."""
+        entries: dict[str, CachedResult] = {}
+        provisional: dict[str, CachedResult] = {}
+        for image_hash, category, confidence, description, is_provisional in rows:
+            entry = CachedResult(Category(category), float(confidence), description)
+            (provisional if is_provisional else entries)[image_hash] = entry
+        self._copies.keep_in_memory(provisional)
+        await self._copies.keep(entries)
+        return entries | provisional
+
+    async def _replace_provisional(
+        self,
+        connection: AsyncConnection,
+        image_hash: str,
+        result: ModelResult,
+        model: str,
+        together_with: Sequence[Statement],
+    ) -> None:
+        if not self._accepts_provisional:
+            replaced = await connection.execute(
+                update(CachedImage)
+                .where(CachedImage.image_hash == image_hash, _is_provisional())
+                .values(
+                    category=result.category.value,
+                    confidence=Decimal(str(round(result.confidence, CONFIDENCE_DIGITS))),
+                    description=result.description,
+                    model_used=model[:MODEL_USED_MAX_LENGTH],
+                    model_response=result.response,
+                )
+            )
+            if replaced.rowcount:
+                await _record_change(connection, image_hash)
+        for statement in together_with:
+            await execute(connection, statement)
+
+
+def _insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, model: str) -> Statement:
+    columns = (
+        "image_hash, category, confidence, description, model_used, model_response, hit_count, created_at, last_hit_at"
+    )
+    now = timestamp_text(utc_now())
+    values = (
+        image_hash,
+        entry.category.value,
+        entry.confidence,
+        entry.description,
+        model[:MODEL_USED_MAX_LENGTH],
+        json.dumps(result.response),
+        1,
+        now,
+        now,
+    )
+    return Statement(
+        f"INSERT INTO image_classification_cache ({columns}) VALUES {rows_of_placeholders(1, len(values))}",  # noqa: S608 - placeholders
+        values,
+    )
 
 
 def _is_provisional() -> ColumnElement[bool]:

@@ -179,35 +179,36 @@ class ClassifierService:
                 upload.data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
             )
         deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
-        while not await self._leases.take(image_hash):
+        while (rows := await self._leases.take(image_hash, self._cache.look_up(image_hash))) is None:
             await self._leases.wait(image_hash, deadline)
             cached = await self._cache.get(image_hash)
             if cached is not None:
                 return cached, True
         try:
+            # Whoever had the lease before may have finished since we looked.
+            cached = await self._cache.found(rows)
+            if cached is not None:
+                return cached, True
             if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
                 # Waiting for others has taken what a call may need; nobody waits for twice the time.
                 raise ModelTimeout
-            return await self._modelled(upload, info)
+            return await self._modelled(upload, info), False
         finally:
             await self._leases.release(image_hash)
 
-    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> tuple[CachedResult, bool]:
+    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> CachedResult:
         """Ask the model, with the lease in hand."""
-        image_hash = upload.sha256
-        # Whoever had the lease before may have finished since we looked; looking again takes no time beside this.
-        cached, prepared = await asyncio.gather(
-            self._cache.get(image_hash),
-            asyncio.get_running_loop().run_in_executor(self._decoder, self._prepare, upload.data, info),
-        )
-        if cached is not None:
-            return cached, True
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._decoder, self._prepare, upload.data, info)
         result = await self._model_client.classify(prepared)
         saved = await self._cache.save(
-            image_hash, result, model=self._model_client.model, together_with=self._leases.delete_with(image_hash)
+            upload.sha256,
+            result,
+            model=self._model_client.model,
+            together_with=[self._leases.deletion(upload.sha256)],
         )
-        self._leases.forget(image_hash)
-        return saved, False
+        self._leases.forget(upload.sha256)
+        return saved
 
     def _prepare(self, data: bytes, info: photo.PhotoInfo) -> PreparedPhoto:
         max_edge = self._model_client.settings.image_max_edge_pixels

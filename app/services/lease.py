@@ -7,17 +7,17 @@ the call fails; if its holder dies, whoever notices deletes it, and all that wai
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
 from contextvars import Context
 from datetime import datetime
 
 from loguru import logger
-from sqlalchemy import ColumnElement, bindparam, delete, insert, literal_column, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, bindparam, delete, literal_column, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.database.packets import Rows, run
 from app.database.presence import Presence
-from app.database.statements import seconds_from_now
+from app.database.statements import Statement, seconds_from_now
 from app.database.tables import ModelCallLease
 from app.database.transactions import read, write
 from app.errors import AppError, ModelTimeout
@@ -54,8 +54,10 @@ class LeaseService:
         row = ModelCallLease
         is_one_of = row.image_hash.in_(bindparam("hashes", expanding=True))
         is_ours = row.holder == presence.holder
-        self._insert = insert(row).values(
-            image_hash=bindparam("hash"), holder=presence.holder, witness=bindparam("by"), expires_at=expiry
+        self._insert = (
+            f"INSERT {'OR IGNORE' if dialect == 'sqlite' else 'IGNORE'} INTO model_call_lease"  # noqa: S608 - constants
+            " (image_hash, holder, witness, expires_at)"
+            f" VALUES (%s, %s, %s, {seconds_from_now(dialect, EXPIRY_SECONDS)})"
         )
         self._find = select(row.holder, row.witness, (row.expires_at < now).label("is_expired")).where(
             row.image_hash == bindparam("hash")
@@ -68,33 +70,40 @@ class LeaseService:
         self._find_stale = select(row.image_hash).where(row.expires_at < an_hour_ago)
         self._delete_stale = delete(row).where(is_one_of, row.expires_at < an_hour_ago)
 
-    async def take(self, image_hash: str) -> bool:
-        """Try to become the one that calls the model; after True, `forget` or `release` must follow.
+    async def take(self, image_hash: str, look_up: Statement) -> Rows | None:
+        """Try to become the one that calls the model; return None if another process is.
+
+        Otherwise return what `look_up` finds with the lease in hand: whoever had it before may have stored the answer
+        since the caller looked. `forget` or `release` must follow.
 
         Raises:
-            DatabaseUnavailable, ServerBusy: as `write` does.
+            DatabaseUnavailable, ServerBusy: as `run` does.
         """
         if image_hash in self._left_behind:
             # Otherwise its delayed deletion could hit the new lease.
             await self._clear()
         witness = await self._presence.announce()
         await self._sweep()
-
-        async def insert_row(connection: AsyncConnection) -> None:
-            await connection.execute(self._insert, {"hash": image_hash, "by": witness})
-
         try:
-            await write(self._engine, insert_row)
-        except IntegrityError:
-            # A connection lost during COMMIT leaves the outcome open; the retry then finds the row already there.
-            if not await self._is_ours(image_hash):
-                return False
+            _, owners, found = await run(
+                self._engine,
+                [
+                    Statement(self._insert, (image_hash, self._presence.holder, witness)),
+                    # The row may be ours from before: a connection lost during COMMIT makes all of this run again.
+                    Statement("SELECT holder FROM model_call_lease WHERE image_hash = %s", (image_hash,)),
+                    look_up,
+                ],
+                writes=True,
+            )
         except BaseException:
+            # It may be ours: nobody else would ever take it from a process that lives.
             self._leave_behind(image_hash)
             raise
+        if not owners or owners[0][0] != self._presence.holder:
+            return None
         self._held.add(image_hash)
         self._start_keeper()
-        return True
+        return found
 
     async def wait(self, image_hash: str, deadline: float) -> None:
         """Wait until it makes sense to look into the cache and to try `take` again.
@@ -127,13 +136,10 @@ class LeaseService:
                 return
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 
-    def delete_with(self, image_hash: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+    def deletion(self, image_hash: str) -> Statement:
         """Return what releases the lease as part of another transaction; `forget` it when that is committed."""
-
-        async def delete_row(connection: AsyncConnection) -> None:
-            await connection.execute(self._delete_ours, {"hashes": [image_hash]})
-
-        return delete_row
+        text = "DELETE FROM model_call_lease WHERE image_hash = %s AND holder = %s"
+        return Statement(text, (image_hash, self._presence.holder))
 
     def forget(self, image_hash: str) -> None:
         """Note that the lease is deleted."""
@@ -167,18 +173,6 @@ class LeaseService:
         if row is None:
             return None
         return row.holder, await self._presence.is_gone(connection, row.holder, row.witness), bool(row.is_expired)
-
-    async def _is_ours(self, image_hash: str) -> bool:
-        async def find(connection: AsyncConnection) -> bool:
-            row = (await connection.execute(self._find, {"hash": image_hash})).one_or_none()
-            return row is not None and row.holder == self._presence.holder
-
-        try:
-            return await read(self._engine, find)
-        except BaseException:
-            # It may be: nobody else would ever take it from a process that lives.
-            self._leave_behind(image_hash)
-            raise
 
     async def _bury(self, image_hash: str, holder: str, *, only_expired: bool) -> None:
         """Delete the lease of a dead holder, and nobody else's: it may have been taken over since we looked."""

@@ -16,7 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import LogDurability
-from app.database.batch_writer import DuplicateRowError, create_batch_writer
+from app.database.batch_writer import create_batch_writer
+from app.database.packets import DuplicateRowError
 from app.database.statements import Statement
 from app.database.tables import RequestLog
 from app.database.transactions import read

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config import Settings
-from app.database.batch_writer import DuplicateRowError, create_batch_writer
+from app.database.batch_writer import create_batch_writer
 from app.database.engine import create_engine
+from app.database.packets import DuplicateRowError
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text, upsert
 from app.database.tables import CachedImage, StatsState
 from app.database.transactions import read

@@ -1,20 +1,23 @@
 """Valid entries change only by hand, wherever copies of them are; those of the local demo model give way to others."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Connection, event, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
 from app.clock import utc_now
+from app.database.packets import Rows, run
+from app.database.statements import Statement
 from app.database.tables import CacheChange, CachedImage
 from app.errors import CacheEntryNotFound, DatabaseUnavailable
+from app.services import cache as cache_module
 from app.services import cache_copies
 from app.services.cache import CacheService
 from app.services.cache_copies import TRUST_SECONDS, CacheCopies
@@ -117,15 +120,14 @@ def selects(engine: AsyncEngine) -> Iterator[list[str]]:
     """The look-ups of entries that are sent in the block."""
     seen: list[str] = []
 
-    def note(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
-        if "FROM image_classification_cache" in statement:
-            seen.append(statement)
+    async def note(used: AsyncEngine, statements: Sequence[Statement], *, writes: bool) -> list[Rows]:
+        if used is engine:
+            seen.extend(statement.text for statement in statements if statement.text.startswith("SELECT"))
+        return await run(used, statements, writes=writes)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_module, "run", note)
         yield seen
-    finally:
-        event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
 async def test_memory_answers_without_a_query(engine: AsyncEngine) -> None:

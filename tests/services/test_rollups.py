@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.categories import Category
 from app.clients.base import ModelResult
 from app.config import StatisticsSettings
-from app.database.batch_writer import BatchWriter, DuplicateRowError, create_batch_writer
+from app.database.batch_writer import BatchWriter, create_batch_writer
+from app.database.packets import DuplicateRowError
 from app.database.statements import Statement, execute
 from app.database.tables import CachedImage, StatsState, Visitor
 from app.services import request_recorder, rollups

@@ -1,0 +1,79 @@
+"""A transaction in one trip: on MySQL all statements and the COMMIT are one packet, and their rows come back together.
+
+SQLAlchemy would send each by itself, and spends more CPU on each than the server does. What goes wrong is what
+`app/database/transactions.py` makes of it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import aiomysql
+from pymysql.err import IntegrityError as DriverIntegrityError
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.database.statements import Statement, execute
+from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, read, with_retries, write
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+class DuplicateRowError(Exception):
+    """A unique key of the batch is taken: nothing of it was written, or all of it some time before."""
+
+
+async def run(engine: AsyncEngine, statements: Sequence[Statement], *, writes: bool) -> list[Rows]:
+    """Run `statements` in their order in one transaction, and return the rows of each.
+
+    Args:
+        engine: the database.
+        statements: safe to be run again from the first: a deadlock or a lost connection makes it so.
+        writes: False where all of them only read.
+
+    Raises:
+        DuplicateRowError: a unique key is taken.
+        DatabaseUnavailable, ServerBusy: as `transactions.write`.
+    """
+
+    async def one_by_one(connection: AsyncConnection) -> list[Rows]:
+        results: list[Rows] = []
+        for statement in statements:
+            result = await execute(connection, statement)
+            results.append([tuple(row) for row in result] if result.returns_rows else ())
+        return results
+
+    try:
+        if engine.dialect.name == "sqlite":
+            return await (write if writes else read)(engine, one_by_one)
+        return await with_retries(lambda: _run_in_one_trip(engine, statements))
+    except (IntegrityError, DriverIntegrityError) as error:
+        raise DuplicateRowError from error
+
+
+async def send(driver: aiomysql.Connection, statements: Sequence[Statement]) -> list[Rows]:
+    """Send `statements` and a COMMIT on a connection without autocommit; return the rows of each.
+
+    After any error the connection must be closed: it may hold an open transaction, or answers that nobody has read.
+    """
+    packet = ";".join([*(_render(driver, statement) for statement in statements), "COMMIT"])
+    results: list[Rows] = []
+    async with driver.cursor() as cursor:
+        await cursor.execute(packet)
+        for _ in statements:
+            results.append(await cursor.fetchall())
+            await cursor.nextset()
+    return results
+
+
+async def _run_in_one_trip(engine: AsyncEngine, statements: Sequence[Statement]) -> list[Rows]:
+    async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
+        try:
+            return await send((await connection.get_raw_connection()).driver_connection, statements)
+        except BaseException:
+            await connection.invalidate()
+            raise
+
+
+def _render(driver: aiomysql.Connection, statement: Statement) -> str:
+    return statement.text % tuple(map(driver.escape, statement.parameters)) if statement.parameters else statement.text
