@@ -7,7 +7,7 @@ before it has cost 2 s of CPU or 500 MB of memory.
 from app.photo.errors import CorruptPhoto, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat, PhotoInfo
 from app.photo.inspection import inspect_photo
-from app.photo.preparation import prepare_photo
+from app.photo.preparation import is_ready, prepare_photo
 
 __all__ = [
     "CorruptPhoto",
@@ -18,5 +18,6 @@ __all__ = [
     "TooManyPixels",
     "UnsupportedFormat",
     "inspect_photo",
+    "is_ready",
     "prepare_photo",
 ]

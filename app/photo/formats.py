@@ -47,11 +47,15 @@ _MAX_BRANDS = 32
 
 @dataclass(frozen=True, slots=True)
 class PhotoInfo:
-    """What the header of a photo says. Width and height are in pixels as stored, before orientation is applied."""
+    """What the header of a photo says. Width and height are in pixels as stored, before orientation is applied.
+
+    `is_plain`: a JPEG that stands upright and is coded as every decoder expects, so its pixels can stay as they are.
+    """
 
     format: PhotoFormat
     width: int
     height: int
+    is_plain: bool = False
 
 
 def sniff(data: bytes) -> PhotoFormat | None:

@@ -2,6 +2,7 @@
 
 from app.photo import bmp, gif, heif, jpeg, png, webp
 from app.photo.errors import CorruptPhoto, TooManyPixels, UnsupportedFormat
+from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat, PhotoInfo, sniff
 
 
@@ -23,17 +24,18 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
     if photo_format is None or photo_format not in allowed:
         accepted = ", ".join(sorted(allowed))
         raise UnsupportedFormat(f"The bytes are not in one of the accepted image formats: {accepted}.")
-    width, height = _read_size(data, photo_format, max_pixels)
-    return PhotoInfo(photo_format, width, height)
+    return _read_info(data, photo_format, max_pixels)
 
 
-def _read_size(data: bytes, photo_format: PhotoFormat, max_pixels: int) -> tuple[int, int]:
+def _read_info(data: bytes, photo_format: PhotoFormat, max_pixels: int) -> PhotoInfo:
     """Read the size, refuse too many pixels, and only then look further into the file."""
+    is_plain = False
     match photo_format:
         case PhotoFormat.JPEG:
             jpeg_header = jpeg.read_header(data)
             size = _limited(jpeg_header.width, jpeg_header.height, max_pixels)
             jpeg.check_scans(data, jpeg_header)
+            is_plain = jpeg_header.orientation == UPRIGHT and jpeg_header.is_ycbcr_or_grey
         case PhotoFormat.PNG:
             png_header = png.read_header(data)
             size = _limited(png_header.width, png_header.height, max_pixels)
@@ -50,7 +52,7 @@ def _read_size(data: bytes, photo_format: PhotoFormat, max_pixels: int) -> tuple
             size = _limited(bmp_header.width, bmp_header.height, max_pixels)
         case PhotoFormat.HEIC | PhotoFormat.AVIF:
             size = _limited(*heif.read_size(data), max_pixels)
-    return size
+    return PhotoInfo(photo_format, *size, is_plain)
 
 
 def _limited(width: int, height: int, max_pixels: int) -> tuple[int, int]:

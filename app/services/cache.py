@@ -59,6 +59,10 @@ class CacheService:
         """Return the entry of one image if memory has it; None says nothing about the database."""
         return self._copies.peek(image_hash)
 
+    async def get_copy(self, image_hash: str) -> CachedResult | None:
+        """Return the entry of one image if memory or Redis has it; None says nothing about the database."""
+        return self._copies.peek(image_hash) or (await self._copies.find([image_hash])).get(image_hash)
+
     async def get(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image, or None.
 

@@ -42,6 +42,9 @@ _PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
     photo.TooComplex: ImageTooComplex,
 }
 
+# A photo of which no pixel is decoded takes less time up to this size than a thread would add.
+PREPARED_AT_ONCE_MAX_BYTES = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -152,6 +155,9 @@ class ClassifierService:
 
     async def _result_of(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
         """The result and whether it cost nothing. Simultaneous uploads of one photo share one flight."""
+        cached = self._cache.peek(upload.sha256)
+        if cached is not None:
+            return cached, True
         flight = self._flights.get(upload.sha256)
         if flight is not None:
             result, _ = await asyncio.shield(flight)
@@ -170,37 +176,42 @@ class ClassifierService:
 
     async def _cached_or_modelled(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
         image_hash = upload.sha256
-        cached = await self._cache.get(image_hash)
+        cached = await self._cache.get_copy(image_hash)
         if cached is not None:
             return cached, True
         # Before the lease: what is no photo shall not cost a write.
-        with _our_photo_errors():
-            info = photo.inspect_photo(
-                upload.data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
-            )
-        deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
-        while (rows := await self._leases.take(image_hash, self._cache.look_up(image_hash))) is None:
-            await self._leases.wait(image_hash, deadline)
-            cached = await self._cache.get(image_hash)
-            if cached is not None:
-                return cached, True
         try:
-            # Whoever had the lease before may have finished since we looked.
-            cached = await self._cache.found(rows)
-            if cached is not None:
-                return cached, True
-            if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
-                # Waiting for others has taken what a call may need; nobody waits for twice the time.
-                raise ModelTimeout
-            return await self._modelled(upload, info), False
-        finally:
-            await self._leases.release(image_hash)
+            with _our_photo_errors():
+                info = photo.inspect_photo(
+                    upload.data,
+                    allowed=self._image_settings.allowed_formats,
+                    max_pixels=self._image_settings.max_pixels,
+                )
+        except InvalidRequest:
+            # The limits may have been others when it became known.
+            cached = await self._cache.get(image_hash)
+            if cached is None:
+                raise
+            return cached, True
+        deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
+        while True:
+            is_ours, rows = await self._leases.take(image_hash, self._cache.look_up(image_hash))
+            try:
+                cached = await self._cache.found(rows)
+                if cached is not None:
+                    return cached, True
+                if is_ours:
+                    return await self._modelled(upload, info, deadline), False
+            finally:
+                await self._leases.release(image_hash)
+            await self._leases.wait(image_hash, deadline)
 
-    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> CachedResult:
+    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo, deadline: float) -> CachedResult:
         """Ask the model, with the lease in hand."""
-        loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._decoder, self._prepare, upload.data, info)
-        result = await self._model_client.classify(prepared)
+        if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
+            # Waiting for others has taken what a call may need; nobody waits for twice the time.
+            raise ModelTimeout
+        result = await self._model_client.classify(await self._prepared(upload, info))
         saved = await self._cache.save(
             upload.sha256,
             result,
@@ -210,10 +221,18 @@ class ClassifierService:
         self._leases.forget(upload.sha256)
         return saved
 
-    def _prepare(self, data: bytes, info: photo.PhotoInfo) -> PreparedPhoto:
+    async def _prepared(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> PreparedPhoto:
         max_edge = self._model_client.settings.image_max_edge_pixels
-        with _our_photo_errors():
-            return PreparedPhoto(photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES))
+
+        def prepare() -> PreparedPhoto:
+            with _our_photo_errors():
+                jpeg = photo.prepare_photo(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
+            return PreparedPhoto(jpeg)
+
+        if photo.is_ready(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
+            # A thread would take longer to begin.
+            return prepare()
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
 
 
 @contextmanager

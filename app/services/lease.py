@@ -57,7 +57,7 @@ class LeaseService:
         self._insert = (
             f"INSERT {'OR IGNORE' if dialect == 'sqlite' else 'IGNORE'} INTO model_call_lease"  # noqa: S608 - constants
             " (image_hash, holder, witness, expires_at)"
-            f" VALUES (%s, %s, %s, {seconds_from_now(dialect, EXPIRY_SECONDS)})"
+            f" SELECT %s, %s, %s, {seconds_from_now(dialect, EXPIRY_SECONDS)} FROM (SELECT 1 AS one) AS one"
         )
         self._find = select(row.holder, row.witness, (row.expires_at < now).label("is_expired")).where(
             row.image_hash == bindparam("hash")
@@ -70,11 +70,12 @@ class LeaseService:
         self._find_stale = select(row.image_hash).where(row.expires_at < an_hour_ago)
         self._delete_stale = delete(row).where(is_one_of, row.expires_at < an_hour_ago)
 
-    async def take(self, image_hash: str, look_up: Statement) -> Rows | None:
-        """Try to become the one that calls the model; return None if another process is.
+    async def take(self, image_hash: str, look_up: Statement) -> tuple[bool, Rows]:
+        """Try to become the one that calls the model, unless `look_up` finds that there is nothing to call it for.
 
-        Otherwise return what `look_up` finds with the lease in hand: whoever had it before may have stored the answer
-        since the caller looked. `forget` or `release` must follow.
+        Returns:
+            Whether the lease is ours, and what `look_up` finds after that: whoever had the lease before may have stored
+            the answer meanwhile. `forget` or `release` must follow where it is ours.
 
         Raises:
             DatabaseUnavailable, ServerBusy: as `run` does.
@@ -88,7 +89,10 @@ class LeaseService:
             _, owners, found = await run(
                 self._engine,
                 [
-                    Statement(self._insert, (image_hash, self._presence.holder, witness)),
+                    Statement(
+                        f"{self._insert} WHERE NOT EXISTS ({look_up.text})",
+                        (image_hash, self._presence.holder, witness, *look_up.parameters),
+                    ),
                     # The row may be ours from before: a connection lost during COMMIT makes all of this run again.
                     Statement("SELECT holder FROM model_call_lease WHERE image_hash = %s", (image_hash,)),
                     look_up,
@@ -99,11 +103,11 @@ class LeaseService:
             # It may be ours: nobody else would ever take it from a process that lives.
             self._leave_behind(image_hash)
             raise
-        if not owners or owners[0][0] != self._presence.holder:
-            return None
-        self._held.add(image_hash)
-        self._start_keeper()
-        return found
+        is_ours = bool(owners) and owners[0][0] == self._presence.holder
+        if is_ours:
+            self._held.add(image_hash)
+            self._start_keeper()
+        return is_ours, found
 
     async def wait(self, image_hash: str, deadline: float) -> None:
         """Wait until it makes sense to look into the cache and to try `take` again.

@@ -48,8 +48,10 @@ async def process(engine: AsyncEngine) -> AsyncIterator[tuple[LeaseService, Pres
 
 
 async def take(leases: LeaseService) -> bool:
-    """Try to get the lease, with a look at nothing in particular."""
-    return await leases.take(IMAGE, Statement("SELECT 1")) is not None
+    """Try to get the lease, with a look that finds nothing."""
+    is_ours, found = await leases.take(IMAGE, Statement("SELECT 1 FROM (SELECT 1 AS one) AS one WHERE one = %s", (0,)))
+    assert list(found) == []
+    return is_ours
 
 
 @pytest.fixture
@@ -162,6 +164,15 @@ async def test_who_waits_goes_on_when_it_is_released(ours: LeaseService, theirs:
     await theirs[0].release(IMAGE)
     await waiting
     assert await take(ours)
+
+
+async def test_nobody_gets_it_for_what_is_known(ours: LeaseService, engine: AsyncEngine) -> None:
+    cache = CacheService(engine, accepts_provisional=False, rollups=rollups_for(engine))
+    saved = await cache.save(IMAGE, RESULT, model="m")
+    is_ours, found = await ours.take(IMAGE, cache.look_up(IMAGE))
+    assert not is_ours
+    assert await cache.found(found) == saved
+    assert await rows(engine) == []
 
 
 async def test_a_result_and_the_end_of_its_lease_are_one_transaction(ours: LeaseService, engine: AsyncEngine) -> None:
