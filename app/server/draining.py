@@ -104,6 +104,11 @@ class DrainingServer(Server):
         self._to_be_told: set[object] | None = None
         self._leaves_at = 0.0
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the application, which may first have to sum up a long log, however long that takes."""
+        async with self._heartbeat():
+            await super().startup(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to leave.
 
@@ -161,7 +166,7 @@ class DrainingServer(Server):
 
     @contextlib.asynccontextmanager
     async def _heartbeat(self) -> AsyncIterator[None]:
-        """Tell gunicorn's master that we live, which would otherwise abort a worker that waits for slow answers."""
+        """Tell gunicorn's master that we live, which would otherwise abort a worker that starts or leaves slowly."""
 
         async def beat() -> None:
             while self.config.callback_notify is not None:

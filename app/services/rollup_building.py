@@ -29,7 +29,7 @@ from app.services.rollups import (
     upsert_users,
 )
 
-# Some seconds of work, far below the time that gunicorn gives a worker to start (120 s).
+# Some seconds of work: so much is lost at most when a process is stopped.
 ROWS_PER_STEP = 250_000
 RETRY_SECONDS = 1.0
 # Names in `stats_state`: how far the totals are built (the last id of the log, or COMPLETE), the zone for which the

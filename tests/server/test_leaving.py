@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from app.config import PROJECT_ROOT
 from app.server import draining
@@ -139,6 +140,31 @@ async def test_a_request_that_has_begun_is_waited_for(monkeypatch: pytest.Monkey
         assert b"connection: close" in await client.ask(REQUEST[9:])
         # gunicorn's master hears of the worker all the while.
         assert beats > before + 1
+
+
+async def test_a_slow_start_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "HEARTBEAT_SECONDS", 0.01)
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    async def starts_slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        await until(lambda: beats > 3)
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    config = uvicorn.Config(starts_slowly, http=DrainingProtocol, lifespan="on", log_config=None, callback_notify=beat)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started or task.done())
+        assert server.started
+        server.should_exit = True
+        await task
 
 
 async def test_who_waits_to_be_accepted_is_answered() -> None:
