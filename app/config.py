@@ -8,16 +8,16 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from app.config_addresses import is_redis_address, with_asyncio_driver
 from app.config_source import SettingsGroup as _Group
 from app.photo import PhotoFormat
 
+SECRET_KEY_MIN_BYTES = 32
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -129,7 +129,7 @@ class CacheSettings(_Group):
     @classmethod
     def _redis_address(cls, value: SecretStr) -> SecretStr:
         address = value.get_secret_value()
-        if address and not _is_redis_address(address):
+        if address and not is_redis_address(address):
             # Without the address: it may hold a password.
             raise ValueError("not redis://[user:password@]host[:port][/database number], or the same with rediss://")
         return value
@@ -167,6 +167,47 @@ class StatisticsSettings(_Group):
             raise ValueError("not an IANA time zone name such as Asia/Shanghai") from error
 
 
+class AccountSettings(_Group):
+    """Accounts and their tokens."""
+
+    secret_key: SecretStr = Field(SecretStr(""), validation_alias="SECRET_KEY")
+    """Signs tokens: 32 bytes or more (openssl rand -hex 32). Empty in development: made once, and kept in DATA_DIR."""
+    token_minutes: int = Field(60 * 24, validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES", ge=1, le=60 * 24 * 365)
+    """How long a log-in lasts."""
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        # RFC 7518, 3.2: a key for HS256 is at least as long as the hash.
+        if value and len(value.get_secret_value().encode()) < SECRET_KEY_MIN_BYTES:
+            raise ValueError(f"at least {SECRET_KEY_MIN_BYTES} bytes are needed, such as from openssl rand -hex 32")
+        return value
+
+
+class LibrarySettings(_Group):
+    """Pictures that people keep."""
+
+    upload_dir: Path | None = Field(None, validation_alias="UPLOAD_DIR")
+    """Folder of the pictures; empty: uploads under DATA_DIR."""
+    max_upload_bytes: int = Field(10 * 1024 * 1024, validation_alias="MAX_UPLOAD_SIZE", gt=0, le=100 * 1024 * 1024)
+    """Largest picture, in bytes."""
+    quota_megabytes: float = Field(1024, validation_alias="USER_QUOTA_MB", ge=0)
+    """What one account may keep, in MiB; 0: no limit."""
+
+    @property
+    def quota_bytes(self) -> int:
+        return int(self.quota_megabytes * 1024 * 1024)
+
+
+class TaskSettings(_Group):
+    """Inference that is asked for now and done later."""
+
+    max_attempts: int = Field(4, validation_alias="TASK_MAX_ATTEMPTS", ge=1, le=20)
+    """How often a task is tried before it counts as failed."""
+    keep_days: int = Field(30, validation_alias="TASK_KEEP_DAYS", ge=1, le=3650)
+    """Finished tasks are deleted after this time; their results stay."""
+
+
 class Settings(_Group):
     """All settings of the service, in the groups above."""
 
@@ -193,6 +234,9 @@ class Settings(_Group):
     image: ImageSettings = Field(default_factory=ImageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
+    account: AccountSettings = Field(default_factory=AccountSettings)
+    library: LibrarySettings = Field(default_factory=LibrarySettings)
+    task: TaskSettings = Field(default_factory=TaskSettings)
 
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod
@@ -210,7 +254,14 @@ class Settings(_Group):
             raise ValueError("APP_DEBUG must be false when ENV=production")
         if url.get_backend_name() != "sqlite" and not url.password:
             raise ValueError("the database needs a password (MYSQL_PASSWORD or DATABASE_URL) when ENV=production")
+        if not self.account.secret_key:
+            raise ValueError("SECRET_KEY is needed when ENV=production, such as from openssl rand -hex 32")
         return self
+
+    @property
+    def upload_dir(self) -> Path:
+        """The folder of the pictures that people keep."""
+        return self.library.upload_dir or self.data_dir / "uploads"
 
     @property
     def database_url(self) -> URL:
@@ -221,7 +272,7 @@ class Settings(_Group):
         """
         database = self.database
         if database.url is not None:
-            return _with_asyncio_driver(database.url.get_secret_value())
+            return with_asyncio_driver(database.url.get_secret_value())
         if database.host:
             return URL.create(
                 "mysql+aiomysql",
@@ -262,6 +313,9 @@ _GROUPS: dict[str, type[_Group]] = {
     "image": ImageSettings,
     "cache": CacheSettings,
     "statistics": StatisticsSettings,
+    "account": AccountSettings,
+    "library": LibrarySettings,
+    "task": TaskSettings,
 }
 
 
@@ -270,39 +324,3 @@ def _problems(error: ValidationError) -> list[str]:
         f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     ]
-
-
-def _is_redis_address(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        # Reading the port checks it. Options after '?' would win over our time limits.
-        return bool(
-            parts.scheme in {"redis", "rediss"}
-            and parts.hostname
-            and (parts.port is None or parts.port)
-            and re.fullmatch(r"/?|/\d{1,5}", parts.path)
-            and not parts.query
-            and not parts.fragment
-        )
-    except ValueError:
-        return False
-
-
-_ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}
-
-
-def _with_asyncio_driver(address: str) -> URL:
-    try:
-        url = make_url(address)
-    except (ArgumentError, ValueError):
-        # SQLAlchemy's own message repeats the address, password included.
-        raise ValueError("DATABASE_URL is not a database address") from None
-    driver = _ASYNCIO_DRIVERS.get(url.get_backend_name())
-    if driver is None:
-        raise ValueError("DATABASE_URL must begin with mysql://, mariadb:// or sqlite:///")
-    if not url.database or url.database == ":memory:":
-        raise ValueError("DATABASE_URL must name a database: mysql://user:password@host/NAME or sqlite:///FILE")
-    # The character set is always utf8mb4; what else drivers take there has settings of its own (MYSQL_SSL ...).
-    if set(url.query) - {"charset"}:
-        raise ValueError("DATABASE_URL takes no options after '?'; use the MYSQL_* settings")
-    return url.set(drivername=driver, query={})

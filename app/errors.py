@@ -8,14 +8,28 @@ AppError 500 internal_error
 │   ├── UnsupportedImageFormat unsupported_image_format
 │   ├── CorruptImage corrupt_image
 │   ├── TooManyPixels too_many_pixels
-│   └── ImageTooComplex image_too_complex
+│   ├── ImageTooComplex image_too_complex
+│   └── UnknownModel unknown_model
 ├── AdminKeyRequired 401 admin_key_required
+├── AuthenticationRequired 401 authentication_required
+│   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
+│   ├── TokenExpired token_expired
+│   └── LoginFailed login_failed
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
-│   └── CacheEntryNotFound cache_entry_not_found
+│   ├── CacheEntryNotFound cache_entry_not_found
+│   ├── ImageNotFound image_not_found                also for somebody else's, as all below
+│   ├── TaskNotFound task_not_found
+│   └── ResultNotFound result_not_found
 ├── MethodNotAllowed 405 method_not_allowed
+├── Conflict 409 conflict
+│   ├── UsernameTaken username_taken
+│   ├── EmailTaken email_taken
+│   └── TaskNotPending task_not_pending
 ├── PayloadTooLarge 413 payload_too_large
-│   └── ImageTooLarge image_too_large
+│   ├── ImageTooLarge image_too_large
+│   └── QuotaExceeded quota_exceeded
+├── TooManyLogins 429 too_many_logins
 ├── DatabaseUnavailable 503 database_unavailable
 ├── ServerBusy 503 server_busy
 └── ModelError 502 model_error
@@ -95,10 +109,36 @@ class ImageTooComplex(InvalidRequest):
     message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."
 
 
+class UnknownModel(InvalidRequest):
+    code = "unknown_model"
+    message = "There is no model of this name. GET /models lists those that can be chosen."
+
+
 class AdminKeyRequired(AppError):
     status = 401
     code = "admin_key_required"
     message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+
+
+class AuthenticationRequired(AppError):
+    status = 401
+    code = "authentication_required"
+    message = "Log in at POST /users/token and send the header 'Authorization: Bearer TOKEN'."
+
+
+class InvalidToken(AuthenticationRequired):
+    code = "invalid_token"
+    message = "This token is not valid, or not any more. Log in again."
+
+
+class TokenExpired(AuthenticationRequired):
+    code = "token_expired"
+    message = "This token has expired. Log in again."
+
+
+class LoginFailed(AuthenticationRequired):
+    code = "login_failed"
+    message = "User name or password is wrong."
 
 
 class NotFound(AppError):
@@ -117,10 +157,46 @@ class CacheEntryNotFound(NotFound):
     message = "The cache has no entry with this hash."
 
 
+class ImageNotFound(NotFound):
+    code = "image_not_found"
+    message = "You have no image with this id."
+
+
+class TaskNotFound(NotFound):
+    code = "task_not_found"
+    message = "You have no task with this id. Finished tasks are kept for a limited time."
+
+
+class ResultNotFound(NotFound):
+    code = "result_not_found"
+    message = "You have no result with this id."
+
+
 class MethodNotAllowed(AppError):
     status = 405
     code = "method_not_allowed"
     message = "This address does not take this method; the Allow header names those it takes."
+
+
+class Conflict(AppError):
+    status = 409
+    code = "conflict"
+    message = "This does not fit what is there already."
+
+
+class UsernameTaken(Conflict):
+    code = "username_taken"
+    message = "This user name is taken."
+
+
+class EmailTaken(Conflict):
+    code = "email_taken"
+    message = "There is an account with this email address already."
+
+
+class TaskNotPending(Conflict):
+    code = "task_not_pending"
+    message = "Only a task that has not begun can be cancelled."
 
 
 class PayloadTooLarge(AppError):
@@ -132,6 +208,17 @@ class PayloadTooLarge(AppError):
 class ImageTooLarge(PayloadTooLarge):
     code = "image_too_large"
     message = "The image file is larger than we accept. Compress it: JPEG, 1024 pixels, quality 80."
+
+
+class QuotaExceeded(PayloadTooLarge):
+    code = "quota_exceeded"
+    message = "Your library is full. Delete some images first."
+
+
+class TooManyLogins(AppError):
+    status = 429
+    code = "too_many_logins"
+    message = "Too many failed log-ins. Wait a moment before the next."
 
 
 class DatabaseUnavailable(AppError):

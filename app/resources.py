@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from app.clients.base import LOCAL_MODEL_PREFIX
@@ -15,20 +16,25 @@ from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
+from app.errors import AppError
 from app.memory_budget import MemoryBudget
+from app.services.accounts import AccountService
 from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
 from app.services.lease import LeaseService
+from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
+from app.services.passwords import PasswordHasher
 from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
+from app.services.tokens import TokenIssuer, kept_secret_key
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -49,6 +55,7 @@ class Resources:
     classifier: ClassifierService
     stats: StatsService
     health: HealthService
+    accounts: AccountService
 
 
 @asynccontextmanager
@@ -113,6 +120,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)
 
+        passwords = PasswordHasher()
+        stack.callback(passwords.close)
+
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
@@ -123,6 +133,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
+            accounts=AccountService(
+                engine, passwords=passwords, tokens=_create_token_issuer(settings), throttle=LoginThrottle(engine)
+            ),
         )
 
 
@@ -136,6 +149,16 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
     stack.push_async_callback(redis.close)
     return redis
+
+
+def _create_token_issuer(settings: Settings) -> TokenIssuer:
+    try:
+        key = settings.account.secret_key.get_secret_value() or kept_secret_key(settings.data_dir)
+    except OSError as error:
+        raise AppError(
+            f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
+        ) from error
+    return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

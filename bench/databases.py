@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL, make_url
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.tables import Base, CachedImage
+from app.database.schema import metadata
+from app.database.tables import CachedImage
 from scripts.mysql_instance import ServerStartError
 from tests.servers.databases import start_servers
 
@@ -56,7 +57,7 @@ class MysqlServer:
         try:
             if with_tables:
                 self._run(f"CREATE DATABASE {url.database} CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
-                Base.metadata.create_all(engine)
+                metadata.create_all(engine)
             yield Database(url.render_as_string(hide_password=False), engine)
         finally:
             engine.dispose()

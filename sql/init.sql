@@ -137,6 +137,126 @@ CREATE TABLE IF NOT EXISTS `stats_state` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='统计状态';
 
+-- An account of the signed-in side.
+CREATE TABLE IF NOT EXISTS `users` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `username` VARCHAR(64) NOT NULL COMMENT '用户名',
+  `username_key` VARCHAR(64) COLLATE utf8mb4_bin NOT NULL COMMENT '用户名(比较用)',
+  `email` VARCHAR(254) NOT NULL COMMENT '邮箱',
+  `email_key` VARCHAR(254) COLLATE utf8mb4_bin NOT NULL COMMENT '邮箱(比较用)',
+  `password_hash` VARCHAR(255) NOT NULL COMMENT '密码哈希(Argon2)',
+  `token_generation` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '令牌代数(改密码后旧令牌失效)',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  `updated_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '修改时间',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uk_username_key` (`username_key`),
+  UNIQUE KEY `uk_email_key` (`email_key`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='用户';
+
+-- Failed log-ins in a row; subject is a hash.
+CREATE TABLE IF NOT EXISTS `login_failure` (
+  `subject` VARCHAR(64) NOT NULL COMMENT '账号或地址的SHA-256',
+  `failures` INTEGER UNSIGNED NOT NULL COMMENT '连续失败次数',
+  `last_failure_at` DATETIME(3) NOT NULL COMMENT '最后失败时间',
+  PRIMARY KEY (`subject`),
+  KEY `idx_last_failure_at` (`last_failure_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='登录失败记录';
+
+-- A file of the storage, named by its SHA-256 and shared by equal pictures.
+CREATE TABLE IF NOT EXISTS `stored_file` (
+  `sha256` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `size_bytes` BIGINT UNSIGNED NOT NULL COMMENT '文件大小(字节)',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  PRIMARY KEY (`sha256`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='存储的文件';
+
+-- A picture in somebody's library.
+CREATE TABLE IF NOT EXISTS `library_image` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `sha256` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `filename` VARCHAR(255) NOT NULL COMMENT '原文件名',
+  `format` VARCHAR(8) NOT NULL COMMENT '格式',
+  `width` INTEGER UNSIGNED NOT NULL COMMENT '宽(像素)',
+  `height` INTEGER UNSIGNED NOT NULL COMMENT '高(像素)',
+  `size_bytes` BIGINT UNSIGNED NOT NULL COMMENT '文件大小(字节)',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '上传时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_sha256` (`sha256`),
+  KEY `idx_user_id` (`user_id`, `id`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`sha256`) REFERENCES `stored_file` (`sha256`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='用户图片';
+
+-- A picture to be looked at later.
+CREATE TABLE IF NOT EXISTS `inference_task` (
+  `id` VARCHAR(32) NOT NULL COMMENT '任务ID',
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `image_id` BIGINT UNSIGNED NOT NULL COMMENT '图片',
+  `model_name` VARCHAR(100) NOT NULL COMMENT '所要的模型',
+  `status` VARCHAR(16) NOT NULL COMMENT '状态',
+  `attempts` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '已尝试次数',
+  `due_at` DATETIME(3) NOT NULL COMMENT '可执行时间',
+  `runner` VARCHAR(64) DEFAULT NULL COMMENT '执行进程',
+  `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
+  `error_message` VARCHAR(500) DEFAULT NULL COMMENT '错误说明',
+  `result_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '结果',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  `updated_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '修改时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_updated_at` (`updated_at`),
+  KEY `idx_status` (`status`, `due_at`),
+  KEY `idx_image_id` (`image_id`),
+  KEY `idx_user_id` (`user_id`, `created_at`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='异步推理任务';
+
+-- What a model said of somebody's picture.
+CREATE TABLE IF NOT EXISTS `inference_result` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `image_id` BIGINT UNSIGNED NOT NULL COMMENT '图片',
+  `task_id` VARCHAR(32) DEFAULT NULL COMMENT '任务ID',
+  `model_name` VARCHAR(100) NOT NULL COMMENT '所要的模型',
+  `model` VARCHAR(100) NOT NULL COMMENT '回答的模型',
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `category` VARCHAR(50) NOT NULL COMMENT '分类Key（8个类别之一）',
+  `confidence` NUMERIC(5, 4) NOT NULL COMMENT '置信度(0-1)',
+  `description` VARCHAR(2000) DEFAULT NULL COMMENT '图片描述',
+  `from_cache` TINYINT(1) NOT NULL COMMENT '是否来自缓存(0-否 1-是)',
+  `processing_time_ms` INTEGER UNSIGNED NOT NULL COMMENT '处理耗时(毫秒)',
+  `request_id` VARCHAR(64) NOT NULL COMMENT '请求ID',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_image_hash` (`image_hash`, `model`),
+  KEY `idx_user_id` (`user_id`, `id`),
+  KEY `idx_image_id` (`image_id`),
+  UNIQUE KEY `uk_task_id` (`task_id`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='推理结果';
+
+-- Changes of tasks, for those who listen.
+CREATE TABLE IF NOT EXISTS `task_event` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `task_id` VARCHAR(32) NOT NULL COMMENT '任务ID',
+  `body` JSON NOT NULL COMMENT '事件内容',
+  `created_at` DATETIME(3) NOT NULL COMMENT '发生时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_user_id` (`user_id`, `id`),
+  KEY `idx_created_at` (`created_at`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='任务事件';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -144,4 +264,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0002' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0003' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -127,12 +127,23 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
 
 
 @pytest.fixture
-async def api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.AsyncClient]:
+async def service_url(settings: Settings, engine: AsyncEngine) -> AsyncIterator[str]:
+    """The address of a running service."""
+    async with serving(create_app(settings)) as url:
+        yield url
+
+
+@pytest.fixture
+async def api(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a running service, over real HTTP."""
-    async with (
-        serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as client,
-    ):
+    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def service(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the same service, for the paths of the signed-in side."""
+    async with httpx2.AsyncClient(base_url=service_url, timeout=30) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.config import DatabaseSettings
-from app.database.tables import Base
+from app.database.schema import metadata
 from app.services.request_recorder import RequestRecorder
 from app.services.rollups import Rollups
 
@@ -66,7 +66,7 @@ async def fresh_database(kind: str, server_url: str) -> AsyncIterator[TestDataba
 async def empty_tables(engine: AsyncEngine) -> None:
     """Delete all rows."""
     async with engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
+        for table in reversed(metadata.sorted_tables):
             await connection.execute(delete(table))
 
 

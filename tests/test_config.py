@@ -155,6 +155,12 @@ def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
 
 def test_unsafe_production_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENV", "production")
+    with pytest.raises(ValidationError, match="SECRET_KEY"):
+        Settings()
+    monkeypatch.setenv("SECRET_KEY", "k" * 31)
+    with pytest.raises(ValidationError, match="32 bytes"):
+        Settings()
+    monkeypatch.setenv("SECRET_KEY", "k" * 32)
     Settings()
     monkeypatch.setenv("APP_DEBUG", "true")
     with pytest.raises(ValidationError, match="APP_DEBUG"):
@@ -181,6 +187,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("REDIS_URL", f"redis://:{SECRET}@h:port"),
         ("REDIS_URL", f"redis://:{SECRET}@h/0?{SECRET}"),
         ("ADMIN_API_KEY", f"{SECRET} {SECRET}"),
+        ("SECRET_KEY", SECRET),
     ):
         monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit, match=name) as caught:
@@ -188,6 +195,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         assert SECRET not in str(caught.value)
     monkeypatch.setenv("REDIS_URL", f"rediss://user:{SECRET}@h:6380/1")
     monkeypatch.setenv("ADMIN_API_KEY", SECRET * 2)
+    monkeypatch.setenv("SECRET_KEY", SECRET * 4)
     assert SECRET not in repr(load_settings()) + load_settings().model_dump_json()
     monkeypatch.setenv("ENV", "production")
     monkeypatch.setenv("APP_DEBUG", "true")

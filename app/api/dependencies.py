@@ -8,11 +8,13 @@ from functools import lru_cache
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request
+from fastapi.security import OAuth2PasswordBearer
 from starlette.types import Scope
 
-from app.errors import InvalidRequest
+from app.errors import AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
+from app.services.accounts import Account, AccountService
 from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
@@ -48,6 +50,25 @@ async def get_health(request: Request) -> HealthService:
 
 async def get_request_log(request: Request) -> RequestLogService:
     return resources_of(request.scope).request_log
+
+
+async def get_accounts(request: Request) -> AccountService:
+    return resources_of(request.scope).accounts
+
+
+_oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
+
+
+async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:
+    """Whose token the request has.
+
+    Raises:
+        AuthenticationRequired: it has none.
+        InvalidToken, TokenExpired: the token does not count, or not any more.
+    """
+    if not token:
+        raise AuthenticationRequired
+    return await resources_of(request.scope).accounts.account_of(token)
 
 
 async def get_caller(
@@ -107,4 +128,6 @@ CacheDep = Annotated[CacheService, Depends(get_cache)]
 StatsDep = Annotated[StatsService, Depends(get_stats)]
 HealthDep = Annotated[HealthService, Depends(get_health)]
 RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]
+AccountsDep = Annotated[AccountService, Depends(get_accounts)]
+CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

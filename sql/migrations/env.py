@@ -7,12 +7,12 @@ from sqlalchemy import Connection
 
 from app.config import Settings
 from app.database.engine import create_engine
-from app.database.tables import Base
+from app.database.schema import metadata
 
 
 def run(connection: Connection) -> None:
     """Run the migrations on an open connection."""
-    context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=False)
+    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=False)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION, migrate
-from app.database.tables import Base
+from app.database.schema import metadata
 from tests.databases import TestDatabase, admin_engine
 
-TABLES = frozenset(Base.metadata.tables)
+TABLES = frozenset(metadata.tables)
 
 
 async def _describe(connection: AsyncConnection, schema: str) -> dict[str, list[tuple[object, ...]]]:
@@ -66,7 +66,7 @@ async def test_init_sql_migrations_and_tables_agree(mysql_database: TestDatabase
             await connection.exec_driver_sql(f"CREATE DATABASE {from_tables} COLLATE utf8mb4_unicode_ci")
             tables_url = make_url(mysql_database.server_url).set(database=from_tables)
             async with admin_engine(tables_url) as engine, engine.connect() as tables_connection:
-                await tables_connection.run_sync(Base.metadata.create_all)
+                await tables_connection.run_sync(metadata.create_all)
             migrated = await _describe(connection, name)
             assert {row[0] for row in migrated["tables"]} == TABLES
             assert await _describe(connection, from_init) == migrated
@@ -89,7 +89,7 @@ async def test_sqlite_has_the_same_columns_and_indexes(tmp_path: Path) -> None:
     try:
         await migrate(engine, settings)
         await migrate(engine, settings)
-        for table in Base.metadata.sorted_tables:
+        for table in metadata.sorted_tables:
             async with engine.connect() as connection:
                 columns = (await connection.execute(text(f"PRAGMA table_xinfo({table.name})"))).all()
                 indexes = (await connection.execute(text(f"PRAGMA index_list({table.name})"))).all()

@@ -1,0 +1,178 @@
+"""Accounts: who may sign in, and whose token this is. Names are unique by their keys, and the database settles races.
+
+No answer tells whether a name exists, except where somebody asks for that very name at sign-up.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from loguru import logger
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import utc_now
+from app.database.account_tables import User
+from app.database.transactions import read, write
+from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
+from app.services.login_throttle import LoginThrottle
+from app.services.passwords import PasswordHasher
+from app.services.tokens import Token, TokenIssuer
+
+KEY_MAX_LENGTH = 64
+# Never the password's hash: who needs that asks for it by name.
+_COLUMNS = (User.id, User.username, User.email, User.token_generation, User.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account, as its owner sees it."""
+
+    id: int
+    username: str
+    email: str
+    created_at: datetime
+
+
+class AccountService:
+    """Signs people up and in, and knows them by their tokens."""
+
+    def __init__(
+        self, engine: AsyncEngine, *, passwords: PasswordHasher, tokens: TokenIssuer, throttle: LoginThrottle
+    ) -> None:
+        self._engine = engine
+        self._passwords = passwords
+        self._tokens = tokens
+        self._throttle = throttle
+
+    async def register(self, username: str, email: str, password: str) -> Account:
+        """Make an account.
+
+        Raises:
+            UsernameTaken, EmailTaken: somebody has it already.
+        """
+        created_at = utc_now()
+        values = {
+            "username": username,
+            "username_key": name_key(username),
+            "email": email,
+            "email_key": email_key(email),
+            "password_hash": await self._passwords.hash(password),
+            "created_at": created_at,
+            "updated_at": created_at,
+        }
+
+        async def insert_user(connection: AsyncConnection) -> int:
+            inserted = await connection.execute(insert(User).values(**values))
+            assert inserted.inserted_primary_key is not None  # noqa: S101 - an INSERT of one row
+            return int(inserted.inserted_primary_key[0])
+
+        try:
+            user_id = await write(self._engine, insert_user)
+        except IntegrityError:
+            raise await self._what_is_taken(values) from None
+        return Account(user_id, username, email, created_at)
+
+    async def log_in(self, username: str, password: str, address: str | None) -> Token:
+        """Return a token for whoever knows the password; `address` is where the attempt comes from.
+
+        Raises:
+            LoginFailed: there is no such account, or it has another password; it takes the same time to say so.
+            TooManyLogins: there were too many failures just now.
+        """
+        key = name_key(username)
+        await self._throttle.begin(key, address)
+
+        async def find(connection: AsyncConnection) -> Row[int, int, str] | None:
+            query = select(User.id, User.token_generation, User.password_hash).where(User.username_key == key)
+            return (await connection.execute(query)).one_or_none()
+
+        user = await read(self._engine, find)
+        if not await self._passwords.matches(password, None if user is None else user.password_hash) or user is None:
+            raise LoginFailed
+        await self._throttle.succeed(key, address)
+        return self._tokens.issue(user.id, user.token_generation)
+
+    async def account_of(self, token: str) -> Account:
+        """Return the account that a token was made for.
+
+        Raises:
+            InvalidToken, TokenExpired: it is not, or no longer, a token of an account.
+        """
+        claims = self._tokens.read(token)
+
+        async def find(connection: AsyncConnection) -> Row[int, str, str, int, datetime] | None:
+            return (await connection.execute(select(*_COLUMNS).where(User.id == claims.user_id))).one_or_none()
+
+        user = await read(self._engine, find)
+        if user is None or user.token_generation != claims.generation:
+            raise InvalidToken
+        return Account(user.id, user.username, user.email, user.created_at)
+
+    async def update(
+        self, account: Account, *, username: str | None = None, email: str | None = None, password: str | None = None
+    ) -> Account:
+        """Change what is given; a new password ends all tokens.
+
+        Raises:
+            UsernameTaken, EmailTaken: somebody else has it.
+            InvalidToken: the account is gone.
+        """
+        values: dict[str, Any] = {"updated_at": utc_now()}
+        if username is not None:
+            values |= {"username": username, "username_key": name_key(username)}
+        if email is not None:
+            values |= {"email": email, "email_key": email_key(email)}
+        if password is not None:
+            values |= {
+                "password_hash": await self._passwords.hash(password),
+                "token_generation": User.token_generation + 1,
+            }
+
+        async def update_user(connection: AsyncConnection) -> Row[int, str, str, int, datetime] | None:
+            await connection.execute(update(User).where(User.id == account.id).values(**values))
+            return (await connection.execute(select(*_COLUMNS).where(User.id == account.id))).one_or_none()
+
+        try:
+            user = await write(self._engine, update_user)
+        except IntegrityError:
+            raise await self._what_is_taken(values, except_id=account.id) from None
+        if user is None:
+            raise InvalidToken
+        return Account(user.id, user.username, user.email, user.created_at)
+
+    async def delete(self, account: Account) -> None:
+        """Delete an account and all that belongs to it."""
+
+        async def delete_user(connection: AsyncConnection) -> None:
+            await connection.execute(delete(User).where(User.id == account.id))
+
+        await write(self._engine, delete_user)
+        logger.info("account {} was deleted", account.id)
+
+    async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:
+        async def find(connection: AsyncConnection) -> bool:
+            taken = select(User.id).where(User.username_key == values.get("username_key"), User.id != except_id)
+            return (await connection.scalar(taken)) is not None
+
+        return UsernameTaken() if await read(self._engine, find) else EmailTaken()
+
+
+def name_key(username: str) -> str:
+    """Return what two user names have in common that are the same to a reader.
+
+    Raises:
+        InvalidRequest: it is too long.
+    """
+    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
+    if len(key) > KEY_MAX_LENGTH:
+        raise InvalidRequest("username: it is too long.")
+    return key
+
+
+def email_key(email: str) -> str:
+    """Return what two spellings of an email address have in common."""
+    return email.casefold()
