@@ -30,14 +30,12 @@ from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.tables import RequestLog
 from app.services.rollup_building import build_rollups
-from bench.databases import NotDurableError, mysql_server
+from bench.command import run_command
+from bench.databases import mysql_server
 from bench.ledger import AccountingError
 from bench.load import ANSWER_TIMEOUT_SECONDS, PLACEHOLDER, Load, LoadError, Request, run_load
 from bench.services import Service, ServiceCommand, start_service
-from bench.wrk import Wrk, WrkMissingError, get_wrk
-from scripts.mysql_instance import ServerStartError
-from scripts.mysql_programs import NoServerError
-from tests.servers.processes import ProcessFailedError
+from bench.wrk import Wrk
 
 DAYS = 90
 USERS = 200_000
@@ -105,15 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the log (default: ten million)")
     parser.add_argument("--seconds", type=float, default=60, help="how long to ask and to write (default: 60)")
     options = parser.parse_args(arguments)
-    try:
-        run(options.rows, options.seconds, get_wrk())
-    except (WrkMissingError, NoServerError, ServerStartError, ProcessFailedError, NotDurableError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except (LoadError, AccountingError) as error:
-        print(f"bench: FAILED: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(partial(run, options.rows, options.seconds))
 
 
 def run(rows: int, seconds: float, wrk: Wrk) -> None:
