@@ -31,6 +31,8 @@ OVERHEAD_MAX_BYTES = 64 * 1024
 # Fields beside the images; each part costs parsing time, however small it is.
 MAX_OTHER_PARTS = 20
 ADMISSION_TIMEOUT_SECONDS = 30.0
+# From here on, keeping a piece of the body as it came is cheaper than copying it together with others.
+SMALL_PIECE_BYTES = 4096
 # What the parser and the pieces under way take, however small a photo is.
 MIN_RESERVED_BYTES = 64 * 1024
 # A phone in a tunnel comes back within this time or asks again later; until then its upload holds memory.
@@ -140,7 +142,7 @@ class _PartCollector:
         self._disposition = b""
         self._name = ""
         # Pieces of the body, which are put together once, at the end.
-        self._data: list[memoryview] = []
+        self._data: list[memoryview | bytearray] = []
         self._size = 0
         self._hash = hashlib.sha256()
         self._too_large = False
@@ -199,12 +201,23 @@ class _PartCollector:
                 # Told at once, so that the caller of a single photo need not send the rest.
                 self.finished.append(image_too_large(limit))
             else:
-                self._data.append(part[: limit - self._size])
+                self._keep(part[: limit - self._size])
             return
-        self._data.append(part)
+        self._keep(part)
         self._size += len(part)
         if self._name == IMAGE_FIELD:
             self._hash.update(part)
+
+    def _keep(self, part: memoryview) -> None:
+        if len(part) >= SMALL_PIECE_BYTES:
+            self._data.append(part)
+            return
+        # A piece of its own takes 300 bytes: whoever sends byte by byte would take that much for each.
+        tail = self._data[-1] if self._data else None
+        if not isinstance(tail, bytearray):
+            tail = bytearray()
+            self._data.append(tail)
+        tail += part
 
     def _end(self) -> None:
         # A long field is perhaps a photo under another name: what it begins with says that it is not valid here.

@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Protocol
 
 import aiomysql
@@ -17,7 +16,7 @@ from pymysql.err import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.engine import prepare_sqlite_connection
-from app.database.packets import DuplicateRowError, send
+from app.database.packets import DuplicateRowError, discard, send
 from app.database.statements import Statement
 from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, with_retries
 
@@ -66,8 +65,8 @@ class _MySqlBatchWriter:
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
                 await send(await self._driver_connection(), statements)
-        except BaseException:
-            await self._discard()
+        except BaseException as error:
+            await self._discard(error)
             raise
 
     async def _driver_connection(self) -> aiomysql.Connection:
@@ -78,12 +77,11 @@ class _MySqlBatchWriter:
             self._opened_at = time.monotonic()
         return (await self._connection.get_raw_connection()).driver_connection
 
-    async def _discard(self) -> None:
+    async def _discard(self, error: BaseException) -> None:
         """Close a connection whose transaction failed: the server rolls back, and nothing half-read is left."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):
-                await connection.invalidate()
+            await discard(connection, error)
             await connection.close()
 
 

@@ -6,6 +6,7 @@ SQLAlchemy would send each by itself, and spends more CPU on each than the serve
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import aiomysql
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.statements import Statement, execute
-from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, read, with_retries, write
+from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, is_passing, read, with_retries, write
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -66,12 +67,25 @@ async def send(driver: aiomysql.Connection, statements: Sequence[Statement]) -> 
     return results
 
 
+async def discard(connection: AsyncConnection, error: BaseException) -> None:
+    """Close a connection after an error, and have the pool replace the others that are older than a lost one.
+
+    The others were probably lost with it; SQLAlchemy does the same after errors of its own statements.
+    """
+    with suppress(Exception):
+        if is_passing(error):
+            connection.engine.pool._invalidate(  # noqa: SLF001 - it has no public name
+                await connection.get_raw_connection(), error, _checkin=False
+            )
+        await connection.invalidate()
+
+
 async def _run_in_one_trip(engine: AsyncEngine, statements: Sequence[Statement]) -> list[Rows]:
     async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
         try:
             return await send((await connection.get_raw_connection()).driver_connection, statements)
-        except BaseException:
-            await connection.invalidate()
+        except BaseException as error:
+            await discard(connection, error)
             raise
 
 

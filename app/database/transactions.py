@@ -117,7 +117,7 @@ async def _run(
         async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
             await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: writes})
             if not writes:
-                # Nothing to commit: the pool's own reset ends the transaction.
+                # Nothing to commit: closing the connection ends the transaction.
                 return await work(connection)
             try:
                 async with connection.begin():

@@ -60,7 +60,12 @@ class CacheService:
         return self._copies.peek(image_hash)
 
     async def get_copy(self, image_hash: str) -> CachedResult | None:
-        """Return the entry of one image if memory or Redis has it; None says nothing about the database."""
+        """Return the entry of one image if it is found without a trip; None says nothing about the database.
+
+        That is in memory or in Redis, and in SQLite, where looking is cheap and writing waits for others.
+        """
+        if self._engine.dialect.name == "sqlite":
+            return await self.get(image_hash)
         return self._copies.peek(image_hash) or (await self._copies.find([image_hash])).get(image_hash)
 
     async def get(self, image_hash: str) -> CachedResult | None:

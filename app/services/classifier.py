@@ -42,9 +42,6 @@ _PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
     photo.TooComplex: ImageTooComplex,
 }
 
-# A photo of which no pixel is decoded takes less time up to this size than a thread would add.
-PREPARED_AT_ONCE_MAX_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:

@@ -25,6 +25,9 @@ from app.errors import AppError, ModelTimeout
 # Where nobody can tell whether a holder lives, its leases run out this long after it has last renewed them.
 EXPIRY_SECONDS = 5
 RENEW_SECONDS = 1.0
+# A row that nobody has renewed for so long is nobody's, even if its holder lives: a packet that was given up may reach
+# the server, and commit, after its process has seen that there is no row.
+ABANDONED_SECONDS = 30
 POLL_FIRST_SECONDS = 0.02
 POLL_MAX_SECONDS = 0.2
 # Rows of the dead that nobody has asked for since.
@@ -50,6 +53,7 @@ class LeaseService:
         dialect = engine.dialect.name
         now: ColumnElement[datetime] = literal_column(seconds_from_now(dialect, 0))
         expiry: ColumnElement[datetime] = literal_column(seconds_from_now(dialect, EXPIRY_SECONDS))
+        abandoned: ColumnElement[datetime] = literal_column(seconds_from_now(dialect, -ABANDONED_SECONDS))
         an_hour_ago: ColumnElement[datetime] = literal_column(seconds_from_now(dialect, -STALE_SECONDS))
         row = ModelCallLease
         is_one_of = row.image_hash.in_(bindparam("hashes", expanding=True))
@@ -59,9 +63,12 @@ class LeaseService:
             " (image_hash, holder, witness, expires_at)"
             f" SELECT %s, %s, %s, {seconds_from_now(dialect, EXPIRY_SECONDS)} FROM (SELECT 1 AS one) AS one"
         )
-        self._find = select(row.holder, row.witness, (row.expires_at < now).label("is_expired")).where(
-            row.image_hash == bindparam("hash")
-        )
+        self._find = select(
+            row.holder,
+            row.witness,
+            (row.expires_at < now).label("is_expired"),
+            (row.expires_at < abandoned).label("is_abandoned"),
+        ).where(row.image_hash == bindparam("hash"))
         self._renew = update(row).where(is_one_of, is_ours).values(expires_at=expiry, witness=bindparam("by"))
         self._delete_ours = delete(row).where(is_one_of, is_ours)
         of_the_dead = row.image_hash == bindparam("hash"), row.holder == bindparam("dead")
@@ -128,14 +135,14 @@ class LeaseService:
             found = await read(self._engine, lambda connection: self._look(connection, image_hash))
             if found is None:
                 return
-            holder, is_gone, is_expired = found
+            holder, is_gone, is_expired, is_abandoned = found
             now = time.monotonic()
             if not is_gone:
                 suspect = None
             elif suspect is None or suspect[0] != holder:
                 suspect = holder, now
             confirmed = suspect is not None and now - suspect[1] >= self._presence.confirm_seconds
-            if confirmed or (is_gone is None and is_expired):
+            if confirmed or is_abandoned or (is_gone is None and is_expired):
                 await self._bury(image_hash, holder, only_expired=not confirmed)
                 return
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
@@ -171,12 +178,15 @@ class LeaseService:
             logger.warning("leases could not be released ({}): they end with this process", type(error).__name__)
         await self._presence.close()
 
-    async def _look(self, connection: AsyncConnection, image_hash: str) -> tuple[str, bool | None, bool] | None:
-        """The holder, whether it is gone (None: nobody knows) and whether its lease is expired; None: no lease."""
+    async def _look(self, connection: AsyncConnection, image_hash: str) -> tuple[str, bool | None, bool, bool] | None:
+        """The holder, whether it is gone (None: nobody knows), whether its lease is expired, and whether it has been
+        for so long that it is abandoned; None: no lease.
+        """
         row = (await connection.execute(self._find, {"hash": image_hash})).one_or_none()
         if row is None:
             return None
-        return row.holder, await self._presence.is_gone(connection, row.holder, row.witness), bool(row.is_expired)
+        is_gone = await self._presence.is_gone(connection, row.holder, row.witness)
+        return row.holder, is_gone, bool(row.is_expired), bool(row.is_abandoned)
 
     async def _bury(self, image_hash: str, holder: str, *, only_expired: bool) -> None:
         """Delete the lease of a dead holder, and nobody else's: it may have been taken over since we looked."""

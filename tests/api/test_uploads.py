@@ -1,6 +1,8 @@
 """What an upload may be as a form: its parts, its size, its pace, and how many there may be at once."""
 
 import asyncio
+import hashlib
+import tracemalloc
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ from app.api import uploads
 from app.config import Settings
 from app.main import create_app
 from app.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.services.classifier import UploadedPhoto
 from tests.api.test_classify import error_code, photo, upload
 from tests.fakes.model_server import FakeModelServer
 from tests.serving import serving
@@ -84,6 +87,25 @@ async def test_a_full_house_is_said_and_ends(
         assert len(refused) == 5
         model_server.delay_seconds = 0
         assert (await upload(api, photo(200))).status_code == 200
+
+
+def test_a_photo_sent_byte_by_byte_takes_no_more_memory_than_its_bytes() -> None:
+    photo = bytes(range(256)) * 400
+    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="p"\r\n\r\n' + photo + b"\r\n--b--\r\n"
+    collector = uploads._PartCollector(b"b", 10**6, max_parts=2)
+    tracemalloc.start()
+    try:
+        for position in range(len(body)):
+            collector.feed(body[position : position + 1])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    (part,) = collector.finished
+    assert isinstance(part, UploadedPhoto)
+    assert part.data == photo
+    assert part.sha256 == hashlib.sha256(photo).hexdigest()
+    # The pieces, their sum, and what bytearray takes in advance; a piece of its own would be 300 bytes for each.
+    assert peak < 4 * len(photo)
 
 
 async def test_memory_is_lent_in_the_order_of_the_asking() -> None:

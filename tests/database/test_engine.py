@@ -19,6 +19,8 @@ from app.database import migrate as migration
 from app.database import mysql_connection, transactions
 from app.database.engine import create_engine
 from app.database.migrate import migrate
+from app.database.packets import run
+from app.database.statements import Statement
 from app.errors import DatabaseUnavailable
 from tests.databases import TestDatabase, admin_engine
 from tests.servers.databases import Servers
@@ -149,6 +151,30 @@ async def test_killed_connections_are_replaced(mysql_database: TestDatabase) -> 
                 await killer.exec_driver_sql(f"KILL {number}")
         again = await asyncio.gather(*(transactions.write(engine, connection_id) for _ in range(5)))
         assert not set(again) & set(ids)
+    finally:
+        await engine.dispose()
+
+
+async def test_a_packet_finds_a_living_connection_where_all_have_been_killed(mysql_database: TestDatabase) -> None:
+    engine = create_engine(Settings(database=mysql_database.settings))
+    own_number = [Statement("SELECT CONNECTION_ID()")]
+    try:
+        numbers = {(await run(engine, own_number, writes=False))[0][0][0]}
+        async with (
+            engine.connect() as one,
+            engine.connect() as two,
+            engine.connect() as three,
+            engine.connect() as four,
+        ):
+            for connection in (one, two, three, four):
+                numbers.add(await connection.scalar(text("SELECT CONNECTION_ID()")))
+        assert len(numbers) >= 4
+        async with admin_engine(mysql_database.server_url) as admin, admin.connect() as killer:
+            for number in numbers:
+                await killer.exec_driver_sql(f"KILL {number}")
+        # More dead connections than attempts: the first failure is enough to distrust all of them.
+        ((found,),) = (await run(engine, own_number, writes=True))[0]
+        assert found not in numbers
     finally:
         await engine.dispose()
 

@@ -75,12 +75,14 @@ async def rows(engine: AsyncEngine) -> list[Any]:
         return list((await connection.execute(select(ModelCallLease))).all())
 
 
-async def put_row(engine: AsyncEngine, *, witness: str | None, seconds: int, image_hash: str = IMAGE) -> None:
+async def put_row(
+    engine: AsyncEngine, *, witness: str | None, seconds: int, image_hash: str = IMAGE, holder: str = "f" * 32
+) -> None:
     """A lease of a process that is no more (or on a server that is not ours), ending in so many seconds."""
     expiry: ColumnElement[Any] = literal_column(seconds_from_now(engine.dialect.name, seconds))
     async with engine.begin() as connection:
         await connection.execute(
-            insert(ModelCallLease).values(image_hash=image_hash, holder="f" * 32, witness=witness, expires_at=expiry)
+            insert(ModelCallLease).values(image_hash=image_hash, holder=holder, witness=witness, expires_at=expiry)
         )
 
 
@@ -206,6 +208,16 @@ async def test_a_living_holder_keeps_it_however_old_it_is(
     await expire(engine)
     assert await is_held_for(ours, 1.5)
     assert not await take(ours)
+
+
+async def test_a_row_that_a_living_process_knows_nothing_of_is_deleted(
+    ours: LeaseService, theirs: tuple[LeaseService, Presence], engine: AsyncEngine
+) -> None:
+    """Such as one from a packet that was given up and reached the server all the same."""
+    witness = await theirs[1].announce()
+    await put_row(engine, witness=witness, seconds=-lease_module.ABANDONED_SECONDS - 2, holder=theirs[1].holder)
+    await ours.wait(IMAGE, soon())
+    assert await rows(engine) == []
 
 
 async def test_a_dead_holder_loses_it_at_once(
