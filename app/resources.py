@@ -26,6 +26,7 @@ from app.services.classifier import ClassifierService
 from app.services.health import HealthService
 from app.services.lease import LeaseService
 from app.services.library import LibraryService
+from app.services.library_sweep import sweep_for_ever
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
 from app.services.passwords import PasswordHasher
@@ -128,6 +129,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
+        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
+        stack.push_async_callback(_cancel, sweep)
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
