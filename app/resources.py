@@ -37,7 +37,7 @@ from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
 from app.services.tokens import TokenIssuer, kept_secret_key
-from app.storage import LocalStorage, Storage, StorageError
+from app.storage import Storage, StorageError, open_storage
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -170,7 +170,7 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
 
 def _open_storage(settings: Settings) -> Storage:
     try:
-        return LocalStorage(settings.upload_dir)
+        return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
 
