@@ -32,7 +32,10 @@ class LocalStorage:
         self._folder = folder
         self._incoming = folder / INCOMING
         try:
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else on the machine is to look at people's pictures.
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._incoming.mkdir(exist_ok=True)
             probe = self._incoming / uuid4().hex
             probe.touch()
             probe.unlink()
@@ -56,8 +59,12 @@ class LocalStorage:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise FileMissingError("There is no such file.") from error
             raise
+        position = 0
         try:
-            while piece := await _in_thread(lambda: file.read(PIECE_BYTES)):
+            # At a position of its own: who gives up closes the file while a thread may still be about to read, and the
+            # number of a closed file is given to the next.
+            while piece := await _in_thread(lambda: os.pread(file.fileno(), PIECE_BYTES, position)):
+                position += len(piece)
                 yield piece
         finally:
             file.close()
