@@ -7,6 +7,8 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -63,7 +65,7 @@ class LocalStorage:
         try:
             # At a position of its own: who gives up closes the file while a thread may still be about to read, and the
             # number of a closed file is given to the next.
-            while piece := await _in_thread(lambda: os.pread(file.fileno(), PIECE_BYTES, position)):
+            while piece := await _in_thread(partial(_read_at, file, position)):
                 position += len(piece)
                 yield piece
         finally:
@@ -119,6 +121,10 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
     except OSError as error:
         raise StorageError("The folder of the library cannot be used.") from error
+
+
+def _read_at(file: FileIO, position: int) -> bytes:
+    return os.pread(file.fileno(), PIECE_BYTES, position)
 
 
 def _sync_folder(folder: Path) -> None:
