@@ -25,6 +25,8 @@ from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
 from app.services.health import HealthService
 from app.services.lease import LeaseService
+from app.services.library import LibraryService
+from app.services.library_sweep import sweep_for_ever
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
 from app.services.passwords import PasswordHasher
@@ -35,6 +37,7 @@ from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
 from app.services.tokens import TokenIssuer, kept_secret_key
+from app.storage import Storage, StorageError, open_storage
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -56,6 +59,7 @@ class Resources:
     stats: StatsService
     health: HealthService
     accounts: AccountService
+    library: LibraryService
 
 
 @asynccontextmanager
@@ -120,6 +124,14 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)
 
+        storage = _open_storage(settings)
+        stack.push_async_callback(storage.close)
+        library = LibraryService(
+            engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
+        )
+        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
+        stack.push_async_callback(_cancel, sweep)
+
         passwords = PasswordHasher()
         stack.callback(passwords.close)
 
@@ -134,8 +146,13 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
             accounts=AccountService(
-                engine, passwords=passwords, tokens=_create_token_issuer(settings), throttle=LoginThrottle(engine)
+                engine,
+                passwords=passwords,
+                tokens=_create_token_issuer(settings),
+                throttle=LoginThrottle(engine),
+                library=library,
             ),
+            library=library,
         )
 
 
@@ -149,6 +166,13 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
     stack.push_async_callback(redis.close)
     return redis
+
+
+def _open_storage(settings: Settings) -> Storage:
+    try:
+        return open_storage(settings.upload_dir, settings.library.bucket)
+    except StorageError as error:
+        raise AppError(str(error)) from error
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

@@ -5,9 +5,8 @@ No connection is held while the model works: each step is a short transaction of
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -17,30 +16,16 @@ from app.categories import Category
 from app.clients.base import ModelClient, PreparedPhoto
 from app.clock import utc_now
 from app.config import ImageSettings
-from app.errors import (
-    CorruptImage,
-    HashMismatch,
-    ImageTooComplex,
-    InvalidRequest,
-    ModelTimeout,
-    TooManyPixels,
-    UnsupportedImageFormat,
-)
+from app.errors import HashMismatch, InvalidRequest, ModelTimeout
 from app.request_id import new_request_id
 from app.services.cache import CachedResult, CacheService
 from app.services.lease import LeaseService
+from app.services.photo_errors import our_photo_errors
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
 
 # "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
 MODEL_IMAGE_MAX_BYTES = 500_000
-
-_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
-    photo.UnsupportedFormat: UnsupportedImageFormat,
-    photo.CorruptPhoto: CorruptImage,
-    photo.TooManyPixels: TooManyPixels,
-    photo.TooComplex: ImageTooComplex,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +50,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPhoto:
-    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes."""
+    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes.
+
+    `filename` is what the client calls it, as it was sent: anything may be in it.
+    """
 
     data: bytes = field(repr=False)
     sha256: str
+    filename: str = field(default="", repr=False)
 
 
 class Answer(NamedTuple):
@@ -178,7 +167,7 @@ class ClassifierService:
             return cached, True
         # Before the lease: what is no photo shall not cost a write.
         try:
-            with _our_photo_errors():
+            with our_photo_errors():
                 info = photo.inspect_photo(
                     upload.data,
                     allowed=self._image_settings.allowed_formats,
@@ -222,7 +211,7 @@ class ClassifierService:
         max_edge = self._model_client.settings.image_max_edge_pixels
 
         def prepare() -> PreparedPhoto:
-            with _our_photo_errors():
+            with our_photo_errors():
                 jpeg = photo.prepare_photo(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
             return PreparedPhoto(jpeg)
 
@@ -230,14 +219,6 @@ class ClassifierService:
             # A thread would take longer to begin.
             return prepare()
         return await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
-
-
-@contextmanager
-def _our_photo_errors() -> Iterator[None]:
-    try:
-        yield
-    except photo.PhotoError as error:
-        raise _PHOTO_ERRORS[type(error)](str(error)) from error
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
