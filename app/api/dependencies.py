@@ -19,6 +19,7 @@ from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
 from app.services.inference import InferenceService
+from app.services.library import LibraryService
 from app.services.model_catalogue import ModelCatalogue
 from app.services.request_log import RequestLogService
 from app.services.stats import StatsService
@@ -64,6 +65,10 @@ async def get_inference(request: Request) -> InferenceService:
 
 async def get_models(request: Request) -> ModelCatalogue:
     return resources_of(request.scope).models
+
+
+async def get_library(request: Request) -> LibraryService:
+    return resources_of(request.scope).library
 
 
 _oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
@@ -141,5 +146,6 @@ RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]
 AccountsDep = Annotated[AccountService, Depends(get_accounts)]
 InferenceDep = Annotated[InferenceService, Depends(get_inference)]
 ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
+LibraryDep = Annotated[LibraryService, Depends(get_library)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -24,9 +24,6 @@ from app.services.photo_preparation import PhotoPreparer
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
 
-# A photo of which no pixel is decoded takes less time up to this size than a thread would add.
-PREPARED_AT_ONCE_MAX_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -50,10 +47,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPhoto:
-    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes."""
+    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes.
+
+    `filename` is what the client calls it, as it was sent: anything may be in it.
+    """
 
     data: bytes = field(repr=False)
     sha256: str
+    filename: str = field(default="", repr=False)
 
 
 class Answer(NamedTuple):

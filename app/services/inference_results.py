@@ -140,7 +140,7 @@ class InferenceResults:
         return await read(self._engine, select_row)
 
 
-def _inference(row: Row[Any]) -> Inference:
+def _inference(row: Row[*tuple[Any, ...]]) -> Inference:
     values = row._asdict() | {
         "category": Category(row.category),
         "confidence": float(row.confidence),
