@@ -29,6 +29,7 @@ from app.services.inference import InferenceService
 from app.services.inference_results import InferenceResults
 from app.services.lease import LeaseService
 from app.services.library import LibraryService
+from app.services.library_sweep import sweep_for_ever
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
 from app.services.model_catalogue import ModelCatalogue
@@ -41,7 +42,7 @@ from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
 from app.services.tokens import TokenIssuer, kept_secret_key
-from app.storage import LocalStorage, Storage, StorageError
+from app.storage import Storage, StorageError, open_storage
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -135,6 +136,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
+        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
+        stack.push_async_callback(_cancel, sweep)
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -191,7 +194,7 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
 
 def _open_storage(settings: Settings) -> Storage:
     try:
-        return LocalStorage(settings.upload_dir)
+        return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
 
