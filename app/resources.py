@@ -23,13 +23,18 @@ from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
+from app.services.earlier_answers import EarlierAnswers
 from app.services.health import HealthService
+from app.services.inference import InferenceService
+from app.services.inference_results import InferenceResults
 from app.services.lease import LeaseService
 from app.services.library import LibraryService
 from app.services.library_sweep import sweep_for_ever
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
+from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
+from app.services.photo_preparation import PhotoPreparer
 from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
@@ -59,6 +64,8 @@ class Resources:
     stats: StatsService
     health: HealthService
     accounts: AccountService
+    models: ModelCatalogue
+    inference: InferenceService
     library: LibraryService
 
 
@@ -135,11 +142,26 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         passwords = PasswordHasher()
         stack.callback(passwords.close)
 
+        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
+        models = ModelCatalogue(model_client, settings.model)
+        stack.push_async_callback(models.close)
+        inference = InferenceService(
+            results=InferenceResults(engine),
+            library=library,
+            models=models,
+            classifier=classifier,
+            cache=cache,
+            earlier=EarlierAnswers(engine, PhotoPreparer(decoder, settings.image)),
+            recorder=recorder,
+            memory=upload_memory,
+        )
+        stack.push_async_callback(inference.close)
+
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
             settings=settings,
-            upload_memory=MemoryBudget(UPLOAD_MEMORY_BYTES),
+            upload_memory=upload_memory,
             cache=cache,
             request_log=request_log,
             classifier=classifier,
@@ -152,6 +174,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 throttle=LoginThrottle(engine),
                 library=library,
             ),
+            models=models,
+            inference=inference,
             library=library,
         )
 

@@ -13,19 +13,16 @@ from typing import NamedTuple
 
 from app import photo
 from app.categories import Category
-from app.clients.base import ModelClient, PreparedPhoto
+from app.clients.base import ModelClient
 from app.clock import utc_now
 from app.config import ImageSettings
 from app.errors import HashMismatch, InvalidRequest, ModelTimeout
 from app.request_id import new_request_id
 from app.services.cache import CachedResult, CacheService
 from app.services.lease import LeaseService
-from app.services.photo_errors import our_photo_errors
+from app.services.photo_preparation import PhotoPreparer
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
-
-# "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
-MODEL_IMAGE_MAX_BYTES = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,7 @@ class ClassifierService:
         self._cache = cache
         self._recorder = recorder
         self._model_client = model_client
-        self._decoder = decoder
-        self._image_settings = image_settings
+        self._preparer = PhotoPreparer(decoder, image_settings)
         self._leases = leases
         self._flights: dict[str, asyncio.Task[tuple[CachedResult, bool]]] = {}
 
@@ -167,12 +163,7 @@ class ClassifierService:
             return cached, True
         # Before the lease: what is no photo shall not cost a write.
         try:
-            with our_photo_errors():
-                info = photo.inspect_photo(
-                    upload.data,
-                    allowed=self._image_settings.allowed_formats,
-                    max_pixels=self._image_settings.max_pixels,
-                )
+            info = self._preparer.inspect(upload.data)
         except InvalidRequest:
             # The limits may have been others when it became known.
             cached = await self._cache.get(image_hash)
@@ -197,7 +188,8 @@ class ClassifierService:
         if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
             # Waiting for others has taken what a call may need; nobody waits for twice the time.
             raise ModelTimeout
-        result = await self._model_client.classify(await self._prepared(upload, info))
+        max_edge = self._model_client.settings.image_max_edge_pixels
+        result = await self._model_client.classify(await self._preparer.prepare(upload.data, info, max_edge=max_edge))
         saved = await self._cache.save(
             upload.sha256,
             result,
@@ -206,19 +198,6 @@ class ClassifierService:
         )
         self._leases.forget(upload.sha256)
         return saved
-
-    async def _prepared(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> PreparedPhoto:
-        max_edge = self._model_client.settings.image_max_edge_pixels
-
-        def prepare() -> PreparedPhoto:
-            with our_photo_errors():
-                jpeg = photo.prepare_photo(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
-            return PreparedPhoto(jpeg)
-
-        if photo.is_ready(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
-            # A thread would take longer to begin.
-            return prepare()
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
