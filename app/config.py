@@ -36,6 +36,11 @@ class LogDurability(StrEnum):
     ASYNC = "async"
 
 
+class TaskWorkers(StrEnum):
+    INSIDE = "inside"
+    OUTSIDE = "outside"
+
+
 class DatabaseSettings(_Group):
     """Where rows are kept. DATABASE_URL wins, then MYSQL_HOST and its companions, else SQLite under DATA_DIR."""
 
@@ -202,6 +207,8 @@ class LibrarySettings(_Group):
 class TaskSettings(_Group):
     """Inference that is asked for now and done later."""
 
+    workers: TaskWorkers = Field(TaskWorkers.INSIDE, validation_alias="TASK_WORKERS")
+    """inside: the service runs tasks itself; outside: only processes of `python -m app.tasks` do."""
     max_attempts: int = Field(4, validation_alias="TASK_MAX_ATTEMPTS", ge=1, le=20)
     """How often a task is tried before it counts as failed."""
     keep_days: int = Field(30, validation_alias="TASK_KEEP_DAYS", ge=1, le=3650)

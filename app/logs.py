@@ -92,6 +92,6 @@ def configure_logging(settings: Settings) -> None:
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
-    # They announce each request and each migration step.
-    for name in ("httpx2", "httpcore2", "alembic", "PIL"):
+    # They announce each request, each migration step and each task.
+    for name in ("httpx2", "httpcore2", "alembic", "PIL", "taskiq"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -66,16 +66,16 @@ class FakeInference:
         return await write(self.engine, store)
 
 
-async def nothing(*_: object) -> None:
-    """Tell nobody."""
+async def nothing(_: str) -> None:
+    """Wake nobody."""
 
 
 def runs_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskRuns:
-    return TaskRuns(engine, max_attempts=max_attempts, on_change=nothing)
+    return TaskRuns(engine, max_attempts=max_attempts, on_change=lambda: None)
 
 
 def tasks_on(engine: AsyncEngine) -> TaskService:
-    return TaskService(engine, announce=nothing, on_change=nothing)
+    return TaskService(engine, announce=nothing, on_change=lambda: None)
 
 
 async def make_image(engine: AsyncEngine, username: str = "someone") -> tuple[int, int]:

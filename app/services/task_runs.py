@@ -6,7 +6,7 @@ change nothing any more, so a task has one result however often it was begun.
 
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 
 from loguru import logger
@@ -55,7 +55,7 @@ class TaskRuns:
         on_change: tells those who listen that an event was committed; never fails.
     """
 
-    def __init__(self, engine: AsyncEngine, *, max_attempts: int, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, engine: AsyncEngine, *, max_attempts: int, on_change: Callable[[], None]) -> None:
         self._engine = engine
         self._max_attempts = max_attempts
         self._on_change = on_change
@@ -126,7 +126,7 @@ class TaskRuns:
 
         tasks = await write(self._engine, claim_due) if task_ids else []
         if tasks:
-            await self._on_change()
+            self._on_change()
         return [task for task in tasks if task.status is TaskStatus.PROCESSING]
 
     async def renew(self, tasks: Collection[Task]) -> None:
@@ -147,9 +147,9 @@ class TaskRuns:
         if not await self._end(connection, task, status=TaskStatus.COMPLETED.value, result_id=result_id):
             raise ClaimLostError
 
-    async def announce(self) -> None:
+    def announce(self) -> None:
         """Tell those who listen that there are new events."""
-        await self._on_change()
+        self._on_change()
 
     async def fail(self, task: Task, error: Exception) -> None:
         """End a run without a result: the task waits for its next attempt, or has failed for good."""
@@ -169,7 +169,7 @@ class TaskRuns:
         if await write(self._engine, end):
             outlook = "for good" if is_final else f"next in {pause} s"
             logger.warning("task {}: attempt {} failed ({}), {}", task.id, task.attempts, told.code, outlook)
-            await self._on_change()
+            self._on_change()
 
     async def give_back(self, tasks: Sequence[Task]) -> None:
         """Let others run at once what we have begun and will not finish; the attempt does not count."""
@@ -186,7 +186,7 @@ class TaskRuns:
 
         if tasks:
             await write(self._engine, release)
-            await self._on_change()
+            self._on_change()
 
     async def delete_finished(self, *, older_than: timedelta) -> int:
         """Delete a batch of tasks that ended so long ago; return how many. Results stay."""

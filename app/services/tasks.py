@@ -50,7 +50,7 @@ class TaskService:
         engine: AsyncEngine,
         *,
         announce: Callable[[str], Awaitable[None]],
-        on_change: Callable[[], Awaitable[None]],
+        on_change: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._announce = announce
@@ -94,7 +94,7 @@ class TaskService:
             # The image, or its owner, went at this very moment.
             raise ImageNotFound from None
         await self._announce(task_id)
-        await self._on_change()
+        self._on_change()
         return task
 
     async def get(self, account_id: int, task_id: str) -> Task:
@@ -143,7 +143,7 @@ class TaskService:
             return task
 
         task = await write(self._engine, cancel_task)
-        await self._on_change()
+        self._on_change()
         return task
 
 

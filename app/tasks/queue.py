@@ -47,7 +47,13 @@ class InsideQueue:
 
         self._broker = InMemoryBroker()
         self._run: Run | None = None
-        self._task = self._broker.register_task(self._receive, task_name=TASK_NAME)
+
+        # A plain function: taskiq renames what it is given, which a method does not bear.
+        async def receive(task_id: str) -> None:
+            if self._run is not None:
+                await self._run(task_id)
+
+        self._task = self._broker.register_task(receive, task_name=TASK_NAME)
 
     async def announce(self, task_id: str) -> None:
         """Begin a task in the background."""
@@ -64,10 +70,6 @@ class InsideQueue:
         self._run = None
         await self._broker.wait_all()
         await self._broker.shutdown()
-
-    async def _receive(self, task_id: str) -> None:
-        if self._run is not None:
-            await self._run(task_id)
 
 
 def create_queue(settings: Settings, *, key_space: str, runs_tasks: bool) -> TaskQueue:

@@ -65,7 +65,13 @@ class RedisQueue:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        self._task = self._broker.register_task(self._receive, task_name=TASK_NAME)
+
+        # A plain function: taskiq renames what it is given, which a method does not bear.
+        async def receive(task_id: str) -> None:
+            if self._run is not None:
+                await self._run(task_id)
+
+        self._task = self._broker.register_task(receive, task_name=TASK_NAME)
         self._run: Run | None = None
         self._finish = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
@@ -98,10 +104,6 @@ class RedisQueue:
                 async with asyncio.timeout(ANNOUNCE_TIMEOUT_SECONDS):
                     await self._broker.forget_us()
         await self._broker.shutdown()
-
-    async def _receive(self, task_id: str) -> None:
-        if self._run is not None:
-            await self._run(task_id)
 
     async def _listen_for_ever(self, concurrency: int) -> None:
         while not self._finish.is_set():

@@ -176,7 +176,7 @@ class TaskRunner:
                 logger.exception("task {} raised {}", task.id, type(error).__name__)
             await self._fail(task, error)
         else:
-            await self._runs.announce()
+            self._runs.announce()
 
     async def _complete(self, task: Task, connection: AsyncConnection, result_id: int) -> None:
         await self._runs.complete(connection, task, result_id)
