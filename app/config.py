@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from sqlalchemy.engine import URL
 
 from app.config_addresses import is_redis_address, with_asyncio_driver
+from app.config_models import named_classes
 from app.config_source import SettingsGroup as _Group
 from app.photo import PhotoFormat
 
@@ -91,6 +92,13 @@ class ModelSettings(_Group):
     description_language: DescriptionLanguage = Field(
         DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
     )
+    further_models: dict[str, str] = Field({}, validation_alias="MODELS")
+    """Comma-separated name=package.module:Class: further models that people may choose for their pictures."""
+
+    @field_validator("further_models", mode="before")
+    @classmethod
+    def _split_models(cls, value: Any) -> Any:
+        return named_classes(value) if isinstance(value, str) else value
 
     @property
     def total_timeout_seconds(self) -> float:

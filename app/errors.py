@@ -32,6 +32,7 @@ AppError 500 internal_error
 ├── TooManyLogins 429 too_many_logins
 ├── DatabaseUnavailable 503 database_unavailable
 ├── ServerBusy 503 server_busy
+├── StorageUnavailable 503 storage_unavailable
 └── ModelError 502 model_error
     ├── ModelAnswerInvalid 502 model_answer_invalid
     ├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
@@ -231,6 +232,12 @@ class ServerBusy(AppError):
     status = 503
     code = "server_busy"
     message = "The service is full. Try again shortly."
+
+
+class StorageUnavailable(AppError):
+    status = 503
+    code = "storage_unavailable"
+    message = "The storage of the pictures cannot be reached. Try again shortly."
 
 
 class ModelError(AppError):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import cache, categories, classify, health, requests, stats, users
+from app.api import cache, categories, classify, health, images, inference, models, requests, stats, users
 from app.api.errors import add_error_handlers
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -27,7 +27,7 @@ API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
-UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch")
+UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
 DESCRIPTION = """
 Sorts phone photos into eight categories and never pays twice for the same picture.
@@ -78,6 +78,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api)
     # The signed-in side has the paths of its own specification.
     app.include_router(users.router)
+    app.include_router(models.router)
+    # Before the library, whose /images/{image_id} would take /images/inference.
+    app.include_router(inference.router)
+    app.include_router(images.router)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)

@@ -23,11 +23,17 @@ from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
+from app.services.earlier_answers import EarlierAnswers
 from app.services.health import HealthService
+from app.services.inference import InferenceService
+from app.services.inference_results import InferenceResults
 from app.services.lease import LeaseService
+from app.services.library import LibraryService
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
+from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
+from app.services.photo_preparation import PhotoPreparer
 from app.services.redis_cache import RedisCache
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
@@ -35,6 +41,7 @@ from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
 from app.services.tokens import TokenIssuer, kept_secret_key
+from app.storage import LocalStorage, Storage, StorageError
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -56,6 +63,9 @@ class Resources:
     stats: StatsService
     health: HealthService
     accounts: AccountService
+    models: ModelCatalogue
+    inference: InferenceService
+    library: LibraryService
 
 
 @asynccontextmanager
@@ -120,22 +130,50 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
             stack.push_async_callback(_cancel, retention)
 
+        storage = _open_storage(settings)
+        stack.push_async_callback(storage.close)
+        library = LibraryService(
+            engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
+        )
+
         passwords = PasswordHasher()
         stack.callback(passwords.close)
+
+        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
+        models = ModelCatalogue(model_client, settings.model)
+        stack.push_async_callback(models.close)
+        inference = InferenceService(
+            results=InferenceResults(engine),
+            library=library,
+            models=models,
+            classifier=classifier,
+            cache=cache,
+            earlier=EarlierAnswers(engine, PhotoPreparer(decoder, settings.image)),
+            recorder=recorder,
+            memory=upload_memory,
+        )
+        stack.push_async_callback(inference.close)
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
             settings=settings,
-            upload_memory=MemoryBudget(UPLOAD_MEMORY_BYTES),
+            upload_memory=upload_memory,
             cache=cache,
             request_log=request_log,
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
             accounts=AccountService(
-                engine, passwords=passwords, tokens=_create_token_issuer(settings), throttle=LoginThrottle(engine)
+                engine,
+                passwords=passwords,
+                tokens=_create_token_issuer(settings),
+                throttle=LoginThrottle(engine),
+                library=library,
             ),
+            models=models,
+            inference=inference,
+            library=library,
         )
 
 
@@ -149,6 +187,13 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
     stack.push_async_callback(redis.close)
     return redis
+
+
+def _open_storage(settings: Settings) -> Storage:
+    try:
+        return LocalStorage(settings.upload_dir)
+    except StorageError as error:
+        raise AppError(str(error)) from error
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

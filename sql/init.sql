@@ -167,6 +167,7 @@ COMMENT='登录失败记录';
 -- A file of the storage, named by its SHA-256 and shared by equal pictures.
 CREATE TABLE IF NOT EXISTS `stored_file` (
   `sha256` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `version` VARCHAR(16) NOT NULL COMMENT '文件版本(文件名的一部分)',
   `size_bytes` BIGINT UNSIGNED NOT NULL COMMENT '文件大小(字节)',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
   PRIMARY KEY (`sha256`)
@@ -186,7 +187,7 @@ CREATE TABLE IF NOT EXISTS `library_image` (
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '上传时间',
   PRIMARY KEY (`id`),
   KEY `idx_sha256` (`sha256`),
-  KEY `idx_user_id` (`user_id`, `id`),
+  KEY `idx_user_id` (`user_id`, `id`, `size_bytes`),
   FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
   FOREIGN KEY (`sha256`) REFERENCES `stored_file` (`sha256`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci

@@ -59,7 +59,7 @@ MAX_IMAGES_PER_CALL = 20
 BATCH_CONCURRENCY = 4
 
 _LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
-_MODEL_ERRORS = (
+MODEL_ERRORS = (
     ModelError,
     ModelAnswerInvalid,
     ModelRefused,
@@ -74,7 +74,7 @@ _MODEL_ERRORS = (
     ModelUnreachable,
     ModelRateLimited,
 )
-_IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
+IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
 _FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
 
 router = APIRouter(prefix="/classify", tags=["classification"])
@@ -115,7 +115,7 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
 @router.post(
     "",
     responses=describe_errors(
-        HashMismatch, ImageTooLarge, *_IMAGE_ERRORS, *_FORM_ERRORS, *_MODEL_ERRORS, DatabaseUnavailable, ServerBusy
+        HashMismatch, ImageTooLarge, *IMAGE_ERRORS, *_FORM_ERRORS, *MODEL_ERRORS, DatabaseUnavailable, ServerBusy
     ),
     openapi_extra=_form_body(
         _FILE_SCHEMA,

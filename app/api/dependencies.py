@@ -18,6 +18,9 @@ from app.services.accounts import Account, AccountService
 from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
+from app.services.inference import InferenceService
+from app.services.library import LibraryService
+from app.services.model_catalogue import ModelCatalogue
 from app.services.request_log import RequestLogService
 from app.services.stats import StatsService
 
@@ -54,6 +57,18 @@ async def get_request_log(request: Request) -> RequestLogService:
 
 async def get_accounts(request: Request) -> AccountService:
     return resources_of(request.scope).accounts
+
+
+async def get_inference(request: Request) -> InferenceService:
+    return resources_of(request.scope).inference
+
+
+async def get_models(request: Request) -> ModelCatalogue:
+    return resources_of(request.scope).models
+
+
+async def get_library(request: Request) -> LibraryService:
+    return resources_of(request.scope).library
 
 
 _oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
@@ -129,5 +144,8 @@ StatsDep = Annotated[StatsService, Depends(get_stats)]
 HealthDep = Annotated[HealthService, Depends(get_health)]
 RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]
 AccountsDep = Annotated[AccountService, Depends(get_accounts)]
+InferenceDep = Annotated[InferenceService, Depends(get_inference)]
+ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
+LibraryDep = Annotated[LibraryService, Depends(get_library)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -74,8 +74,10 @@ async def admitted(request: Request, memory: MemoryBudget, *, max_bytes: int) ->
         raise ServerBusy(retry_after_seconds=ADMISSION_TIMEOUT_SECONDS) from None
 
 
-async def read_parts(request: Request, *, max_images: int, max_image_bytes: int) -> AsyncIterator[Part]:
-    """Yield the parts of a multipart/form-data request as soon as each is complete.
+async def read_parts(
+    request: Request, *, max_images: int, max_image_bytes: int, image_field: str = IMAGE_FIELD
+) -> AsyncIterator[Part]:
+    """Yield the parts of a multipart/form-data request as soon as each is complete; those of `image_field` are images.
 
     Raises:
         MissingImage: the body is not multipart/form-data.
@@ -86,12 +88,14 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
     content_type, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
-        raise MissingImage
+        raise missing_image(image_field)
     max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
     deadline = time.monotonic() + min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS)
     received = images = 0
     try:
-        collector = _PartCollector(boundary, max_image_bytes, max_parts=max_images + MAX_OTHER_PARTS)
+        collector = _PartCollector(
+            boundary, max_image_bytes, image_field=image_field, max_parts=max_images + MAX_OTHER_PARTS
+        )
         async for chunk in _chunks(request, deadline):
             received += len(chunk)
             collector.feed(chunk)
@@ -99,7 +103,7 @@ async def read_parts(request: Request, *, max_images: int, max_image_bytes: int)
                 part = collector.finished.popleft()
                 images += not isinstance(part, FormField)
                 if images > max_images:
-                    raise TooManyImages(f"At most {max_images} 'image' parts are accepted in one call.")
+                    raise TooManyImages(_too_many(max_images, image_field))
                 yield part
             if received > max_bytes:
                 raise PayloadTooLarge
@@ -130,15 +134,17 @@ async def _chunks(request: Request, deadline: float) -> AsyncIterator[bytes]:
 class _PartCollector:
     """Turns the parser's callbacks into finished parts."""
 
-    def __init__(self, boundary: bytes, max_image_bytes: int, *, max_parts: int) -> None:
+    def __init__(self, boundary: bytes, max_image_bytes: int, *, image_field: str, max_parts: int) -> None:
         self.finished: deque[Part] = deque()
         self.complete = False
         self._max_image_bytes = max_image_bytes
+        self._image_field = image_field
         self._parts_left = max_parts
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
         self._name = ""
+        self._filename = ""
         # Pieces of the body, which are put together once, at the end.
         self._data: list[memoryview] = []
         self._size = 0
@@ -186,15 +192,16 @@ class _PartCollector:
     def _end_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._filename = options.get(b"filename", b"").decode("utf-8", "replace")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
-        limit = self._max_image_bytes if self._name == IMAGE_FIELD else FIELD_MAX_BYTES
+        limit = self._max_image_bytes if self._name == self._image_field else FIELD_MAX_BYTES
         if self._too_large:
             return
         part = memoryview(data)[start:end]
         if self._size + len(part) > limit:
             self._too_large = True
-            if self._name == IMAGE_FIELD:
+            if self._name == self._image_field:
                 self._data = []
                 # Told at once, so that the caller of a single photo need not send the rest.
                 self.finished.append(image_too_large(limit))
@@ -203,22 +210,32 @@ class _PartCollector:
             return
         self._data.append(part)
         self._size += len(part)
-        if self._name == IMAGE_FIELD:
+        if self._name == self._image_field:
             self._hash.update(part)
 
     def _end(self) -> None:
         # A long field is perhaps a photo under another name: what it begins with says that it is not valid here.
-        if not (self._too_large and self._name == IMAGE_FIELD):
+        if not (self._too_large and self._name == self._image_field):
             value = b"".join(self._data)
             self.finished.append(
-                UploadedPhoto(value, self._hash.hexdigest())
-                if self._name == IMAGE_FIELD
+                UploadedPhoto(value, self._hash.hexdigest(), self._filename)
+                if self._name == self._image_field
                 else FormField(self._name, value.decode("utf-8", "replace"))
             )
         self._data = []
 
     def _end_body(self) -> None:
         self.complete = True
+
+
+def missing_image(field: str) -> MissingImage:
+    """The error of a form without a photo, which says where it is looked for."""
+    return MissingImage(f"Send the photo as the multipart/form-data file field '{field}'.")
+
+
+def _too_many(max_images: int, field: str) -> str:
+    parts = f"'{field}' part is" if max_images == 1 else f"'{field}' parts are"
+    return f"At most {max_images} {parts} accepted in one call."
 
 
 def image_too_large(max_bytes: int) -> ImageTooLarge:

@@ -1,13 +1,15 @@
 """LLM_PROVIDER becomes a client. Built-in providers enter by the door that is open to everybody: "module:Class".
 
 A name is looked up among the built-in ones, then among the entry points of the group `image_classifier.models`; a
-value with a colon names a class itself. Modules are imported only when chosen, so that no SDK is loaded in vain.
+value with a colon names a class itself: a model client, or one that `adapter.py` makes into one. Modules are imported
+only when chosen, so that no SDK is loaded in vain.
 """
 
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from app.clients.adapter import METHODS, adapt, is_adaptable
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
 from app.config import ModelSettings
 
@@ -22,48 +24,58 @@ BUILT_IN_PROVIDERS = {
 
 
 class ModelConfigurationError(Exception):
-    """The LLM_* settings cannot give a model client; the text says to the operator what to change, without secrets."""
+    """LLM_* or MODELS cannot give a model client; the text says to the operator what to change, without secrets."""
 
 
-def create_model_client(settings: ModelSettings) -> ModelClient:
-    """Return the client that LLM_PROVIDER names; it is not started yet.
+def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER") -> ModelClient:
+    """Return the client that `settings.provider` names; it is not started yet. `said_in` is where it was named.
 
     Raises:
         ModelConfigurationError: there is no such provider, it cannot be loaded, or it cannot work with the settings.
     """
-    client_class = _load_class(settings.provider)
+    origin = f"{said_in}={settings.provider}"
+    client_class = _load_class(settings.provider, origin)
     try:
         client = client_class(settings)
     except ModelConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything
         # Its text may quote the key, so only its type is told.
-        raise ModelConfigurationError(
-            f"LLM_PROVIDER={settings.provider} cannot be set up ({type(error).__name__})."
-        ) from None
+        raise ModelConfigurationError(f"{origin} cannot be set up ({type(error).__name__}).") from None
     if settings.provider != "local" and client.model.casefold().startswith(LOCAL_MODEL_PREFIX):
         raise ModelConfigurationError(
-            f'LLM_MODEL begins with "{LOCAL_MODEL_PREFIX}", which marks results of LLM_PROVIDER=local.'
+            f'{origin}: the model\'s name (LLM_MODEL) begins with "{LOCAL_MODEL_PREFIX}",'
+            " which marks results of LLM_PROVIDER=local."
         )
     return client
 
 
-def _load_class(provider: str) -> type[ModelClient]:
+def plugin_names() -> list[str]:
+    """The names of the installed plugins that no built-in provider has, sorted."""
+    return sorted(set(_plugins()) - set(BUILT_IN_PROVIDERS))
+
+
+def _load_class(provider: str, origin: str) -> type[ModelClient]:
     target = _target(provider)
     module_name, _, class_name = target.partition(":")
     try:
         loaded: Any = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelConfigurationError(f"LLM_PROVIDER={provider}: {target} cannot be imported: {error}.") from error
+        raise ModelConfigurationError(f"{origin}: {target} cannot be imported: {error}.") from error
     except Exception as error:
-        raise ModelConfigurationError(
-            f"LLM_PROVIDER={provider}: importing {target} raised {type(error).__name__}."
-        ) from error
+        raise ModelConfigurationError(f"{origin}: importing {target} raised {type(error).__name__}.") from error
     if not (isinstance(loaded, type) and issubclass(loaded, ModelClient)):
-        raise ModelConfigurationError(f"LLM_PROVIDER={provider}: {target} is not a subclass of ModelClient.")
+        if not is_adaptable(loaded):
+            raise ModelConfigurationError(
+                f"{origin}: {target} is not a subclass of ModelClient, nor has it the methods {', '.join(METHODS)}."
+            )
+        try:
+            return adapt(loaded)
+        except ValueError as error:
+            raise ModelConfigurationError(f"{origin}: {target}: {error}.") from None
     for name in ("provider", "default_model"):
         if not isinstance(getattr(loaded, name, None), str):
-            raise ModelConfigurationError(f"LLM_PROVIDER={provider}: {target} lacks the class attribute {name!r}.")
+            raise ModelConfigurationError(f"{origin}: {target} lacks the class attribute {name!r}.")
     return loaded
 
 
@@ -76,7 +88,7 @@ def _target(provider: str) -> str:
     module_name, _, class_name = provider.partition(":")
     if module_name and class_name:
         return provider
-    known = ", ".join([*BUILT_IN_PROVIDERS, *sorted(set(plugins) - set(BUILT_IN_PROVIDERS))])
+    known = ", ".join([*BUILT_IN_PROVIDERS, *plugin_names()])
     raise ModelConfigurationError(
         f"LLM_PROVIDER={provider} is unknown. There are: {known}; a class of your own is named package.module:Class."
     )

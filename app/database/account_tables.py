@@ -71,11 +71,16 @@ class LoginFailure(Base):
 
 
 class StoredFile(Base):
-    """A file of the storage, named by its SHA-256; equal pictures of several people share it."""
+    """A file of the storage; equal pictures of several people share it.
+
+    Its name there is made of `sha256` and `version`. A version is never used twice, so removing the file of a row that
+    is gone cannot hit the file of a later row for the same picture.
+    """
 
     __tablename__ = "stored_file"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256哈希值")
+    version: Mapped[str] = mapped_column(String(16), comment="文件版本(文件名的一部分)")
     size_bytes: Mapped[int] = mapped_column(UnsignedBigInteger, comment="文件大小(字节)")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
 
@@ -98,7 +103,8 @@ class LibraryImage(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="上传时间")
 
     __table_args__ = (
-        Index("idx_user_id", "user_id", "id"),
+        # With the size, so that a quota is summed up from the index alone.
+        Index("idx_user_id", "user_id", "id", "size_bytes"),
         Index("idx_sha256", "sha256"),
         {"comment": "用户图片", **TABLE_OPTIONS},
     )

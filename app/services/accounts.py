@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.account_tables import User
+from app.database.account_tables import LibraryImage, User
 from app.database.transactions import read, write
 from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
+from app.services.library import LibraryService
 from app.services.login_throttle import LoginThrottle
 from app.services.passwords import PasswordHasher
 from app.services.tokens import Token, TokenIssuer
@@ -41,12 +42,19 @@ class AccountService:
     """Signs people up and in, and knows them by their tokens."""
 
     def __init__(
-        self, engine: AsyncEngine, *, passwords: PasswordHasher, tokens: TokenIssuer, throttle: LoginThrottle
+        self,
+        engine: AsyncEngine,
+        *,
+        passwords: PasswordHasher,
+        tokens: TokenIssuer,
+        throttle: LoginThrottle,
+        library: LibraryService,
     ) -> None:
         self._engine = engine
         self._passwords = passwords
         self._tokens = tokens
         self._throttle = throttle
+        self._library = library
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
@@ -147,10 +155,20 @@ class AccountService:
     async def delete(self, account: Account) -> None:
         """Delete an account and all that belongs to it."""
 
-        async def delete_user(connection: AsyncConnection) -> None:
+        async def delete_user(connection: AsyncConnection) -> bool:
+            # An upload locks the account as well: none comes between the look and the deletion.
+            await connection.execute(select(User.id).where(User.id == account.id).with_for_update())
+            image = select(LibraryImage.id).where(LibraryImage.user_id == account.id).limit(1)
+            if await connection.scalar(image) is not None:
+                return False
             await connection.execute(delete(User).where(User.id == account.id))
+            return True
 
-        await write(self._engine, delete_user)
+        # The pictures first, by the library, which knows their files; an upload under way may add one more.
+        is_gone = False
+        while not is_gone:
+            await self._library.delete_all(account.id)
+            is_gone = await write(self._engine, delete_user)
         logger.info("account {} was deleted", account.id)
 
     async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:

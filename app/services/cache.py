@@ -19,7 +19,7 @@ from app.clock import utc_now
 from app.database.packets import DuplicateRowError, Rows, run
 from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
 from app.database.tables import CacheChange, CachedImage, UtcDateTime
-from app.database.transactions import write
+from app.database.transactions import read, write
 from app.errors import CacheEntryNotFound
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CHANGES_KEPT
@@ -93,6 +93,11 @@ class CacheService:
     async def found(self, rows: Rows) -> CachedResult | None:
         """Return the entry that `look_up` has found, or None."""
         return next(iter((await self._kept(rows)).values()), None)
+
+    async def model_of(self, image_hash: str) -> str | None:
+        """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
+        query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
+        return await read(self._engine, lambda connection: connection.scalar(query))
 
     async def save(
         self, image_hash: str, result: ModelResult, *, model: str, together_with: Sequence[Statement] = ()

@@ -5,45 +5,24 @@ No connection is held while the model works: each step is a short transaction of
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
 from app import photo
 from app.categories import Category
-from app.clients.base import ModelClient, PreparedPhoto
+from app.clients.base import ModelClient
 from app.clock import utc_now
 from app.config import ImageSettings
-from app.errors import (
-    CorruptImage,
-    HashMismatch,
-    ImageTooComplex,
-    InvalidRequest,
-    ModelTimeout,
-    TooManyPixels,
-    UnsupportedImageFormat,
-)
+from app.errors import HashMismatch, InvalidRequest, ModelTimeout
 from app.request_id import new_request_id
 from app.services.cache import CachedResult, CacheService
 from app.services.lease import LeaseService
+from app.services.photo_preparation import PhotoPreparer
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
-
-# "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
-MODEL_IMAGE_MAX_BYTES = 500_000
-
-_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
-    photo.UnsupportedFormat: UnsupportedImageFormat,
-    photo.CorruptPhoto: CorruptImage,
-    photo.TooManyPixels: TooManyPixels,
-    photo.TooComplex: ImageTooComplex,
-}
-
-# A photo of which no pixel is decoded takes less time up to this size than a thread would add.
-PREPARED_AT_ONCE_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +47,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPhoto:
-    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes."""
+    """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes.
+
+    `filename` is what the client calls it, as it was sent: anything may be in it.
+    """
 
     data: bytes = field(repr=False)
     sha256: str
+    filename: str = field(default="", repr=False)
 
 
 class Answer(NamedTuple):
@@ -102,8 +85,7 @@ class ClassifierService:
         self._cache = cache
         self._recorder = recorder
         self._model_client = model_client
-        self._decoder = decoder
-        self._image_settings = image_settings
+        self._preparer = PhotoPreparer(decoder, image_settings)
         self._leases = leases
         self._flights: dict[str, asyncio.Task[tuple[CachedResult, bool]]] = {}
 
@@ -181,12 +163,7 @@ class ClassifierService:
             return cached, True
         # Before the lease: what is no photo shall not cost a write.
         try:
-            with _our_photo_errors():
-                info = photo.inspect_photo(
-                    upload.data,
-                    allowed=self._image_settings.allowed_formats,
-                    max_pixels=self._image_settings.max_pixels,
-                )
+            info = self._preparer.inspect(upload.data)
         except InvalidRequest:
             # The limits may have been others when it became known.
             cached = await self._cache.get(image_hash)
@@ -211,7 +188,8 @@ class ClassifierService:
         if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
             # Waiting for others has taken what a call may need; nobody waits for twice the time.
             raise ModelTimeout
-        result = await self._model_client.classify(await self._prepared(upload, info))
+        max_edge = self._model_client.settings.image_max_edge_pixels
+        result = await self._model_client.classify(await self._preparer.prepare(upload.data, info, max_edge=max_edge))
         saved = await self._cache.save(
             upload.sha256,
             result,
@@ -220,27 +198,6 @@ class ClassifierService:
         )
         self._leases.forget(upload.sha256)
         return saved
-
-    async def _prepared(self, upload: UploadedPhoto, info: photo.PhotoInfo) -> PreparedPhoto:
-        max_edge = self._model_client.settings.image_max_edge_pixels
-
-        def prepare() -> PreparedPhoto:
-            with _our_photo_errors():
-                jpeg = photo.prepare_photo(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
-            return PreparedPhoto(jpeg)
-
-        if photo.is_ready(upload.data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
-            # A thread would take longer to begin.
-            return prepare()
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
-
-
-@contextmanager
-def _our_photo_errors() -> Iterator[None]:
-    try:
-        yield
-    except photo.PhotoError as error:
-        raise _PHOTO_ERRORS[type(error)](str(error)) from error
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:

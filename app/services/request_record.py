@@ -16,7 +16,11 @@ _LOG_COLUMN_COUNT = 10
 
 
 class RequestRecord(NamedTuple):
-    """One answered request, as `request_log` keeps it; `from_cache` also counts a hit of the image."""
+    """One answered request, as `request_log` keeps it.
+
+    `from_cache` also counts a hit of the image's entry in the shared cache, unless another model than the service's
+    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere.
+    """
 
     request_id: str
     user_id: str | None
@@ -28,6 +32,12 @@ class RequestRecord(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     created_at: datetime
+    of_shared_cache: bool = True
+
+    @property
+    def hits_shared_cache(self) -> bool:
+        """Whether an entry of the shared cache gave the answer."""
+        return self.from_cache and self.of_shared_cache
 
 
 def insert_log(records: Sequence[RequestRecord]) -> Statement:

@@ -152,7 +152,7 @@ class RequestRecorder:
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
         statements: list[Statement] = [insert_log(records)] if self._log_enabled else []
-        hits = Counter(record.image_hash for record in records if record.from_cache)
+        hits = Counter(record.image_hash for record in records if record.hits_shared_cache)
         statements += count_hits(self._engine.dialect.name, hits)
         if not statements:
             return

@@ -49,7 +49,7 @@ class Rollups:
         Rows are sorted, so that processes lock them in one order. With `logged` off only the cache's hits are summed.
         """
         statements = self._logged(records) if logged else []
-        hits = sum(record.from_cache for record in records)
+        hits = sum(record.hits_shared_cache for record in records)
         if hits:
             statements.append(self._cache_totals(images=0, hits=hits))
         return statements

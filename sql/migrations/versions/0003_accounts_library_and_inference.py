@@ -54,6 +54,7 @@ def upgrade() -> None:
     _create_table(
         "stored_file",
         sa.Column("sha256", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
+        sa.Column("version", sa.String(16), nullable=False, comment="文件版本(文件名的一部分)"),
         sa.Column("size_bytes", UnsignedBigInteger, nullable=False, comment="文件大小(字节)"),
         _time("created_at", "创建时间"),
         comment="存储的文件",
@@ -74,7 +75,7 @@ def upgrade() -> None:
         comment="用户图片",
     )
     _create_index("library_image", "idx_sha256", "sha256")
-    _create_index("library_image", "idx_user_id", "user_id", "id")
+    _create_index("library_image", "idx_user_id", "user_id", "id", "size_bytes")
     _create_table(
         "inference_task",
         sa.Column("id", sa.String(32), primary_key=True, comment="任务ID"),
