@@ -29,11 +29,13 @@ from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
 from app.services.passwords import PasswordHasher
 from app.services.redis_cache import RedisCache
+from app.services.redis_signal import RedisSignal
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
+from app.services.task_events import TaskEvents
 from app.services.tokens import TokenIssuer, kept_secret_key
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
@@ -56,6 +58,7 @@ class Resources:
     stats: StatsService
     health: HealthService
     accounts: AccountService
+    task_events: TaskEvents
 
 
 @asynccontextmanager
@@ -122,6 +125,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
+        accounts = AccountService(
+            engine, passwords=passwords, tokens=_create_token_issuer(settings), throttle=LoginThrottle(engine)
+        )
+        task_events = TaskEvents(engine, accounts, _open_redis_signal(settings, stack))
+        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
+        stack.callback(task_events.end_streams)
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
@@ -133,9 +142,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
-            accounts=AccountService(
-                engine, passwords=passwords, tokens=_create_token_issuer(settings), throttle=LoginThrottle(engine)
-            ),
+            accounts=accounts,
+            task_events=task_events,
         )
 
 
@@ -143,12 +151,25 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     address = settings.cache.redis_url.get_secret_value()
     if not address:
         return None
-    url = settings.database_url
-    # Of its parts only those that tell one installation from another, which may share the Redis.
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
+    redis = RedisCache(address, key_space=_key_space(settings))
     stack.push_async_callback(redis.close)
     return redis
+
+
+def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:
+    address = settings.cache.redis_url.get_secret_value()
+    if not address:
+        return None
+    signal = RedisSignal(address, key_space=_key_space(settings))
+    stack.push_async_callback(signal.close)
+    return signal
+
+
+def _key_space(settings: Settings) -> str:
+    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
+    url = settings.database_url
+    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
+    return f"{url.host}:{url.port}/{place}"
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:
