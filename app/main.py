@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import cache, categories, classify, health, images, inference, models, requests, stats, users
+from app.api import cache, categories, classify, health, images, inference, models, requests, stats, tasks, users
 from app.api.errors import add_error_handlers
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -80,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(users.router)
     app.include_router(models.router)
     # Before the library, whose /images/{image_id} would take /images/inference.
+    app.include_router(tasks.router)
     app.include_router(inference.router)
     app.include_router(images.router)
 

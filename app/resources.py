@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
-from app.config import Settings
+from app.config import Settings, TaskWorkers
 from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate, wait_for_database
@@ -35,13 +37,20 @@ from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
 from app.services.photo_preparation import PhotoPreparer
 from app.services.redis_cache import RedisCache
+from app.services.redis_signal import RedisSignal
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
+from app.services.task_events import TaskEvents
+from app.services.task_expiry import TaskExpiry
+from app.services.task_runs import TaskRuns
+from app.services.tasks import TaskService
 from app.services.tokens import TokenIssuer, kept_secret_key
 from app.storage import LocalStorage, Storage, StorageError
+from app.tasks.queue import create_queue
+from app.tasks.runner import TaskRunner
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -66,11 +75,17 @@ class Resources:
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
+    task_events: TaskEvents
+    tasks: TaskService
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, *, runs_tasks: bool | None = None) -> AsyncIterator[Resources]:
     """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
+
+    Args:
+        settings: of the service.
+        runs_tasks: this process is there to run tasks. Left out: it serves, and TASK_WORKERS says whether it runs some.
 
     Raises:
         AppError: the database or the model is not usable.
@@ -138,6 +153,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
+        accounts = AccountService(
+            engine,
+            passwords=passwords,
+            tokens=_create_token_issuer(settings),
+            throttle=LoginThrottle(engine),
+            library=library,
+        )
+        task_events = TaskEvents(engine, accounts, _open_redis_signal(settings, stack))
+        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
+        stack.callback(task_events.end_streams)
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
         models = ModelCatalogue(model_client, settings.model)
@@ -153,6 +178,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             memory=upload_memory,
         )
         stack.push_async_callback(inference.close)
+        tasks = await _open_tasks(
+            settings, stack, engine, inference=inference, task_events=task_events, runs_tasks=runs_tasks
+        )
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
@@ -164,16 +192,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
-            accounts=AccountService(
-                engine,
-                passwords=passwords,
-                tokens=_create_token_issuer(settings),
-                throttle=LoginThrottle(engine),
-                library=library,
-            ),
+            accounts=accounts,
             models=models,
             inference=inference,
             library=library,
+            task_events=task_events,
+            tasks=tasks,
         )
 
 
@@ -181,12 +205,34 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     address = settings.cache.redis_url.get_secret_value()
     if not address:
         return None
-    url = settings.database_url
-    # Of its parts only those that tell one installation from another, which may share the Redis.
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
+    redis = RedisCache(address, key_space=_key_space(settings))
     stack.push_async_callback(redis.close)
     return redis
+
+
+async def _open_tasks(
+    settings: Settings,
+    stack: AsyncExitStack,
+    engine: AsyncEngine,
+    *,
+    inference: InferenceService,
+    task_events: TaskEvents,
+    runs_tasks: bool | None,
+) -> TaskService:
+    # Who serves leaves half of the calls to the model to those who wait for an answer.
+    concurrency = settings.model.max_concurrency if runs_tasks else max(1, settings.model.max_concurrency // 2)
+    runs_tasks = settings.task.workers is TaskWorkers.INSIDE if runs_tasks is None else runs_tasks
+    queue = create_queue(settings, key_space=_key_space(settings), runs_tasks=runs_tasks)
+    stack.push_async_callback(queue.close)
+    if runs_tasks:
+        runs = TaskRuns(engine, max_attempts=settings.task.max_attempts, on_change=task_events.announce)
+        runner = TaskRunner(runs, inference, concurrency=concurrency)
+        stack.push_async_callback(runner.close)
+        runner.start()
+        await queue.listen(runner.run, concurrency=concurrency)
+        expiry = asyncio.create_task(TaskExpiry(engine, settings.task.keep_days).run(), name="tasks-expiry")
+        stack.push_async_callback(_cancel, expiry)
+    return TaskService(engine, announce=queue.announce, on_change=task_events.announce)
 
 
 def _open_storage(settings: Settings) -> Storage:
@@ -194,6 +240,22 @@ def _open_storage(settings: Settings) -> Storage:
         return LocalStorage(settings.upload_dir)
     except StorageError as error:
         raise AppError(str(error)) from error
+
+
+def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:
+    address = settings.cache.redis_url.get_secret_value()
+    if not address:
+        return None
+    signal = RedisSignal(address, key_space=_key_space(settings))
+    stack.push_async_callback(signal.close)
+    return signal
+
+
+def _key_space(settings: Settings) -> str:
+    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
+    url = settings.database_url
+    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
+    return f"{url.host}:{url.port}/{place}"
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

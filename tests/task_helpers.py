@@ -85,7 +85,7 @@ async def make_image(engine: AsyncEngine, username: str = "someone") -> tuple[in
         names = {"username": username, "username_key": username, "email": username, "email_key": username}
         user = await connection.execute(insert(User).values(**names, password_hash="none"))
         if await connection.scalar(select(StoredFile.sha256)) is None:
-            await connection.execute(insert(StoredFile).values(sha256=SHA256, size_bytes=1))
+            await connection.execute(insert(StoredFile).values(sha256=SHA256, version="1", size_bytes=1))
         assert user.inserted_primary_key is not None
         image = await connection.execute(
             insert(LibraryImage).values(

@@ -200,8 +200,10 @@ async def test_redis_wakes_one_of_those_who_listen(
     await until(lambda: _is(count_tasks(engine, "completed"), 30), "all")
     assert sum(len(each.calls) for each in inferences) == 30
     assert all(each.calls for each in inferences)
-    for each in (*runners, *queues, sender):
-        await each.close()
+    for runner in runners:
+        await runner.close()
+    for queue in (*queues, sender):
+        await queue.close()
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.keys("ic1:*:tasks")
         (group,) = client.xinfo_groups(key)

@@ -23,6 +23,7 @@ from app.services.library import LibraryService
 from app.services.model_catalogue import ModelCatalogue
 from app.services.request_log import RequestLogService
 from app.services.stats import StatsService
+from app.services.tasks import TaskService
 
 
 async def get_resources(request: Request) -> Resources:
@@ -69,6 +70,10 @@ async def get_models(request: Request) -> ModelCatalogue:
 
 async def get_library(request: Request) -> LibraryService:
     return resources_of(request.scope).library
+
+
+async def get_tasks(request: Request) -> TaskService:
+    return resources_of(request.scope).tasks
 
 
 _oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
@@ -147,5 +152,6 @@ AccountsDep = Annotated[AccountService, Depends(get_accounts)]
 InferenceDep = Annotated[InferenceService, Depends(get_inference)]
 ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
 LibraryDep = Annotated[LibraryService, Depends(get_library)]
+TasksDep = Annotated[TaskService, Depends(get_tasks)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -7,18 +7,16 @@ change nothing any more, so a task has one result however often it was begun.
 import random
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
 
 from loguru import logger
-from sqlalchemy import ColumnElement, and_, delete, select, union_all, update
+from sqlalchemy import ColumnElement, and_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.account_tables import InferenceTask, TaskEvent
+from app.database.account_tables import InferenceTask
 from app.database.transactions import read, write
 from app.errors import AppError, InvalidRequest, ModelRefused, ModelRejectedRequest, NotFound
 from app.services.task_record import (
-    FINISHED,
     UNFINISHED,
     Task,
     TaskStatus,
@@ -34,9 +32,6 @@ RENEW_SECONDS = 2.0
 BACKOFF_FIRST_SECONDS = 2.0
 BACKOFF_MAX_SECONDS = 120.0
 MESSAGE_MAX_LENGTH = 500
-EVENTS_KEPT = timedelta(days=1)
-# Small enough that a batch holds its locks for milliseconds.
-DELETE_BATCH_ROWS = 1000
 
 # They say something about the picture or the request: another attempt would end like this one.
 _FINAL = (InvalidRequest, NotFound, ModelRefused, ModelRejectedRequest)
@@ -187,34 +182,6 @@ class TaskRuns:
         if tasks:
             await write(self._engine, release)
             self._on_change()
-
-    async def delete_finished(self, *, older_than: timedelta) -> int:
-        """Delete a batch of tasks that ended so long ago; return how many. Results stay."""
-        is_old = and_(
-            InferenceTask.updated_at < utc_now() - older_than,
-            InferenceTask.status.in_([status.value for status in FINISHED]),
-        )
-
-        async def delete_batch(connection: AsyncConnection) -> int:
-            ids = (await connection.scalars(select(InferenceTask.id).where(is_old).limit(DELETE_BATCH_ROWS))).all()
-            if ids:
-                await connection.execute(delete(InferenceTask).where(InferenceTask.id.in_(ids)))
-            return len(ids)
-
-        return await write(self._engine, delete_batch)
-
-    async def delete_events(self) -> int:
-        """Delete a batch of events that nobody will ask for any more; return how many."""
-        cutoff = database_time(self._engine.dialect.name, -int(EVENTS_KEPT.total_seconds()))
-
-        async def delete_batch(connection: AsyncConnection) -> int:
-            old = select(TaskEvent.id).where(TaskEvent.created_at < cutoff).limit(DELETE_BATCH_ROWS)
-            ids = (await connection.scalars(old)).all()
-            if ids:
-                await connection.execute(delete(TaskEvent).where(TaskEvent.id.in_(ids)))
-            return len(ids)
-
-        return await write(self._engine, delete_batch)
 
     async def _end(self, connection: AsyncConnection, task: Task, **values: object) -> bool:
         """End our run; return False if it is no longer ours."""

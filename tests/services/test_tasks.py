@@ -20,6 +20,7 @@ from app.errors import (
     TaskNotPending,
 )
 from app.services import task_runs
+from app.services.task_expiry import EVENTS_KEPT, TaskExpiry
 from app.services.task_record import Task, TaskStatus
 from app.services.task_runs import ClaimLostError
 from tests.task_helpers import (
@@ -258,14 +259,13 @@ async def test_old_tasks_and_events_are_deleted_and_results_stay(engine: AsyncEn
     async def age(connection: AsyncConnection) -> None:
         await connection.execute(update(InferenceTask).values(updated_at=utc_now() - timedelta(days=31)))
         first = (await connection.scalars(select(TaskEvent.id).order_by(TaskEvent.id).limit(2))).all()
-        yesterday = (utc_now() - task_runs.EVENTS_KEPT - timedelta(seconds=1)).replace(tzinfo=None)
+        yesterday = (utc_now() - EVENTS_KEPT - timedelta(seconds=1)).replace(tzinfo=None)
         await connection.execute(update(TaskEvent).where(TaskEvent.id.in_(first)).values(created_at=yesterday))
 
-    assert await runs.delete_finished(older_than=timedelta(days=30)) == 0
-    assert await runs.delete_events() == 0
+    expiry = TaskExpiry(engine, keep_days=30)
+    assert await expiry.delete_old() == (0, 0)
     await write(engine, age)
-    assert await runs.delete_finished(older_than=timedelta(days=30)) == 1
-    assert await runs.delete_events() == 2
+    assert await expiry.delete_old() == (1, 2)
     with pytest.raises(TaskNotFound):
         await tasks.get(user_id, done.id)
     assert {task.id for task in (await tasks.page(user_id, skip=0, limit=9, status=None)).items} == {running.id, ids[2]}
