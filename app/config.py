@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from sqlalchemy.engine import URL
 
-from app.config_addresses import is_redis_address, with_asyncio_driver
+from app.config_addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config_models import named_classes
 from app.config_source import SettingsGroup as _Group
 from app.photo import PhotoFormat
@@ -202,10 +202,24 @@ class LibrarySettings(_Group):
 
     upload_dir: Path | None = Field(None, validation_alias="UPLOAD_DIR")
     """Folder of the pictures; empty: uploads under DATA_DIR."""
+    storage_url: str | None = Field(None, validation_alias="STORAGE_URL")
+    """s3://bucket/prefix, with ?endpoint=https://host where it is not Amazon's; empty: UPLOAD_DIR."""
     max_upload_bytes: int = Field(10 * 1024 * 1024, validation_alias="MAX_UPLOAD_SIZE", gt=0, le=100 * 1024 * 1024)
     """Largest picture, in bytes."""
     quota_megabytes: float = Field(1024, validation_alias="USER_QUOTA_MB", ge=0)
     """What one account may keep, in MiB; 0: no limit."""
+
+    @field_validator("storage_url")
+    @classmethod
+    def _bucket_address(cls, value: str | None) -> str | None:
+        if value:
+            bucket_of(value)
+        return value
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """Where in S3 the pictures are kept, if they are."""
+        return bucket_of(self.storage_url) if self.storage_url else None
 
     @property
     def quota_bytes(self) -> int:

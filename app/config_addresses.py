@@ -1,7 +1,8 @@
 """Addresses in settings. They may hold passwords, so no message repeats them."""
 
 import re
-from urllib.parse import urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,6 +23,37 @@ def is_redis_address(address: str) -> bool:
         )
     except ValueError:
         return False
+
+
+class Bucket(NamedTuple):
+    """Where files lie in S3; `endpoint` None is Amazon's."""
+
+    name: str
+    prefix: str
+    endpoint: str | None
+
+
+def bucket_of(address: str) -> Bucket:
+    """Return what s3://bucket/prefix?endpoint=https://host names.
+
+    Raises:
+        ValueError: it is no such address; the text does not repeat it.
+    """
+    wrong = ValueError("not s3://bucket, s3://bucket/prefix, or the same with ?endpoint=https://host")
+    try:
+        parts = urlsplit(address)
+        query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+        (endpoint,) = query.pop("endpoint", [""])
+        at = urlsplit(endpoint or "https://s3")
+    except ValueError:
+        raise wrong from None
+    # Bucket names: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    if parts.scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
+        raise wrong
+    # Credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not here.
+    if query or parts.fragment or at.scheme not in {"http", "https"} or not at.hostname or "@" in at.netloc:
+        raise wrong
+    return Bucket(parts.netloc, parts.path.strip("/"), endpoint or None)
 
 
 _ASYNCIO_DRIVERS = {"mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql", "sqlite": "sqlite+aiosqlite"}

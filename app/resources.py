@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
-from app.config import Settings, TaskWorkers
+from app.config import Settings
 from app.cores import available_cores
 from app.database.engine import create_engine
 from app.database.migrate import migrate, wait_for_database
@@ -31,6 +29,7 @@ from app.services.inference import InferenceService
 from app.services.inference_results import InferenceResults
 from app.services.lease import LeaseService
 from app.services.library import LibraryService
+from app.services.library_sweep import sweep_for_ever
 from app.services.login_throttle import LoginThrottle
 from app.services.memory_cache import MemoryCache
 from app.services.model_catalogue import ModelCatalogue
@@ -44,13 +43,10 @@ from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
 from app.services.task_events import TaskEvents
-from app.services.task_expiry import TaskExpiry
-from app.services.task_runs import TaskRuns
 from app.services.tasks import TaskService
 from app.services.tokens import TokenIssuer, kept_secret_key
-from app.storage import LocalStorage, Storage, StorageError
-from app.tasks.queue import create_queue
-from app.tasks.runner import TaskRunner
+from app.storage import Storage, StorageError, open_storage
+from app.tasks.opening import open_tasks
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -80,12 +76,12 @@ class Resources:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings, *, runs_tasks: bool | None = None) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Resources]:
     """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
 
     Args:
         settings: of the service.
-        runs_tasks: this process is there to run tasks. Left out: it serves, and TASK_WORKERS says whether it runs some.
+        is_worker: this process serves nothing and is there to run tasks.
 
     Raises:
         AppError: the database or the model is not usable.
@@ -150,6 +146,8 @@ async def open_resources(settings: Settings, *, runs_tasks: bool | None = None) 
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
+        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
+        stack.push_async_callback(_cancel, sweep)
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -178,8 +176,15 @@ async def open_resources(settings: Settings, *, runs_tasks: bool | None = None) 
             memory=upload_memory,
         )
         stack.push_async_callback(inference.close)
-        tasks = await _open_tasks(
-            settings, stack, engine, inference=inference, task_events=task_events, runs_tasks=runs_tasks
+        tasks = await stack.enter_async_context(
+            open_tasks(
+                settings,
+                engine,
+                key_space=_key_space(settings),
+                inference=inference,
+                on_change=task_events.announce,
+                is_worker=is_worker,
+            )
         )
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
@@ -210,34 +215,9 @@ def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     return redis
 
 
-async def _open_tasks(
-    settings: Settings,
-    stack: AsyncExitStack,
-    engine: AsyncEngine,
-    *,
-    inference: InferenceService,
-    task_events: TaskEvents,
-    runs_tasks: bool | None,
-) -> TaskService:
-    # Who serves leaves half of the calls to the model to those who wait for an answer.
-    concurrency = settings.model.max_concurrency if runs_tasks else max(1, settings.model.max_concurrency // 2)
-    runs_tasks = settings.task.workers is TaskWorkers.INSIDE if runs_tasks is None else runs_tasks
-    queue = create_queue(settings, key_space=_key_space(settings), runs_tasks=runs_tasks)
-    stack.push_async_callback(queue.close)
-    if runs_tasks:
-        runs = TaskRuns(engine, max_attempts=settings.task.max_attempts, on_change=task_events.announce)
-        runner = TaskRunner(runs, inference, concurrency=concurrency)
-        stack.push_async_callback(runner.close)
-        runner.start()
-        await queue.listen(runner.run, concurrency=concurrency)
-        expiry = asyncio.create_task(TaskExpiry(engine, settings.task.keep_days).run(), name="tasks-expiry")
-        stack.push_async_callback(_cancel, expiry)
-    return TaskService(engine, announce=queue.announce, on_change=task_events.announce)
-
-
 def _open_storage(settings: Settings) -> Storage:
     try:
-        return LocalStorage(settings.upload_dir)
+        return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
 

@@ -18,7 +18,7 @@ from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
 from tests.serving import serving
 
-pytest_plugins = ["tests.servers.plugin", "tests.servers.redis"]
+pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3"]
 
 DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
 

@@ -32,6 +32,7 @@ from app.services.library_rows import (
     list_images,
     remove_images,
 )
+from app.services.library_sweep import ABANDONED_AFTER_SECONDS
 from app.services.photo_errors import our_photo_errors
 from app.storage import FileMissingError, Storage, StorageError
 
@@ -40,8 +41,6 @@ THUMBNAIL_MAX_BYTES = 64 * 1024
 VERSION_BYTES = 8
 # Rows that one transaction removes when an account goes.
 REMOVED_AT_ONCE = 200
-# A file this old that no row names is nobody's: the sweep removes it.
-ABANDONED_AFTER_SECONDS = 3600.0
 # So an upload that was stopped for a long time after it had written its file begins anew.
 FILE_TO_ROW_MAX_SECONDS = ABANDONED_AFTER_SECONDS / 2
 

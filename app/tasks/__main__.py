@@ -18,7 +18,7 @@ async def work(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, finish.set)
-    async with open_resources(settings, runs_tasks=True):
+    async with open_resources(settings, is_worker=True):
         logger.info("task worker: ready")
         await finish.wait()
         logger.info("task worker: leaving")

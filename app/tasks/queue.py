@@ -1,10 +1,15 @@
 """How the id of a new task gets to who runs it: inside the process, or through Redis to any. It may get lost."""
 
+import asyncio
 import hashlib
+import importlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.config import Settings
+
+if TYPE_CHECKING:
+    from taskiq import InMemoryBroker
 
 Run = Callable[[str], Awaitable[None]]
 
@@ -42,34 +47,44 @@ class InsideQueue:
     """taskiq's broker in memory: a task that is asked for in this process is begun in this process."""
 
     def __init__(self) -> None:
-        # Imported only where tasks run: it costs half a second.
-        from taskiq import InMemoryBroker
-
-        self._broker = InMemoryBroker()
         self._run: Run | None = None
-
-        # A plain function: taskiq renames what it is given, which a method does not bear.
-        async def receive(task_id: str) -> None:
-            if self._run is not None:
-                await self._run(task_id)
-
-        self._task = self._broker.register_task(receive, task_name=TASK_NAME)
+        self._broker: InMemoryBroker | None = None
+        self._opening = asyncio.Lock()
 
     async def announce(self, task_id: str) -> None:
         """Begin a task in the background."""
-        if self._run is not None:
-            await self._task.kiq(task_id)
+        if self._run is None:
+            return
+        async with self._opening:
+            if self._broker is None:
+                self._broker = await self._open(self._run)
+        task = self._broker.find_task(TASK_NAME)
+        if task is not None:
+            await task.kiq(task_id)
 
     async def listen(self, run: Run, *, concurrency: int) -> None:
         """Call `run` from now on; it has to keep to `concurrency` itself."""
         self._run = run
-        await self._broker.startup()
 
     async def close(self) -> None:
         """Wait for what was begun."""
         self._run = None
-        await self._broker.wait_all()
-        await self._broker.shutdown()
+        if self._broker is not None:
+            await self._broker.wait_all()
+            await self._broker.shutdown()
+
+    async def _open(self, run: Run) -> "InMemoryBroker":
+        # Loaded by the first task: it takes 10 MB, and a fifth of a second of which the event loop shall have its part.
+        taskiq = await asyncio.to_thread(importlib.import_module, "taskiq")
+        broker: InMemoryBroker = taskiq.InMemoryBroker()
+
+        # A plain function: taskiq renames what it is given, which a method does not bear.
+        async def receive(task_id: str) -> None:
+            await run(task_id)
+
+        broker.register_task(receive, task_name=TASK_NAME)
+        await broker.startup()
+        return broker
 
 
 def create_queue(settings: Settings, *, key_space: str, runs_tasks: bool) -> TaskQueue:

@@ -10,12 +10,14 @@ import httpx2
 import jwt
 import pytest
 from PIL import Image
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import LibrarySettings, Settings
 from app.main import create_app
 from app.services.tokens import kept_secret_key
 from tests.fakes.images import GREEN, encode, gps_tagged, jpeg_photo, png_photo, quadrants
 from tests.people import bearer, code, log_in, sign_up
+from tests.services.libraries import names_of_rows
 from tests.serving import serving
 
 JPEG = jpeg_photo()
@@ -283,8 +285,33 @@ async def test_equal_pictures_share_a_file_until_the_last_owner_goes(
     assert files_of(settings) == []
 
 
+async def test_an_account_that_goes_while_it_uploads_leaves_nothing(
+    service: httpx2.AsyncClient, owner: dict[str, str], settings: Settings, engine: AsyncEngine
+) -> None:
+    pictures = [jpeg_photo(colour=(number, 0, 0)) for number in range(0, 240, 20)]
+    uploads = [asyncio.create_task(upload(service, owner, data)) for data in pictures]
+    await asyncio.wait(uploads, return_when=asyncio.FIRST_COMPLETED)
+    deleted = await service.delete("/users/me", headers=owner)
+    assert deleted.status_code == 204
+    assert {answer.status_code for answer in await asyncio.gather(*uploads)} <= {201, 401}
+    assert files_of(settings) == []
+    assert await names_of_rows(engine) == set()
+
+
+async def test_a_library_in_s3(settings: Settings, engine: AsyncEngine, s3_bucket: str, s3_endpoint: str) -> None:
+    library = LibrarySettings.model_validate({"storage_url": f"s3://{s3_bucket}/library?endpoint={s3_endpoint}"})
+    there = settings.model_copy(update={"library": library})
+    async with serving(create_app(there)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        owner = await person(client)
+        image = (await upload(client, owner)).json()
+        assert (await client.get(image["url"], headers=owner)).content == JPEG
+        assert (await client.get(image["thumbnail_url"], headers=owner)).status_code == 200
+        assert (await client.delete(f"/images/{image['id']}", headers=owner)).status_code == 204
+    assert not settings.upload_dir.exists()
+
+
 @pytest.fixture
-async def small_service(settings: Settings, engine: Any) -> AsyncIterator[httpx2.AsyncClient]:
+async def small_service(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.AsyncClient]:
     """A service whose accounts may keep three pictures and a half, of at most 20 kB."""
     library = LibrarySettings.model_validate(
         {"quota_megabytes": 3.5 * len(JPEG) / 1024 / 1024, "max_upload_bytes": 20_000}
