@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import cache, categories, classify, health, requests, stats, users
+from app.api import cache, categories, classify, events, health, requests, stats, users, websocket
 from app.api.errors import add_error_handlers
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -20,6 +20,7 @@ from app.api.shortcut import Shortcut
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
+from app.leaving import on_leaving
 from app.logs import configure_logging
 from app.resources import open_resources
 
@@ -54,7 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            yield
+            with on_leaving(resources.task_events.end_streams):
+                yield
 
     try:
         configure_logging(settings)
@@ -78,6 +80,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api)
     # The signed-in side has the paths of its own specification.
     app.include_router(users.router)
+    # Before the route that takes any name in the place of "events".
+    app.include_router(events.router)
+    app.include_router(websocket.router)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
