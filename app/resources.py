@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
@@ -87,13 +89,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         AppError: the database or the model is not usable.
     """
     async with AsyncExitStack() as stack:
-        engine = create_engine(settings)
-        stack.push_async_callback(engine.dispose)
-        if settings.database.migrate_on_start:
-            await migrate(engine, settings)
-        else:
-            await wait_for_database(engine, settings)
-        await build_rollups(engine, settings.statistics.timezone)
+        engine = await _open_database(settings, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
@@ -204,6 +200,17 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=task_events,
             tasks=tasks,
         )
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:
+    engine = create_engine(settings)
+    stack.push_async_callback(engine.dispose)
+    if settings.database.migrate_on_start:
+        await migrate(engine, settings)
+    else:
+        await wait_for_database(engine, settings)
+    await build_rollups(engine, settings.statistics.timezone)
+    return engine
 
 
 def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from app.errors import AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
-from app.services.accounts import Account, AccountService
+from app.services.accounts import Account, AccountService, Session
 from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
@@ -80,7 +80,12 @@ _oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", a
 
 
 async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:
-    """Whose token the request has.
+    """Whose token the request has; raises as `get_current_session`."""
+    return (await get_current_session(request, token)).account
+
+
+async def get_current_session(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Session:
+    """What the request's token stands for.
 
     Raises:
         AuthenticationRequired: it has none.
@@ -88,7 +93,7 @@ async def get_current_account(request: Request, token: Annotated[str | None, Dep
     """
     if not token:
         raise AuthenticationRequired
-    return await resources_of(request.scope).accounts.account_of(token)
+    return await resources_of(request.scope).accounts.session_of(token)
 
 
 async def get_caller(
@@ -154,4 +159,5 @@ ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
 LibraryDep = Annotated[LibraryService, Depends(get_library)]
 TasksDep = Annotated[TaskService, Depends(get_tasks)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
+CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -115,10 +115,6 @@ class AccountService:
         await self._throttle.succeed(key, address)
         return self._tokens.issue(user.id, user.token_generation)
 
-    async def account_of(self, token: str) -> Account:
-        """Return the account that a token was made for; raises as `session_of`."""
-        return (await self.session_of(token)).account
-
     async def session_of(self, token: str) -> Session:
         """Return what a token stands for, for connections that outlive a request.
 

@@ -45,6 +45,7 @@ class RedisSignal:
         )
         self._due = asyncio.Event()
         self._is_lost = False
+        self._is_ending = False
         self.in_contact = False
 
     def send(self) -> None:
@@ -53,9 +54,15 @@ class RedisSignal:
 
     async def run(self, on_news: Callable[[], None]) -> None:
         """Send what is due, and call `on_news` for each word that is heard, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._send_when_due())
-            group.create_task(self._hear(on_news))
+        tasks = [asyncio.create_task(each) for each in (self._send_when_due(), self._hear(on_news))]
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            # redis-py sometimes takes a cancellation for a time-out of its own.
+            self._is_ending = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Send a last word if it is due, and close the connections."""
@@ -65,11 +72,13 @@ class RedisSignal:
         await self._redis.aclose()
 
     async def _send_when_due(self) -> None:
-        while True:
+        while not self._is_ending:
             await self._due.wait()
             try:
                 await self._publish()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
+                if self._is_ending:
+                    return
                 self._lose(error)
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -83,21 +92,26 @@ class RedisSignal:
                 raise
 
     async def _hear(self, on_news: Callable[[], None]) -> None:
-        while True:
+        while not self._is_ending:
             try:
                 await self._subscribe(on_news)
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
+                if self._is_ending:
+                    return
                 self._lose(error)
             finally:
                 self.in_contact = False
-            await asyncio.sleep(RETRY_SECONDS)
+            if not self._is_ending:
+                # Whoever listens has to look more often from now on.
+                on_news()
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _subscribe(self, on_news: Callable[[], None]) -> None:
         async with self._redis.pubsub() as subscription:
             async with asyncio.timeout(3 * TIMEOUT_SECONDS):
                 await subscription.subscribe(self._channel)
             is_asked = False
-            while True:
+            while not self._is_ending:
                 message = await subscription.get_message(timeout=SILENCE_SECONDS)
                 if message is None:
                     if is_asked:
@@ -111,8 +125,9 @@ class RedisSignal:
                     if self._is_lost:
                         self._is_lost = False
                         logger.info("Redis is back, task events are announced again")
-                # Also for the subscription itself: whatever was said before it was missed.
-                on_news()
+                if message["type"] in {"subscribe", "message"}:
+                    # The former, since whatever was said before it was missed.
+                    on_news()
 
     def _lose(self, error: Exception) -> None:
         if not self._is_lost:

@@ -119,6 +119,8 @@ class RedisQueue:
                 )
                 await receiver.listen(self._finish)
             except Exception as error:  # noqa: BLE001 - whatever it was, Redis is tried again
+                if self._finish.is_set():
+                    return
                 self._lose(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
