@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import Settings, TaskWorkers
+from app.config import Settings
 from app.services.task_expiry import TaskExpiry
 from app.services.task_runs import TaskRuns
 from app.services.tasks import TaskService
@@ -34,7 +34,7 @@ async def open_tasks(
         on_change: tells those who listen that an event was committed; never fails.
         is_worker: this process serves nothing. One that serves runs tasks unless TASK_WORKERS is outside.
     """
-    runs_tasks = is_worker or settings.task.workers is TaskWorkers.INSIDE
+    runs_tasks = is_worker or settings.task.workers == "inside"
     queue = create_queue(settings, key_space=key_space, runs_tasks=runs_tasks)
     try:
         tasks = TaskService(engine, announce=queue.announce, on_change=on_change)
