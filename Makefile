@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench format model mysql mysql-stop lock clean
+.PHONY: help run worker test lint bench format model mysql mysql-stop lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:8000
 	@$(BIN)/python -m app
+
+worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their own (TASK_WORKERS=outside)
+	@$(BIN)/python -m app.tasks
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch

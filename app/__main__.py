@@ -8,7 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from app.config import Settings, load_settings
-from app.server.draining import DrainingProtocol, DrainingServer
+from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 
 SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
 
@@ -57,6 +57,7 @@ def main() -> None:
         access_log=False,
         timeout_graceful_shutdown=int(settings.model.total_timeout_seconds) + 10,
         log_config=None,
+        **WEBSOCKET_OPTIONS,
     )
     # Ctrl-C has ended the server in good order by the time it arrives here.
     with contextlib.suppress(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -224,6 +224,8 @@ class LibrarySettings(_Group):
 class TaskSettings(_Group):
     """Inference that is asked for now and done later."""
 
+    workers: Literal["inside", "outside"] = Field("inside", validation_alias="TASK_WORKERS")
+    """inside: the service runs tasks itself; outside: only processes of `python -m app.tasks` do."""
     max_attempts: int = Field(4, validation_alias="TASK_MAX_ATTEMPTS", ge=1, le=20)
     """How often a task is tried before it counts as failed."""
     keep_days: int = Field(30, validation_alias="TASK_KEEP_DAYS", ge=1, le=3650)

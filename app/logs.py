@@ -23,11 +23,18 @@ class _ToLoguru(logging.Handler):
     """Hands records of the standard library's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        _hide_query(record)
         try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
         logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
+
+
+def _hide_query(record: logging.LogRecord) -> None:
+    """Cut off the query where uvicorn names a WebSocket's path: a token may be in it."""
+    if isinstance(record.args, tuple) and "WebSocket %s" in str(record.msg):
+        record.args = tuple(each.partition("?")[0] if isinstance(each, str) else each for each in record.args)
 
 
 class _DailyFile:
@@ -88,10 +95,13 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "gunicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+    # With DEBUG, it would write each WebSocket's headers and messages, tokens included.
+    server = logging.getLogger("uvicorn.error")
+    server.setLevel(max(server.level, logging.INFO))
     # The middleware writes one line per request, without the query.
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
-    # They announce each request and each migration step.
-    for name in ("httpx2", "httpcore2", "alembic", "PIL"):
+    # They announce each request, each migration step and each task.
+    for name in ("httpx2", "httpcore2", "alembic", "PIL", "taskiq"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,7 +7,21 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import cache, categories, classify, health, images, inference, models, requests, stats, users
+from app.api import (
+    cache,
+    categories,
+    classify,
+    events,
+    health,
+    images,
+    inference,
+    models,
+    requests,
+    stats,
+    tasks,
+    users,
+    websocket,
+)
 from app.api.errors import add_error_handlers
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -20,6 +34,7 @@ from app.api.shortcut import Shortcut
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
+from app.leaving import on_leaving
 from app.logs import configure_logging
 from app.resources import open_resources
 
@@ -54,7 +69,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            yield
+            with on_leaving(resources.task_events.end_streams):
+                yield
 
     try:
         configure_logging(settings)
@@ -79,9 +95,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The signed-in side has the paths of its own specification.
     app.include_router(users.router)
     app.include_router(models.router)
-    # Before the library, whose /images/{image_id} would take /images/inference.
-    app.include_router(inference.router)
-    app.include_router(images.router)
+    # From the particular to the general: /images/inference/{result_id} would take "events" and "tasks" for an id, and
+    # /images/{image_id} "inference".
+    for signed_in in (events, tasks, inference, images):
+        app.include_router(signed_in.router)
+    app.include_router(websocket.router)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
@@ -36,13 +38,17 @@ from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
 from app.services.photo_preparation import PhotoPreparer
 from app.services.redis_cache import RedisCache
+from app.services.redis_signal import RedisSignal
 from app.services.request_log import RequestLogService
 from app.services.request_recorder import RequestRecorder
 from app.services.rollup_building import build_rollups
 from app.services.rollups import Rollups
 from app.services.stats import StatsService
+from app.services.task_events import TaskEvents
+from app.services.tasks import TaskService
 from app.services.tokens import TokenIssuer, kept_secret_key
 from app.storage import Storage, StorageError, open_storage
+from app.tasks.opening import open_tasks
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -67,23 +73,23 @@ class Resources:
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
+    task_events: TaskEvents
+    tasks: TaskService
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Resources]:
     """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
+
+    Args:
+        settings: of the service.
+        is_worker: this process serves nothing and is there to run tasks.
 
     Raises:
         AppError: the database or the model is not usable.
     """
     async with AsyncExitStack() as stack:
-        engine = create_engine(settings)
-        stack.push_async_callback(engine.dispose)
-        if settings.database.migrate_on_start:
-            await migrate(engine, settings)
-        else:
-            await wait_for_database(engine, settings)
-        await build_rollups(engine, settings.statistics.timezone)
+        engine = await _open_database(settings, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
@@ -141,6 +147,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
+        accounts = AccountService(
+            engine,
+            passwords=passwords,
+            tokens=_create_token_issuer(settings),
+            throttle=LoginThrottle(engine),
+            library=library,
+        )
+        task_events = TaskEvents(engine, accounts, _open_redis_signal(settings, stack))
+        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
+        stack.callback(task_events.end_streams)
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
         models = ModelCatalogue(model_client, settings.model)
@@ -156,6 +172,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             memory=upload_memory,
         )
         stack.push_async_callback(inference.close)
+        tasks = await stack.enter_async_context(
+            open_tasks(
+                settings,
+                engine,
+                key_space=_key_space(settings),
+                inference=inference,
+                on_change=task_events.announce,
+                is_worker=is_worker,
+            )
+        )
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
@@ -167,27 +193,31 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             classifier=classifier,
             stats=StatsService(engine, settings.statistics),
             health=HealthService(engine, model_client),
-            accounts=AccountService(
-                engine,
-                passwords=passwords,
-                tokens=_create_token_issuer(settings),
-                throttle=LoginThrottle(engine),
-                library=library,
-            ),
+            accounts=accounts,
             models=models,
             inference=inference,
             library=library,
+            task_events=task_events,
+            tasks=tasks,
         )
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:
+    engine = create_engine(settings)
+    stack.push_async_callback(engine.dispose)
+    if settings.database.migrate_on_start:
+        await migrate(engine, settings)
+    else:
+        await wait_for_database(engine, settings)
+    await build_rollups(engine, settings.statistics.timezone)
+    return engine
 
 
 def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
     address = settings.cache.redis_url.get_secret_value()
     if not address:
         return None
-    url = settings.database_url
-    # Of its parts only those that tell one installation from another, which may share the Redis.
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    redis = RedisCache(address, key_space=f"{url.host}:{url.port}/{place}")
+    redis = RedisCache(address, key_space=_key_space(settings))
     stack.push_async_callback(redis.close)
     return redis
 
@@ -197,6 +227,22 @@ def _open_storage(settings: Settings) -> Storage:
         return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
+
+
+def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:
+    address = settings.cache.redis_url.get_secret_value()
+    if not address:
+        return None
+    signal = RedisSignal(address, key_space=_key_space(settings))
+    stack.push_async_callback(signal.close)
+    return signal
+
+
+def _key_space(settings: Settings) -> str:
+    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
+    url = settings.database_url
+    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
+    return f"{url.host}:{url.port}/{place}"
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from app.errors import AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
-from app.services.accounts import Account, AccountService
+from app.services.accounts import Account, AccountService, Session
 from app.services.cache import CacheService
 from app.services.classifier import Caller, ClassifierService
 from app.services.health import HealthService
@@ -23,6 +23,7 @@ from app.services.library import LibraryService
 from app.services.model_catalogue import ModelCatalogue
 from app.services.request_log import RequestLogService
 from app.services.stats import StatsService
+from app.services.tasks import TaskService
 
 
 async def get_resources(request: Request) -> Resources:
@@ -71,11 +72,20 @@ async def get_library(request: Request) -> LibraryService:
     return resources_of(request.scope).library
 
 
+async def get_tasks(request: Request) -> TaskService:
+    return resources_of(request.scope).tasks
+
+
 _oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
 
 
 async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:
-    """Whose token the request has.
+    """Whose token the request has; raises as `get_current_session`."""
+    return (await get_current_session(request, token)).account
+
+
+async def get_current_session(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Session:
+    """What the request's token stands for.
 
     Raises:
         AuthenticationRequired: it has none.
@@ -83,7 +93,7 @@ async def get_current_account(request: Request, token: Annotated[str | None, Dep
     """
     if not token:
         raise AuthenticationRequired
-    return await resources_of(request.scope).accounts.account_of(token)
+    return await resources_of(request.scope).accounts.session_of(token)
 
 
 async def get_caller(
@@ -147,5 +157,7 @@ AccountsDep = Annotated[AccountService, Depends(get_accounts)]
 InferenceDep = Annotated[InferenceService, Depends(get_inference)]
 ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
 LibraryDep = Annotated[LibraryService, Depends(get_library)]
+TasksDep = Annotated[TaskService, Depends(get_tasks)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
+CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -24,6 +24,9 @@ from app.database.tables import (
     current_timestamp,
 )
 
+# An id is never given out twice, also not by SQLite: the token of a deleted account would count for the next one.
+_OPTIONS = {**TABLE_OPTIONS, "sqlite_autoincrement": True}
+
 
 def comparison_key(length: int) -> Any:
     """Return the type of text that is compared byte by byte."""
@@ -51,7 +54,7 @@ class User(Base):
     __table_args__ = (
         Index("uk_username_key", "username_key", unique=True),
         Index("uk_email_key", "email_key", unique=True),
-        {"comment": "用户", **TABLE_OPTIONS},
+        {"comment": "用户", **_OPTIONS},
     )
 
 
@@ -66,7 +69,7 @@ class LoginFailure(Base):
 
     __table_args__ = (
         Index("idx_last_failure_at", "last_failure_at"),
-        {"comment": "登录失败记录", **TABLE_OPTIONS},
+        {"comment": "登录失败记录", **_OPTIONS},
     )
 
 
@@ -84,7 +87,7 @@ class StoredFile(Base):
     size_bytes: Mapped[int] = mapped_column(UnsignedBigInteger, comment="文件大小(字节)")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
 
-    __table_args__ = ({"comment": "存储的文件", **TABLE_OPTIONS},)
+    __table_args__ = ({"comment": "存储的文件", **_OPTIONS},)
 
 
 class LibraryImage(Base):
@@ -106,7 +109,7 @@ class LibraryImage(Base):
         # With the size, so that a quota is summed up from the index alone.
         Index("idx_user_id", "user_id", "id", "size_bytes"),
         Index("idx_sha256", "sha256"),
-        {"comment": "用户图片", **TABLE_OPTIONS},
+        {"comment": "用户图片", **_OPTIONS},
     )
 
 
@@ -140,7 +143,7 @@ class InferenceTask(Base):
         Index("idx_user_id", "user_id", "created_at"),
         Index("idx_image_id", "image_id"),
         Index("idx_updated_at", "updated_at"),
-        {"comment": "异步推理任务", **TABLE_OPTIONS},
+        {"comment": "异步推理任务", **_OPTIONS},
     )
 
 
@@ -171,7 +174,7 @@ class InferenceResult(Base):
         Index("idx_user_id", "user_id", "id"),
         Index("idx_image_id", "image_id"),
         Index("idx_image_hash", "image_hash", "model"),
-        {"comment": "推理结果", **TABLE_OPTIONS},
+        {"comment": "推理结果", **_OPTIONS},
     )
 
 
@@ -189,5 +192,5 @@ class TaskEvent(Base):
     __table_args__ = (
         Index("idx_user_id", "user_id", "id"),
         Index("idx_created_at", "created_at"),
-        {"comment": "任务事件", **TABLE_OPTIONS},
+        {"comment": "任务事件", **_OPTIONS},
     )

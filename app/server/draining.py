@@ -10,16 +10,21 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from app.leaving import announce_leaving
 
 # How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
 LINGER_SECONDS = 3.0
 # How much longer for one on which half a request has arrived.
 HALF_REQUEST_SECONDS = 7.0
 HEARTBEAT_SECONDS = 1.0
+# Clients send a token and nothing else. Compressing our short messages would cost 40 KB for each connection.
+WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_deflate": False}
 
 
 class DrainingState(ServerState):
@@ -131,6 +136,7 @@ class DrainingServer(Server):
         """Stop listening, answer everything that has come so far, then end the application."""
         async with self._heartbeat():
             self.server_state.is_leaving = True
+            announce_leaving()
             self._close_after_answers()
             for connection in self._stop_listening():
                 loop = asyncio.get_running_loop()

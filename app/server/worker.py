@@ -6,7 +6,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from app.server.draining import DrainingProtocol, DrainingServer
+from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 
 # Of gunicorn's graceful_timeout, after which it kills: for what the application does when the connections are done.
 CLOSING_SECONDS = 5
@@ -15,7 +15,7 @@ CLOSING_SECONDS = 5
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # it comes without types
     """Serves until gunicorn, or its own number of requests, tells it to leave."""
 
-    CONFIG_KWARGS = {"loop": "uvloop", "http": DrainingProtocol}  # noqa: RUF012 - the name is the base class's
+    CONFIG_KWARGS = {"loop": "uvloop", "http": DrainingProtocol, **WEBSOCKET_OPTIONS}  # noqa: RUF012 - the name is the base class's
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -4,7 +4,7 @@ No answer tells whether a name exists, except where somebody asks for that very 
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,8 @@ from app.services.passwords import PasswordHasher
 from app.services.tokens import Token, TokenIssuer
 
 KEY_MAX_LENGTH = 64
+# SQLite takes 32 766 parameters.
+IDS_PER_QUERY = 10_000
 # Never the password's hash: who needs that asks for it by name.
 _COLUMNS = (User.id, User.username, User.email, User.token_generation, User.created_at)
 
@@ -36,6 +38,15 @@ class Account:
     username: str
     email: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a token stands for: it counts until `expires_at`, and while the account has this `generation` of tokens."""
+
+    account: Account
+    generation: int
+    expires_at: datetime
 
 
 class AccountService:
@@ -104,8 +115,8 @@ class AccountService:
         await self._throttle.succeed(key, address)
         return self._tokens.issue(user.id, user.token_generation)
 
-    async def account_of(self, token: str) -> Account:
-        """Return the account that a token was made for.
+    async def session_of(self, token: str) -> Session:
+        """Return what a token stands for, for connections that outlive a request.
 
         Raises:
             InvalidToken, TokenExpired: it is not, or no longer, a token of an account.
@@ -118,7 +129,23 @@ class AccountService:
         user = await read(self._engine, find)
         if user is None or user.token_generation != claims.generation:
             raise InvalidToken
-        return Account(user.id, user.username, user.email, user.created_at)
+        account = Account(user.id, user.username, user.email, user.created_at)
+        return Session(account, claims.generation, claims.expires_at)
+
+    async def generations_of(self, user_ids: Collection[int]) -> dict[int, int]:
+        """Return the generation of tokens that counts for each account; those that are gone are left out."""
+        ids = sorted(user_ids)
+        generations: dict[int, int] = {}
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            batch = ids[start : start + IDS_PER_QUERY]
+
+            async def find(connection: AsyncConnection, batch: Sequence[int] = batch) -> Sequence[Row[int, int]]:
+                return (
+                    await connection.execute(select(User.id, User.token_generation).where(User.id.in_(batch)))
+                ).all()
+
+            generations.update((row.id, row.token_generation) for row in await read(self._engine, find))
+        return generations
 
     async def update(
         self, account: Account, *, username: str | None = None, email: str | None = None, password: str | None = None

@@ -22,7 +22,7 @@ from app.services.cache import CacheService
 from app.services.cached_result import CachedResult
 from app.services.classifier import Answer, Caller, ClassifierService, UploadedPhoto
 from app.services.earlier_answers import EarlierAnswers
-from app.services.inference_results import Finding, Inference, InferenceResults
+from app.services.inference_results import Finding, Inference, InferenceResults, OnSaved
 from app.services.library import LibraryService
 from app.services.library_rows import LibraryImage
 from app.services.model_catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
@@ -66,6 +66,7 @@ class InferenceService:
         *,
         caller: Caller | None = None,
         task_id: str | None = None,
+        on_saved: OnSaved | None = None,
     ) -> Inference:
         """Have a model look at a picture of this account, and store what it says.
 
@@ -75,6 +76,7 @@ class InferenceService:
             model_name: one of the catalogue's.
             caller: the request that asks; left out where none does.
             task_id: the task that asks. What it has stored already is returned, so it may ask again.
+            on_saved: is called with the result's id in the transaction that stores it, and undoes it by raising.
 
         Raises:
             UnknownModel: there is no model of this name.
@@ -88,7 +90,7 @@ class InferenceService:
         self._models.check(model_name)
         image = await self._library.get(account_id, image_id)
         caller = replace(caller or Caller(), user_id=f"account:{account_id}")
-        work = asyncio.create_task(self._infer(account_id, image, model_name, caller, task_id))
+        work = asyncio.create_task(self._infer(account_id, image, model_name, caller, task_id, on_saved))
         self._under_way.add(work)
         work.add_done_callback(self._finish)
         return await asyncio.shield(work)
@@ -104,7 +106,13 @@ class InferenceService:
             work.exception()
 
     async def _infer(
-        self, account_id: int, image: LibraryImage, model_name: str, caller: Caller, task_id: str | None
+        self,
+        account_id: int,
+        image: LibraryImage,
+        model_name: str,
+        caller: Caller,
+        task_id: str | None,
+        on_saved: OnSaved | None,
     ) -> Inference:
         client = await self._models.client_of(model_name)
 
@@ -122,7 +130,7 @@ class InferenceService:
                 request_id=answer.request_id,
                 created_at=answer.answered_at,
             )
-            return await self.results.store(account_id, image.sha256, finding)
+            return await self.results.store(account_id, image.sha256, finding, on_saved)
 
         if client is self._models.service_client:
             answer = await self._classify(image, caller)

@@ -4,7 +4,7 @@ That holds for a transaction whose outcome a lost connection leaves open, by the
 runs a second time, by the unique key on its id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,9 @@ from app.categories import Category
 from app.database.account_tables import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
+
+# What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
+OnSaved = Callable[[AsyncConnection, int], Awaitable[None]]
 
 MODEL_MAX_LENGTH = 100
 DESCRIPTION_MAX_LENGTH = 2000
@@ -68,11 +71,14 @@ class InferenceResults:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def store(self, account_id: int, image_hash: str, finding: Finding) -> Inference:
+    async def store(
+        self, account_id: int, image_hash: str, finding: Finding, on_saved: OnSaved | None = None
+    ) -> Inference:
         """Store a finding, and return it; what the same task has stored before wins.
 
         Raises:
             ImageNotFound: the picture or the account was deleted meanwhile.
+            Exception: `on_saved` raised it; nothing is stored.
         """
         row = InferenceResult
         values: dict[str, Any] = asdict(finding) | {
@@ -86,10 +92,15 @@ class InferenceResults:
         is_this_one = row.image_id == finding.image_id, row.user_id == account_id, row.request_id == finding.request_id
 
         async def insert_result(connection: AsyncConnection) -> Inference:
+            is_new = False
             # It may be there from the first try, whose connection was lost during COMMIT.
             if await connection.scalar(select(row.id).where(*is_this_one).limit(1)) is None:
                 await connection.execute(insert(row).values(**values))
-            return _inference((await connection.execute(select(*_COLUMNS).where(*is_this_one))).one())
+                is_new = True
+            inference = _inference((await connection.execute(select(*_COLUMNS).where(*is_this_one))).one())
+            if is_new and on_saved is not None:
+                await on_saved(connection, inference.id)
+            return inference
 
         try:
             return await write(self._engine, insert_result)

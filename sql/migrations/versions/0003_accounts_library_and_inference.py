@@ -162,7 +162,7 @@ def _time(name: str, comment: str) -> sa.Column[Any]:
 def _create_table(name: str, *columns: sa.Column[Any], comment: str) -> None:
     # MySQL commits each table by itself: an upgrade may have been cut off, or a DBA may have run the newer init.sql.
     if not sa.inspect(op.get_bind()).has_table(name):
-        op.create_table(name, *columns, comment=comment, **TABLE_OPTIONS)
+        op.create_table(name, *columns, comment=comment, sqlite_autoincrement=True, **TABLE_OPTIONS)
 
 
 def _create_index(table: str, name: str, *columns: str, unique: bool = False) -> None:
