@@ -42,7 +42,6 @@ _GONE = (WebSocketDisconnect, RuntimeError)
 router = APIRouter()
 
 
-@router.websocket(PATH)
 async def watch_tasks(websocket: WebSocket) -> None:
     """Push each change of the caller's tasks; `?since=ID` begins after that event."""
     asked_for = websocket.scope["subprotocols"]
@@ -69,6 +68,10 @@ async def watch_tasks(websocket: WebSocket) -> None:
         await _close(websocket, TRY_AGAIN_LATER, error.code)
     except WebSocketDisconnect:
         return
+
+
+# Starlette's own route: FastAPI's would keep what it solves dependencies with for as long as the socket is open.
+router.add_websocket_route(PATH, watch_tasks)
 
 
 def _since(text: str | None) -> int | None:
