@@ -92,7 +92,7 @@ async def test_a_full_house_is_said_and_ends(
 def test_a_photo_sent_byte_by_byte_takes_no_more_memory_than_its_bytes() -> None:
     photo = bytes(range(256)) * 400
     body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="p"\r\n\r\n' + photo + b"\r\n--b--\r\n"
-    collector = uploads._PartCollector(b"b", 10**6, max_parts=2)
+    collector = uploads._PartCollector(b"b", 10**6, max_parts=2, image_field="image")
     tracemalloc.start()
     try:
         for position in range(len(body)):
