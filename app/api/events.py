@@ -70,6 +70,7 @@ class EventStream(StreamingResponse):
 
 @router.get(
     "/events",
+    status_code=200,
     response_class=EventStream,
     responses=describe_errors(AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailable, ServerBusy)
     | {200: {"description": "Events, for as long as you listen", "content": {EVENT_STREAM: {"example": EXAMPLE}}}},

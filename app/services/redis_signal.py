@@ -45,7 +45,7 @@ class RedisSignal:
         )
         self._due = asyncio.Event()
         self._is_lost = False
-        self._is_ending = False
+        self._ending = asyncio.Event()
         self.in_contact = False
 
     def send(self) -> None:
@@ -59,7 +59,7 @@ class RedisSignal:
             await asyncio.wait(tasks)
         finally:
             # redis-py sometimes takes a cancellation for a time-out of its own.
-            self._is_ending = True
+            self._ending.set()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -72,12 +72,12 @@ class RedisSignal:
         await self._redis.aclose()
 
     async def _send_when_due(self) -> None:
-        while not self._is_ending:
+        while not self._ending.is_set():
             await self._due.wait()
             try:
                 await self._publish()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
-                if self._is_ending:
+                if self._ending.is_set():
                     return
                 self._lose(error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -92,16 +92,16 @@ class RedisSignal:
                 raise
 
     async def _hear(self, on_news: Callable[[], None]) -> None:
-        while not self._is_ending:
+        while not self._ending.is_set():
             try:
                 await self._subscribe(on_news)
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
-                if self._is_ending:
+                if self._ending.is_set():
                     return
                 self._lose(error)
             finally:
                 self.in_contact = False
-            if not self._is_ending:
+            if not self._ending.is_set():
                 # Whoever listens has to look more often from now on.
                 on_news()
                 await asyncio.sleep(RETRY_SECONDS)
@@ -111,7 +111,7 @@ class RedisSignal:
             async with asyncio.timeout(3 * TIMEOUT_SECONDS):
                 await subscription.subscribe(self._channel)
             is_asked = False
-            while not self._is_ending:
+            while not self._ending.is_set():
                 message = await subscription.get_message(timeout=SILENCE_SECONDS)
                 if message is None:
                     if is_asked:

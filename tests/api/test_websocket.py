@@ -37,7 +37,7 @@ def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def socket(service: httpx2.AsyncClient, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
     url = f"{str(service.base_url).replace('http', 'ws', 1).rstrip('/')}/ws/inference{query}"
-    async with connect(url, proxy=None, **options) as connection:
+    async with connect(url, proxy=None, compression=None, **options) as connection:
         yield connection
 
 
