@@ -7,6 +7,8 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +34,10 @@ class LocalStorage:
         self._folder = folder
         self._incoming = folder / INCOMING
         try:
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else on the machine is to look at people's pictures.
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._incoming.mkdir(exist_ok=True)
             probe = self._incoming / uuid4().hex
             probe.touch()
             probe.unlink()
@@ -56,8 +61,12 @@ class LocalStorage:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise FileMissingError("There is no such file.") from error
             raise
+        position = 0
         try:
-            while piece := await _in_thread(lambda: file.read(PIECE_BYTES)):
+            # At a position of its own: who gives up closes the file while a thread may still be about to read, and the
+            # number of a closed file is given to the next.
+            while piece := await _in_thread(partial(_read_at, file, position)):
+                position += len(piece)
                 yield piece
         finally:
             file.close()
@@ -112,6 +121,10 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
     except OSError as error:
         raise StorageError("The folder of the library cannot be used.") from error
+
+
+def _read_at(file: FileIO, position: int) -> bytes:
+    return os.pread(file.fileno(), PIECE_BYTES, position)
 
 
 def _sync_folder(folder: Path) -> None:
