@@ -1,5 +1,6 @@
 """Real worker processes: what they are killed over is run again, once; what they cannot finish they give back."""
 
+import json
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from app.config import PROJECT_ROOT, Settings
 from tests.fakes.images import jpeg_photo
@@ -129,6 +131,31 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     assert max(task["attempts"] for task in tasks) in {2, 3, 4}
     # The picture of a call that was cut off is shown to the model once more.
     assert model_server.call_count <= len(BATCHES) * (IMAGES_PER_BATCH + 8)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
+def test_every_socket_hears_of_a_task_that_another_process_runs(outside: dict[str, str], redis_url: str) -> None:
+    """Two processes of gunicorn with sockets, and one that runs tasks."""
+    port = free_port()
+    environment = {**outside, "REDIS_URL": redis_url, "WEB_CONCURRENCY": "2", "APP_PORT": str(port)}
+    with ExitStack() as stack:
+        stack.enter_context(running("gunicorn", port, environment))
+        wait_for_workers(stack.enter_context(worker(environment)))
+        service = Service(stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)))
+        token = service.client.headers["Authorization"].partition(" ")[2]
+        address = f"ws://127.0.0.1:{port}/ws/inference?token={token}"
+        # So many that it would be a wonder if one process had them all.
+        sockets = [stack.enter_context(connect(address)) for _ in range(12)]
+        for socket in sockets:
+            assert json.loads(socket.recv(10))["event"] == "hello"
+        task_id = service.ask(service.upload(64))
+        for socket in sockets:
+            heard = []
+            while "completed" not in heard:
+                event = json.loads(socket.recv(30))
+                assert event["task_id"] == task_id
+                heard.append(event["status"])
+            assert heard == ["pending", "processing", "completed"]
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
