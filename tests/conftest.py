@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
+from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import DatabaseSettings, ModelSettings, Settings, StatisticsSettings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.main import create_app
+from app.services import passwords
 from scripts.mysql_programs import find_mariadb, search_path
 from tests.databases import TestDatabase, close_recorders, empty_tables, fresh_database
 from tests.fakes.model_server import FakeModelServer, running_model_server
@@ -124,6 +127,12 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
     finally:
         await close_recorders()
         await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed by Argon2 as ever, but with less work: people sign up in every other test."""
+    monkeypatch.setattr(passwords, "Argon2Hasher", partial(Argon2Hasher, time_cost=1, memory_cost=1024))
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ async def test_redis_wakes_one_of_those_who_listen(
     for queue in (*queues, sender):
         await queue.close()
     with redis.Redis.from_url(redis_url) as client:
-        (key,) = client.keys("ic1:*:tasks")
+        (key,) = client.keys("ic1-tasks:*")
         (group,) = client.xinfo_groups(key)
         assert (group["consumers"], group["pending"]) == (0, 0)
 
@@ -237,7 +237,7 @@ async def test_redis_may_go_and_come_back_empty(engine: AsyncEngine, tmp_path_fa
         for _ in range(5):
             await tasks.submit(user_id, image_id, "dummy")
         await until(lambda: _is(count_tasks(engine, "completed"), 15), "the rest")
-        assert len(client.keys("ic1:*:tasks")) == 1
+        assert len(client.keys("ic1-tasks:*")) == 1
         await runner.close()
         await queue.close()
     assert len(inference.calls) == 15

@@ -46,6 +46,6 @@ class ImagePage(BaseModel):
     """Some of your pictures, the newest first; `total` is how many you have."""
 
     items: list[ImageAnswer]
-    total: int
-    skip: int
-    limit: int
+    total: Annotated[int, Field(ge=0, examples=[1])]
+    skip: Annotated[int, Field(examples=[0])]
+    limit: Annotated[int, Field(examples=[20])]

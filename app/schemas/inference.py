@@ -79,9 +79,9 @@ class InferenceList(BaseModel):
     """Results, newest first; `total` counts all that match."""
 
     items: list[InferenceResponse]
-    total: Annotated[int, Field(ge=0)]
-    skip: int
-    limit: int
+    total: Annotated[int, Field(ge=0, examples=[1])]
+    skip: Annotated[int, Field(examples=[0])]
+    limit: Annotated[int, Field(examples=[20])]
 
 
 class ModelItem(BaseModel):
@@ -97,7 +97,7 @@ class ModelItem(BaseModel):
     ]
     is_default: Annotated[bool, Field(description="Used where no name is given.")]
     alias_of: Annotated[str | None, Field(description="The name that this one stands for.", examples=["local"])]
-    description: str
+    description: Annotated[str, Field(examples=["The small model that ships with the service."])]
 
 
 class ModelList(BaseModel):

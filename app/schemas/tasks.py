@@ -30,7 +30,7 @@ class TaskAccepted(BaseModel):
     result_url: Annotated[
         str, Field(description="The same address: its `result_url` leads to the result.", examples=[_URL])
     ]
-    image_id: int
+    image_id: Annotated[int, Field(examples=[1])]
     model_name: Annotated[str, Field(examples=["dummy"])]
     created_at: Timestamp
 
@@ -73,6 +73,6 @@ class TaskList(BaseModel):
     """Some tasks, newest first; `total` counts all that match."""
 
     items: list[TaskAnswer]
-    total: Annotated[int, Field(ge=0)]
-    skip: int
-    limit: int
+    total: Annotated[int, Field(ge=0, examples=[1])]
+    skip: Annotated[int, Field(examples=[0])]
+    limit: Annotated[int, Field(examples=[20])]

@@ -1,7 +1,6 @@
 """Accounts over the wire."""
 
 import unicodedata
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field
@@ -75,7 +74,7 @@ class UserAnswer(BaseModel):
 class TokenAnswer(BaseModel):
     """A token, to be sent as `Authorization: Bearer TOKEN`."""
 
-    access_token: str
+    access_token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"])]
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - RFC 6749, 7.1
     expires_in: Annotated[int, Field(description="Seconds.", examples=[86400])]
-    expires_at: Annotated[datetime, Field(description="UTC, ISO 8601.")]
+    expires_at: Timestamp

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 Run = Callable[[str], Awaitable[None]]
 
 TASK_NAME = "inference"
-KEY_PREFIX = "ic1"
+# Not that of the cache, whose keys are deleted by it.
+KEY_PREFIX = "ic1-tasks"
 
 
 class TaskQueue(Protocol):
@@ -101,5 +102,5 @@ def create_queue(settings: Settings, *, key_space: str, runs_tasks: bool) -> Tas
         from app.tasks.redis_queue import RedisQueue
 
         digest = hashlib.blake2s(key_space.encode(), digest_size=4).hexdigest()
-        return RedisQueue(address, name=f"{KEY_PREFIX}:{digest}:tasks")
+        return RedisQueue(address, name=f"{KEY_PREFIX}:{digest}")
     return InsideQueue() if runs_tasks else NoQueue()
