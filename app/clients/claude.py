@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from app.clients.hosted import HostedClient, token_count
 from app.clients.http import (
     PICTURE,
+    Endpoint,
     body_with_picture,
     checked_api_key,
     checked_base_url,
@@ -73,6 +74,9 @@ class ClaudeClient(HostedClient):
             timeout=http_client.timeout,
             http_client=http_client,
         )
+        self._endpoint = Endpoint.of(
+            http_client, self._sdk.base_url, "/v1/messages", self._sdk.auth_headers, self._sdk.default_headers
+        )
 
     async def _send(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> httpx2.Response:
         output: dict[str, Any] = _SCHEMA if form.format is AnswerFormat.JSON_SCHEMA else {}
@@ -88,14 +92,7 @@ class ClaudeClient(HostedClient):
             output = output | _EFFORT
         if output:
             body["output_config"] = output
-        return await _http_response(
-            self._sdk.post(
-                "/v1/messages",
-                cast_to=httpx2.Response,
-                content=body_with_picture(body, jpeg),
-                options={"headers": {"Content-Type": "application/json"}},
-            )
-        )
+        return await self._endpoint.post(body_with_picture(body, jpeg))
 
     def _read(self, response: httpx2.Response) -> LLMAnswer:
         try:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from app.clients.hosted import HostedClient, token_count
 from app.clients.http import (
     PICTURE,
+    Endpoint,
     body_with_picture,
     checked_api_key,
     checked_base_url,
@@ -98,6 +99,10 @@ class OpenAIClient(HostedClient):
         )
         omitted = ["OpenAI-Organization", "OpenAI-Project"] + ([] if key else ["Authorization"])
         self._headers: Mapping[str, str | openai.Omit] = {name: openai.Omit() for name in omitted}
+        self._endpoint = Endpoint.of(
+            *(http_client, self._sdk.base_url, "/chat/completions"),
+            *(self._sdk.auth_headers, self._sdk.default_headers, self._headers),
+        )
 
     async def _send(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> httpx2.Response:
         body = {
@@ -107,14 +112,7 @@ class OpenAIClient(HostedClient):
             **_RESPONSE_FORMATS[form.format],
             **_REASONING[form.thinking_mode],
         }
-        return await http_response(
-            self._sdk.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=body_with_picture(body, jpeg),
-                options={"headers": {**self._headers, "Content-Type": "application/json"}},
-            )
-        )
+        return await self._endpoint.post(body_with_picture(body, jpeg))
 
     def _read(self, response: httpx2.Response) -> LLMAnswer:
         try:
