@@ -36,7 +36,7 @@ class Plan:
     starts: int
 
 
-FULL = Plan(warm_up_seconds=0.5, seconds=3.0, rounds=3, starts=3)
+FULL = Plan(warm_up_seconds=0.5, seconds=1.5, rounds=7, starts=3)
 QUICK = Plan(warm_up_seconds=0, seconds=0.2, rounds=1, starts=0)
 
 
