@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from app import VERSION
 from app.api import (
     cache,
     categories,
@@ -15,6 +16,7 @@ from app.api import (
     health,
     images,
     inference,
+    metrics,
     models,
     requests,
     stats,
@@ -78,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
     app = FastAPIOffline(
         title="Image Classifier",
-        version="0.1.0",
+        version=VERSION,
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
@@ -100,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for signed_in in (events, tasks, inference, images):
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
+    app.include_router(metrics.router)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)

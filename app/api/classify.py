@@ -87,9 +87,12 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
     "/check-cache",
     responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
 )
-async def check_cache(body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep) -> CacheHit | CacheMiss:
+async def check_cache(
+    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep
+) -> CacheHit | CacheMiss:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     answer = await classifier.look_up(body.image_hash, caller.or_user(body.user_id))
+    request.state.cached = answer is not None
     return CacheMiss() if answer is None else cache_hit(answer)
 
 
@@ -188,7 +191,9 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
                     upload = part
         if upload is None:
             raise MissingImage
-        return _classified(await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash))
+        answer = await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash)
+        request.state.cached = answer.from_cache
+        return _classified(answer)
 
 
 async def _classify_item(

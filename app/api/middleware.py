@@ -1,7 +1,9 @@
 """Pure ASGI middleware: every request gets its id, its log line, an answer even when we fail, and a bounded body."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from loguru import logger
@@ -9,7 +11,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import metrics
 from app.api.errors import error_response
+from app.api.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
 from app.logs import AccessLog
 from app.request_id import new_request_id
@@ -19,6 +23,8 @@ _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
 LOGGED_PATH_MAX_LENGTH = 200
+# Of what is no route of the API: unknown addresses, pages and their files, redirects.
+OTHER_ROUTE = "other"
 
 
 class RequestContextMiddleware:
@@ -51,11 +57,39 @@ class RequestContextMiddleware:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                milliseconds = (time.perf_counter() - started_at) * 1000
+                seconds = time.perf_counter() - started_at
+                milliseconds = seconds * 1000
+                if scope["path"] != METRICS_PATH:
+                    metrics.count_request(
+                        scope["method"], route_of(scope), status, outcome_of(status, scope["state"]), seconds
+                    )
                 # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold
                 # line ends.
                 path = quote(scope["path"])[:LOGGED_PATH_MAX_LENGTH]
                 self._log.write(request_id, f"{scope['method']} {path} {status} {milliseconds:.1f} ms")
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that has answered, such as `/api/v1/requests/{request_id}`."""
+    route: str | None = scope["state"].get("route")
+    if route is not None:
+        return route
+    # Where routers are included, FastAPI has the whole path here, and only that of the router in scope["route"].
+    context = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    return getattr(context, "path_format", OTHER_ROUTE)
+
+
+def outcome_of(status: int, state: Mapping[str, Any]) -> str:
+    """What became of a request: hit, miss, ok, client_error or server_error; gone where nobody waited for the answer.
+
+    `state["cached"]` is there where the cache was asked, and says whether it knew.
+    """
+    if status < HTTPStatus.BAD_REQUEST:
+        cached = state.get("cached")
+        return "ok" if cached is None else "hit" if cached else "miss"
+    if status == CLIENT_CLOSED_REQUEST:
+        return "gone"
+    return "client_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
 class UnexpectedErrorMiddleware:
