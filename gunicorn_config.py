@@ -36,6 +36,7 @@ keepalive = 65
 # The application writes one line per request itself.
 accesslog = None
 errorlog = "-"
+logger_class = "app.server.logger.SharedLogger"
 loglevel = "info"
 # It would be put under the home directory of whoever runs this.
 control_socket_disable = True

@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
+from app.access_log import AccessLog
 from app.api import (
     cache,
     categories,
@@ -37,7 +38,7 @@ from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
 from app.leaving import on_leaving
-from app.logs import configure_logging
+from app.logs import configure_logging, log_format
 from app.resources import open_resources
 
 API_PREFIX = "/api/v1"
@@ -119,7 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
 

@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
+from app.access_log import AccessLog
+from app.api.dependencies import client_address
 from app.api.errors import error_response
 from app.api.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
-from app.logs import AccessLog
 from app.request_id import new_request_id
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -30,9 +31,9 @@ OTHER_ROUTE = "other"
 class RequestContextMiddleware:
     """Gives each request `state.request_id` and `state.started_at` (`time.perf_counter()`), and logs its outcome."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, access_log: AccessLog) -> None:
         self._app = app
-        self._log = AccessLog()
+        self._log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,16 +58,29 @@ class RequestContextMiddleware:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                seconds = time.perf_counter() - started_at
-                milliseconds = seconds * 1000
-                if scope["path"] != METRICS_PATH:
-                    metrics.count_request(
-                        scope["method"], route_of(scope), status, outcome_of(status, scope["state"]), seconds
-                    )
-                # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold
-                # line ends.
-                path = quote(scope["path"])[:LOGGED_PATH_MAX_LENGTH]
-                self._log.write(request_id, f"{scope['method']} {path} {status} {milliseconds:.1f} ms")
+                self._note(scope, status, time.perf_counter() - started_at)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count the request, unless it asked for the figures, and log it."""
+        state: dict[str, Any] = scope["state"]
+        method: str = scope["method"]
+        path: str = scope["path"]
+        outcome = outcome_of(status, state)
+        if path != METRICS_PATH:
+            metrics.count_request(method, route_of(scope), status, outcome, seconds)
+        client = scope["client"]
+        self._log.write(
+            state["request_id"],
+            method=method,
+            # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold line
+            # ends. What the short way knows needs no quotes.
+            path=path if "route" in state else quote(path)[:LOGGED_PATH_MAX_LENGTH],
+            status=status,
+            outcome=outcome,
+            seconds=seconds,
+            client=None if client is None else client_address(client[0]),
+            user=state.get("user"),
+        )
 
 
 def route_of(scope: Scope) -> str:

@@ -63,7 +63,9 @@ class Shortcut:
 
 
 async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
-    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller.or_user(question.user_id))
+    caller = caller.or_user(question.user_id)
+    scope["state"]["user"] = caller.user_id
+    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller)
     scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 
