@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
@@ -26,6 +27,7 @@ from app.api import (
     websocket,
 )
 from app.api.errors import add_error_handlers
+from app.api.metrics import METRICS_PATH
 from app.api.middleware import (
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -40,10 +42,12 @@ from app.errors import AppError
 from app.leaving import on_leaving
 from app.logs import configure_logging, log_format
 from app.resources import open_resources
+from app.tracing import start_tracing
 
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
+LIVE_PATH = f"{API_PREFIX}/health/live"
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
@@ -85,8 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
-        # Each request would look into the environment for an exporter.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry=_telemetry(settings),
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)
@@ -123,6 +126,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """FastAPI's own spans for requests; without an endpoint each would look into the environment for an exporter."""
+    provider = start_tracing(settings.log.traces_endpoint)
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        # What asks every few seconds would bury the rest.
+        "exclude": lambda scope: scope["path"] in {METRICS_PATH, LIVE_PATH},
+    }
 
 
 app = create_app()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import metrics
+from app import metrics, tracing
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
@@ -92,6 +92,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
     """
     async with AsyncExitStack() as stack:
         # After all else has ended, and counted.
+        stack.push_async_callback(asyncio.to_thread, tracing.send_spans)
         stack.callback(metrics.flush)
         engine = await _open_database(settings, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics
+from app import metrics, tracing
 from app.access_log import AccessLog
 from app.api.dependencies import client_address
 from app.api.errors import error_response
@@ -54,6 +54,7 @@ class RequestContextMiddleware:
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
+        tracing.describe(request_id=request_id)
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
