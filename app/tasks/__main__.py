@@ -10,6 +10,7 @@ from app.config import Settings, load_settings
 from app.errors import AppError
 from app.logs import configure_logging
 from app.resources import open_resources
+from app.tracing import start_tracing
 
 
 async def work(settings: Settings) -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     """Work with the settings of the environment and `.env`."""
     settings = load_settings()
     configure_logging(settings)
+    start_tracing(settings.log.traces_endpoint)
     try:
         asyncio.run(work(settings))
     except (AppError, ModelConfigurationError) as error:
