@@ -9,7 +9,7 @@ SQLite does not.
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -19,7 +19,9 @@ from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
 from app.database.tables import CachedImage, CacheTotals, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
+from app.services.figures import percent, ratio
 from app.services.rollups import ADDRESS, USER
+from app.services.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +115,33 @@ class StatsService:
                 total_requests=total,
                 cache_hits=hits,
                 cache_misses=total - hits,
-                cache_hit_rate=_percent(hits, total),
+                cache_hit_rate=percent(hits, total),
                 unique_users=int(row.users or 0),
                 unique_ips=int(row.ips or 0),
-                avg_processing_time_ms=_ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                avg_processing_time_ms=ratio(int(row.milliseconds or 0), int(row.timed or 0)),
                 estimated_cost=self._cost(total - hits),
                 cost_saved=self._cost(hits),
             )
 
         return await read(self._engine, select_figures)
+
+    async def timeseries(
+        self, bucket: Bucket, start: datetime | None = None, end: datetime | None = None
+    ) -> list[BucketFigures]:
+        """Figures of each bucket from the one that `start` is in to the one before `end`; none is left out.
+
+        Args:
+            bucket: how long each is.
+            start: left out, as much before `end` as a chart shows. Without an offset, a time of STATS_TIMEZONE.
+            end: the same; left out, now, with the bucket that is not over.
+
+        Raises:
+            InvalidRequest: `start` is not before `end`, or the buckets are too many.
+        """
+        zone = self._settings.timezone
+        start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
+        bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
+        return await read_buckets(self._engine, bucket, bounds, self._settings)
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
@@ -139,7 +159,7 @@ class StatsService:
                 total_hits=hits,
                 times_saved=hits - images,
                 cost_saved=self._cost(hits - images),
-                avg_hit_per_image=_ratio(hits, images),
+                avg_hit_per_image=ratio(hits, images),
                 max_hits=row.most or 0,
             )
 
@@ -164,8 +184,8 @@ class StatsService:
                 CategoryShare(
                     category=Category(row.category),
                     count=int(row.requests),
-                    percentage=_percent(int(row.requests), total),
-                    avg_confidence=_ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
+                    percentage=percent(int(row.requests), total),
+                    avg_confidence=ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
                 )
                 for row in sorted(rows, key=lambda row: (-row.requests, row.category))
             ]
@@ -186,7 +206,7 @@ class StatsService:
                     user_id=row.user_id,
                     request_count=row.requests,
                     cache_hits=row.hits,
-                    cache_hit_rate=_percent(row.hits, row.requests),
+                    cache_hit_rate=percent(row.hits, row.requests),
                     first_request=row.first_request_at,
                     last_request=row.last_request_at,
                 )
@@ -243,15 +263,3 @@ def _visitors(day: date, kind: str) -> ScalarSelect[int]:
         .where(VisitorCount.day == day, VisitorCount.kind == kind)
         .scalar_subquery()
     )
-
-
-def _ratio(numerator: Decimal | int, denominator: int, *, digits: int = 2) -> float:
-    """The quotient, rounded half up as MySQL's ROUND does; 0 where there is nothing to divide by."""
-    if denominator == 0:
-        return 0.0
-    quotient = Decimal(numerator) / Decimal(denominator)
-    return float(quotient.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
-
-
-def _percent(part: int, whole: int) -> float:
-    return _ratio(Decimal(part) * 100, whole)
