@@ -47,7 +47,7 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
     status = status or error.status
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = error.challenge
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
         needs_operator = isinstance(error, (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted))

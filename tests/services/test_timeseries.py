@@ -61,10 +61,11 @@ async def test_buckets_equal_plain_sql(filled: AsyncEngine, bucket: Bucket, zone
     here = ZoneInfo(zone)
     if bucket is Bucket.DAY:
         await build_rollups(filled, here)
-    # The log begins on 8 October and ends on the 11th; some buckets before and after it are empty.
-    start, end = datetime(2025, 10, 7, 5, 20, tzinfo=here), datetime(2025, 10, 13, 21, 50, tzinfo=here)
+    # The log begins on 8 October and ends on the 11th (UTC); some buckets before and after it are empty.
+    first_day = 6 if bucket is Bucket.DAY else 7
+    start, end = datetime(2025, 10, first_day, 5, 20, tzinfo=here), datetime(2025, 10, 13, 21, 50, tzinfo=here)
     if bucket is Bucket.DAY:
-        starts = [day_in_utc(date(2025, 10, day), here)[0] for day in range(7, 14)]
+        starts = [day_in_utc(date(2025, 10, day), here)[0] for day in range(first_day, 14)]
         last = day_in_utc(date(2025, 10, 14), here)[0]
     else:
         length = timedelta(hours=1) if bucket is Bucket.HOUR else timedelta(minutes=15)
