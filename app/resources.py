@@ -27,6 +27,7 @@ from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
 from app.services.dashboard import DashboardFeed
 from app.services.earlier_answers import EarlierAnswers
+from app.services.error_totals import ErrorTotals
 from app.services.health import HealthService
 from app.services.inference import InferenceService
 from app.services.inference_results import InferenceResults
@@ -185,6 +186,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
 
+        errors = ErrorTotals(engine)
+        stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
         stats, health = StatsService(engine, settings.statistics), HealthService(engine, model_client)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)

@@ -14,7 +14,8 @@ from sqlalchemy import insert
 from app.config import DatabaseSettings, Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables import CachedImage, RequestLog
+from app.database.tables import CachedImage, ErrorPeriod, RequestLog
+from app.services.rollups import period_start
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DAYS = 30
@@ -35,9 +36,10 @@ NAMES = ("aurora", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron"
 
 def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
     """The rows of `request_log` up to `now`: more by day than at night, and more hits the longer the cache exists."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     start = now - timedelta(days=DAYS)
-    people = [f"{name}-{dice.randrange(16**6):06x}" for name in NAMES for _ in range(24)]
+    people = [f"{name}-{dice.randrange(16**6):06x}" for name in NAMES for _ in range(400)]
+    dice.shuffle(people)
     steps = DAYS * 24 * 12
     for step in range(steps):
         moment = start + timedelta(minutes=5 * step)
@@ -54,7 +56,7 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "request_id": f"req_{int(moment.timestamp())}_{len(rows):012x}",
-                    "user_id": people[int(len(people) * dice.random() ** 2.2)] if dice.random() < 0.94 else None,
+                    "user_id": people[int(len(people) * dice.random() ** 1.7)] if dice.random() < 0.94 else None,
                     "ip_address": f"10.{dice.randrange(4)}.{dice.randrange(12)}.{dice.randrange(1, 9)}",
                     "image_hash": _hash(int(IMAGES * dice.random() ** 2.5)),
                     "image_size": None if is_hit else dice.randrange(120_000, 420_000),
@@ -84,6 +86,22 @@ def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]
     ]
 
 
+def errors_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
+    """The rows of `stats_error`: some model calls fail, more of them when the provider has a bad hour."""
+    periods = [period_start(now) - timedelta(minutes=15 * number) for number in range(DAYS * 96)]
+    counts = {period: dice.choices([0, 1, 2, 9], [88, 9, 2.7, 0.3])[0] for period in periods}
+    return [
+        {
+            "period_start": period,
+            "code": dice.choice(["model_timeout", "model_unreachable"]),
+            "shard": 0,
+            "errors": count,
+        }
+        for period, count in counts.items()
+        if count
+    ]
+
+
 async def fill(folder: Path) -> Settings:
     """Make a SQLite database with such a month in `folder`, and return the settings of a service on it."""
     url = f"sqlite:///{folder}/busy-month.db"
@@ -95,6 +113,7 @@ async def fill(folder: Path) -> Settings:
         async with engine.begin() as connection:
             await connection.execute(insert(RequestLog), log_of_a_month(now, dice))
             await connection.execute(insert(CachedImage), cache_of_a_month(now, dice))
+            await connection.execute(insert(ErrorPeriod), errors_of_a_month(now, dice))
     finally:
         await engine.dispose()
     return settings

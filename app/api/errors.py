@@ -23,6 +23,7 @@ from app.errors import (
     PayloadTooLarge,
 )
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
+from app.services.error_totals import count_error
 
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
@@ -58,8 +59,9 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
 
 
 def log_error(error: AppError) -> None:
-    """Log what is not the caller's fault."""
+    """Log and count what is not the caller's fault."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        count_error(error.code)
         logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)
 
 

@@ -13,6 +13,7 @@ from app.api.errors import error_response
 from app.errors import AppError, PayloadTooLarge
 from app.logs import AccessLog
 from app.request_id import new_request_id
+from app.services.error_totals import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -80,6 +81,7 @@ class UnexpectedErrorMiddleware:
             if scope["type"] != "http":
                 raise
             logger.exception("unexpected error")
+            count_error(AppError.code)
             if not answered:
                 await error_response(AppError(), scope["state"]["request_id"])(scope, receive, send)
 

@@ -24,6 +24,7 @@ class Metric(StrEnum):
     MONEY_SPENT = "money_spent"
     MONEY_SAVED = "money_saved"
     LATENCY = "latency"
+    ERRORS = "errors"
 
 
 class Point(BaseModel):

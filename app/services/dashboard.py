@@ -152,7 +152,7 @@ class DashboardFeed:
 
     async def _today(self) -> dict[str, Any]:
         day = self._stats.today()
-        return {"day": day, "figures": await self._stats.day(day)}
+        return {"day": day, "figures": await self._stats.day(day), "errors": await self._stats.errors(day)}
 
     async def _categories(self) -> list[dict[str, Any]]:
         """All eight, also those without requests, with their names."""

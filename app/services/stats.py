@@ -13,11 +13,12 @@ from decimal import Decimal
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
-from app.database.tables import CachedImage, CacheTotals, PeriodTotals, UserTotals, VisitorCount
+from app.database.tables import CachedImage, CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.services.figures import percent, ratio
 from app.services.rollups import ADDRESS, USER
@@ -192,6 +193,20 @@ class StatsService:
 
         return await read(self._engine, select_shares)
 
+    async def errors(self, day: date) -> dict[str, int]:
+        """How often each error of ours was answered on one day: code -> number, the most frequent first."""
+        query = (
+            select(ErrorPeriod.code, func.sum(ErrorPeriod.errors).label("errors"))
+            .where(self._is_on(day, ErrorPeriod.period_start))
+            .group_by(ErrorPeriod.code)
+        )
+
+        async def select_errors(connection: AsyncConnection) -> dict[str, int]:
+            counts = {row.code: int(row.errors) for row in await connection.execute(query)}
+            return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+        return await read(self._engine, select_errors)
+
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
         # The order of the index, backwards. Which rows they are is found in the index alone: asked for whole rows,
@@ -249,9 +264,11 @@ class StatsService:
 
         return await read(self._engine, select_images)
 
-    def _is_on(self, day: date) -> ColumnElement[bool]:
+    def _is_on(
+        self, day: date, period_start: InstrumentedAttribute[datetime] = PeriodTotals.period_start
+    ) -> ColumnElement[bool]:
         start, end = day_in_utc(day, self._settings.timezone)
-        return and_(PeriodTotals.period_start >= start, PeriodTotals.period_start < end)
+        return and_(period_start >= start, period_start < end)
 
     def _cost(self, calls: int) -> float:
         return float(calls * self._settings.cost_per_call)

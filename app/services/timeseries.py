@@ -1,4 +1,4 @@
-"""Figures over time, from the quarters of an hour in `stats_period`: one statement, one row for each bucket.
+"""Figures over time, from the quarters of an hour in `stats_period`: a row for each bucket leaves the database.
 
 Days are those of STATS_TIMEZONE, of 23 or 25 hours where clocks change; hours begin when they do there.
 """
@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Integer, case, cast, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.clock import day_in_utc
 from app.config import StatisticsSettings
-from app.database.tables import PeriodTotals, VisitorCount
+from app.database.tables import ErrorPeriod, PeriodTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import InvalidRequest
 from app.services.figures import percent, ratio
@@ -55,6 +56,7 @@ class BucketFigures:
     money_spent: float
     money_saved: float
     latency: float
+    errors: int
 
 
 def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: ZoneInfo) -> list[datetime]:
@@ -99,13 +101,21 @@ async def read_buckets(
     """
     totals = (
         select(
-            _number(engine.dialect.name, bounds).label("number"),
+            _number(engine.dialect.name, bounds, PeriodTotals.period_start).label("number"),
             func.sum(PeriodTotals.requests).label("requests"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
             func.sum(PeriodTotals.timed_requests).label("timed"),
         )
         .where(PeriodTotals.period_start >= bounds[0], PeriodTotals.period_start < bounds[-1])
+        .group_by("number")
+    )
+    failures = (
+        select(
+            _number(engine.dialect.name, bounds, ErrorPeriod.period_start).label("number"),
+            func.sum(ErrorPeriod.errors).label("errors"),
+        )
+        .where(ErrorPeriod.period_start >= bounds[0], ErrorPeriod.period_start < bounds[-1])
         .group_by("number")
     )
     days = [start.astimezone(settings.timezone).date() for start in bounds[:-1]]
@@ -117,6 +127,7 @@ async def read_buckets(
 
     async def select_figures(connection: AsyncConnection) -> list[BucketFigures]:
         rows = {int(row.number): row for row in await connection.execute(totals)}
+        errors = {int(row.number): int(row.errors) for row in await connection.execute(failures)}
         users = {}
         if bucket is Bucket.DAY:
             users = {row.day: int(row.users) for row in await connection.execute(visitors)}
@@ -135,6 +146,7 @@ async def read_buckets(
                     money_spent=float((requests - hits) * settings.cost_per_call),
                     money_saved=float(hits * settings.cost_per_call),
                     latency=ratio(int(row.milliseconds), int(row.timed)) if row else 0.0,
+                    errors=errors.get(number, 0),
                 )
             )
         return figures
@@ -142,15 +154,17 @@ async def read_buckets(
     return await read(engine, select_figures)
 
 
-def _number(dialect: str, bounds: Sequence[datetime]) -> ColumnElement[int]:
+def _number(
+    dialect: str, bounds: Sequence[datetime], period_start: InstrumentedAttribute[datetime]
+) -> ColumnElement[int]:
     """The number of the bucket that a row belongs to, for rows within `bounds`.
 
     Buckets of one length follow each other, but for the days on which clocks change: one branch for each such run.
     """
     if dialect == "sqlite":
-        seconds: ColumnElement[int] = cast(func.strftime("%s", PeriodTotals.period_start), Integer)
+        seconds: ColumnElement[int] = cast(func.strftime("%s", period_start), Integer)
     else:
-        seconds = func.timestampdiff(text("SECOND"), literal_column("'1970-01-01 00:00:00'"), PeriodTotals.period_start)
+        seconds = func.timestampdiff(text("SECOND"), literal_column("'1970-01-01 00:00:00'"), period_start)
     # First bucket, its start, the length of each, and the end.
     runs: list[tuple[int, int, int, datetime]] = []
     for number, (start, end) in enumerate(pairwise(bounds)):
@@ -162,4 +176,4 @@ def _number(dialect: str, bounds: Sequence[datetime]) -> ColumnElement[int]:
             runs.append((number, int(start.timestamp()), length, end))
     numbers = [(end, (seconds - since) // length + first) for first, since, length, end in runs]
     *others, (_, last) = numbers
-    return case(*((PeriodTotals.period_start < end, number) for end, number in others), else_=last) if others else last
+    return case(*((period_start < end, number) for end, number in others), else_=last) if others else last

@@ -69,7 +69,7 @@ export class Chart {
     this.readout = html("output", "readout");
     caption.append(this.heading, this.readout);
     this.plot = html("div", "plot");
-    this.svg = svg("svg", { role: "img", tabindex: "0", "aria-labelledby": `${this.id}-title ${this.id}-description` });
+    this.svg = svg("svg", { role: "img", tabindex: "0", "aria-labelledby": `${this.id}-title`, "aria-describedby": `${this.id}-description` });
     this.plot.append(this.svg);
     this.details = html("details");
     this.summary = html("summary");

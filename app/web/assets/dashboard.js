@@ -10,6 +10,7 @@ import { createI18n } from "./i18n.js";
 
 const FIRST_PAUSE_SECONDS = 1;
 const LONGEST_PAUSE_SECONDS = 30;
+const MAX_CODES = 3;
 const zone = document.body.dataset.timezone;
 const i18n = createI18n(texts);
 const { t } = i18n;
@@ -26,6 +27,7 @@ let span = "hour";
 const whole = (value) => i18n.number(value);
 const short = (value) => i18n.number(value, { notation: "compact", maximumFractionDigits: 1 });
 const rate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 1 });
+const exactRate = (value) => i18n.number(value / 100, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const wholeRate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 0 });
 
 function money(value) {
@@ -34,10 +36,8 @@ function money(value) {
 }
 
 function duration(milliseconds) {
-  if (milliseconds >= 1000) {
-    return i18n.number(milliseconds / 1000, { style: "unit", unit: "second", maximumFractionDigits: 2 });
-  }
-  return i18n.number(milliseconds, { style: "unit", unit: "millisecond", maximumFractionDigits: milliseconds < 10 ? 1 : 0 });
+  if (milliseconds >= 1000) return `${i18n.number(milliseconds / 1000, { maximumFractionDigits: 2 })}\u00a0s`;
+  return `${i18n.number(milliseconds, { maximumFractionDigits: milliseconds < 10 ? 1 : 0 })}\u00a0ms`;
 }
 
 function moment(text, options) {
@@ -84,11 +84,14 @@ function showTiles() {
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
     tile("spent", money(figures.estimated_cost), t("noteSpent", { count: whole(figures.cache_misses) }));
     tile("users", whole(figures.unique_users), t("noteUsers", { count: whole(figures.unique_ips) }));
+    const errors = Object.entries(today.errors);
+    const worst = errors.length ? t("noteErrors", { count: whole(errors[0][1]), code: errors[0][0] }) : "";
+    tile("errors", whole(errors.reduce((sum, [, count]) => sum + count, 0)), worst);
     tile("latency", duration(figures.avg_processing_time_ms), latest ? t("noteLatency", { time: duration(latest.latency) }) : "");
   }
   if (cache) tile("images", whole(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image) }));
   if (hour) {
-    for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency" })) {
+    for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency", errors: "errors" })) {
       sparkline(name, hour, key);
     }
   }
@@ -186,7 +189,7 @@ function showCategories() {
       element("td", {}, named(category)),
       element("td", { className: "share" }, [track]),
       element("td", { className: "number", text: whole(count) }),
-      element("td", { className: "number muted", text: rate(percentage) }),
+      element("td", { className: "number muted", text: exactRate(percentage) }),
     ]);
   });
   document.getElementById("categories").replaceChildren(...rows);
@@ -209,7 +212,7 @@ function showTables() {
     element("tr", {}, [
       element("td", { text: user, title: user }),
       element("td", { className: "number", text: whole(count) }),
-      element("td", { className: "number", text: rate(hitRate) }),
+      element("td", { className: "number", text: exactRate(hitRate) }),
     ]),
   ));
 }
@@ -218,6 +221,18 @@ function badge(id, isGood, text) {
   const shown = document.getElementById(id);
   shown.className = `badge ${isGood ? "good" : "bad"}`;
   shown.textContent = text;
+}
+
+function showErrors() {
+  const codes = Object.entries(parts.today?.errors ?? {}).slice(0, MAX_CODES);
+  const rows = codes.map(([code, count]) =>
+    element("div", { className: "code" }, [
+      element("dt", { text: t("errorsToday", { code }) }),
+      element("dd", { className: "number", text: whole(count) }),
+    ]),
+  );
+  for (const old of document.querySelectorAll(".health .code")) old.remove();
+  document.querySelector(".health").append(...rows);
 }
 
 function showHealth() {
@@ -235,7 +250,7 @@ function showHealth() {
 }
 
 const SHOWN_BY = {
-  today: [showTiles],
+  today: [showTiles, showErrors],
   cache: [showTiles],
   "15min": [showTiles, showCharts],
   hour: [showTiles, showCharts],
@@ -253,6 +268,7 @@ function showAll() {
   showCharts();
   showCategories();
   showTables();
+  showErrors();
   showHealth();
   showConnection();
 }
@@ -266,9 +282,9 @@ let pause = FIRST_PAUSE_SECONDS;
 let timer = null;
 
 function showConnection() {
-  document.getElementById("live").className = `dot ${isConnected ? "on" : source || timer ? "off" : ""}`;
-  const time = i18n.time(heardAt, { timeStyle: "medium" });
   const isNew = Object.keys(parts).length === 0;
+  document.getElementById("live").className = `dot ${isConnected ? "on" : isNew ? "" : "off"}`;
+  const time = i18n.time(heardAt, { timeStyle: "medium" });
   put("live-text", isConnected ? t("live", { time }) : isNew ? t("connecting") : t("lost", { time }));
 }
 
