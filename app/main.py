@@ -37,6 +37,7 @@ from app.errors import AppError
 from app.leaving import on_leaving
 from app.logs import configure_logging
 from app.resources import open_resources
+from app.web import demo
 from app.web.pages import mount_assets
 
 API_PREFIX = "/api/v1"
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for signed_in in (events, tasks, inference, images):
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
+    app.include_router(demo.router)
     mount_assets(app)
 
     # The last added is the outermost.

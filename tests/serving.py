@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 
 class _Server(uvicorn.Server):
@@ -17,7 +17,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """Serve `app` for the length of the block and yield its URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         server = _Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=10))
