@@ -81,7 +81,8 @@ async def test_a_new_photo_is_uploaded_and_a_known_one_is_not(page: Page, servic
 
     await choose(page, COFFEE)
     await expect(entry(page).locator(".outcome")).to_have_text("New")
-    await expect(entry(page).locator(".category")).to_contain_text("Food Records · 美食记录")
+    await expect(entry(page).locator(".category")).to_have_text("🍜 Food Records")
+    await expect(entry(page).locator(".other-name")).to_have_text("美食记录")
     await expect(entry(page).locator(".confidence")).to_contain_text(re.compile(r"\d%$"))
     await expect(entry(page).locator(".description")).to_contain_text("美食记录")
     await expect(entry(page).locator(".facts")).to_contain_text(
@@ -249,7 +250,8 @@ async def test_the_language_is_the_browsers_until_one_is_chosen(page: Page, serv
     assert await page.get_attribute("html", "lang") == "zh-CN"
     await choose(page, CAT)
     await expect(entry(page).locator(".outcome")).to_have_text("新照片")
-    await expect(entry(page).locator(".category")).to_contain_text("宠物萌照 · Pet Photos")
+    await expect(entry(page).locator(".category")).to_have_text("🐱 宠物萌照")
+    await expect(entry(page).locator(".other-name")).to_have_text("Pet Photos")
 
     await page.click("[data-language-switch]")
     await expect(page.locator("h1")).to_have_text("The same photo is never paid for twice")

@@ -112,12 +112,12 @@ const milliseconds = (value) => t("milliseconds", { number: i18n.number(value, {
 const money = (value) => i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 const percent = (value) => i18n.number(value, { style: "percent", maximumFractionDigits: 1 });
 
-/** Both names, the reader's language first; the key until the names are known. */
-function categoryText(key) {
+/** Both names, the reader's language first; the key alone until the names are known. */
+function namesOf(key) {
   const names = categoryNames[key];
-  if (!names) return key;
+  if (!names) return [key];
   const both = [names.english, names.chinese];
-  return (i18n.language === "zh" ? both.reverse() : both).join(" · ");
+  return i18n.language === "zh" ? both.reverse() : both;
 }
 
 /** @param {Entry} entry */
@@ -141,7 +141,7 @@ function announcement(entry) {
   const { category, confidence } = entry.answer.data;
   return t("announceResult", {
     name,
-    category: categoryText(category),
+    category: namesOf(category)[0],
     confidence: percent(confidence),
     outcome: t(outcomeKey(entry)),
   });
@@ -179,7 +179,8 @@ function render(entry) {
   part("outcome").className = `badge outcome ${{ hit: "good", uploadedHit: "good", miss: "accent", failed: "bad" }[outcome] ?? ""}`;
   part("again").hidden = state !== "done" && state !== "failed";
 
-  part("category").textContent = answer ? `${EMOJI[answer.data.category] ?? ""} ${categoryText(answer.data.category)}` : entry.file.name;
+  part("category").textContent = answer ? `${EMOJI[answer.data.category] ?? ""} ${namesOf(answer.data.category)[0]}` : entry.file.name;
+  part("other-name").textContent = answer ? (namesOf(answer.data.category)[1] ?? "") : "";
   part("confidence").hidden = !answer;
   part("description").hidden = !answer?.data.description;
   if (answer) {
