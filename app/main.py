@@ -37,7 +37,8 @@ from app.errors import AppError
 from app.leaving import on_leaving
 from app.logs import configure_logging
 from app.resources import open_resources
-from app.web import dashboard
+from app.web import dashboard, demo
+from app.web.documentation import add_redoc
 from app.web.pages import mount_assets
 
 API_PREFIX = "/api/v1"
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
+        redoc_url=None,
         # Each request would look into the environment for an exporter.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -103,7 +105,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
     app.include_router(dashboard.router)
+    app.include_router(demo.router)
     mount_assets(app)
+    add_redoc(app)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, Page, Request, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 from scripts.mysql_programs import NoServerError, search_path
 from tests.servers.programs import get_program
@@ -101,6 +101,7 @@ async def open_page(browser: Browser, problems: list[str], **options: Any) -> As
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """A Chromium that lives as long as this process of the test run."""
+    expect.set_options(timeout=TIMEOUT_MILLISECONDS)
     async with running_browser() as browser:
         yield browser
 
