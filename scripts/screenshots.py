@@ -17,6 +17,7 @@ from playwright.async_api import Browser, Page
 
 from app.config import PROJECT_ROOT, ModelSettings, Settings
 from app.main import create_app
+from scripts.busy_month import fill
 from tests.servers.browser import open_page, running_browser
 from tests.serving import serving
 
@@ -24,6 +25,7 @@ IMAGES = PROJECT_ROOT / "docs" / "images"
 SAMPLES = PROJECT_ROOT / "docs" / "samples"
 WIDE: dict[str, Any] = {"viewport": {"width": 1080, "height": 600}}
 PHONE: dict[str, Any] = {"device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+WIDE_DASHBOARD: dict[str, Any] = {"viewport": {"width": 1184, "height": 600}}
 NARROW = PHONE | {"viewport": {"width": 375, "height": 667}}
 LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
 MAX_BYTES = 200_000
@@ -95,10 +97,27 @@ async def service(language: str) -> AsyncIterator[str]:
             yield url
 
 
+async def dashboard(browser: Browser) -> None:
+    """A month of a service that people like, in both languages, on a desk and on a phone; half of it in the dark."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(await fill(Path(folder)))
+        async with serving(app) as url:
+            async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+                photo = (SAMPLES / "cat.jpg").read_bytes()
+                (await client.post("/api/v1/classify", files={"image": photo})).raise_for_status()
+            for language, locale in LANGUAGES.items():
+                for width, size in {"wide": WIDE_DASHBOARD, "narrow": NARROW | {"device_scale_factor": 1.5}}.items():
+                    is_dark = (language, width) in {("zh", "wide"), ("en", "narrow")}
+                    options = size | {"color_scheme": "dark" if is_dark else "light", "locale": locale}
+                    async with visit(browser, f"{url}/dashboard", **options) as page:
+                        await page.wait_for_selector("[data-spark=users] svg", state="attached")
+                        await save(page, f"dashboard-{language}-{width}")
+
+
 async def main(names: list[str]) -> None:
     """Take the pictures of the pages named, or of all."""
     IMAGES.mkdir(exist_ok=True)
-    pages = {"demo": demo, "docs": docs}
+    pages = {"demo": demo, "docs": docs, "dashboard": dashboard}
     async with running_browser() as browser:
         for name in names or pages:
             await pages[name](browser)

@@ -24,7 +24,7 @@ REFRESH_SECONDS = 2.0
 MAX_VIEWERS = 200
 TOP_ENTRIES = 8
 # Enough to tell images apart and to find one by; who sees a screen need not be able to ask for it.
-HASH_PREFIX_DIGITS = 12
+HASH_PREFIX_DIGITS = 10
 
 
 class Viewer:

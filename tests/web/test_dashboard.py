@@ -85,7 +85,7 @@ async def test_everything_comes_and_then_what_changes(settings: Settings) -> Non
         assert changed["cache"]["total_cached_images"] == 1
         assert [user["user_id"] for user in changed["users"]] == ["ann"]
         [image] = changed["images"]
-        assert image["hash"] == sha256(data)[:12]
+        assert image["hash"] == sha256(data)[:10]
         assert sum(category["count"] for category in changed["categories"]) == 1
         assert resources.dashboard._producer is not None
 

@@ -89,7 +89,7 @@ function showTiles() {
     tile("errors", whole(errors.reduce((sum, [, count]) => sum + count, 0)), worst);
     tile("latency", duration(figures.avg_processing_time_ms), latest ? t("noteLatency", { time: duration(latest.latency) }) : "");
   }
-  if (cache) tile("images", whole(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image) }));
+  if (cache) tile("images", whole(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image, { maximumFractionDigits: 1 }) }));
   if (hour) {
     for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency", errors: "errors" })) {
       sparkline(name, hour, key);
