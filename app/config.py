@@ -133,7 +133,7 @@ class CacheSettings(_Group):
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
-    """Whoever has it may correct and remove cache entries; empty: nobody, and the endpoints do not exist."""
+    """May correct and remove cache entries, and opens /dashboard; empty: nobody may, and everybody sees that."""
 
     @field_validator("redis_url")
     @classmethod

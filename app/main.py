@@ -43,6 +43,9 @@ from app.leaving import on_leaving
 from app.logs import configure_logging, log_format
 from app.resources import open_resources
 from app.tracing import start_tracing
+from app.web import dashboard, demo
+from app.web.documentation import add_redoc
+from app.web.pages import mount_assets
 
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
@@ -76,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            with on_leaving(resources.task_events.end_streams):
+            with on_leaving(resources.task_events.end_streams), on_leaving(resources.dashboard.end_streams):
                 yield
 
     try:
@@ -89,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
+        redoc_url=None,
         telemetry=_telemetry(settings),
     )
     add_error_handlers(app)
@@ -107,6 +111,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
     app.include_router(metrics.router)
+    app.include_router(dashboard.router)
+    app.include_router(demo.router)
+    mount_assets(app)
+    add_redoc(app)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)

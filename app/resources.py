@@ -26,7 +26,9 @@ from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
 from app.services.cache_watch import CacheWatch
 from app.services.classifier import ClassifierService
+from app.services.dashboard import DashboardFeed
 from app.services.earlier_answers import EarlierAnswers
+from app.services.error_totals import ErrorTotals
 from app.services.health import HealthService
 from app.services.inference import InferenceService
 from app.services.inference_results import InferenceResults
@@ -71,6 +73,7 @@ class Resources:
     classifier: ClassifierService
     stats: StatsService
     health: HealthService
+    dashboard: DashboardFeed
     accounts: AccountService
     models: ModelCatalogue
     inference: InferenceService
@@ -191,6 +194,12 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
 
+        errors = ErrorTotals(engine)
+        stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
+        stats, health = StatsService(engine, settings.statistics), HealthService(engine, model_client)
+        dashboard = DashboardFeed(stats, health)
+        stack.push_async_callback(dashboard.close)
+
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
@@ -199,8 +208,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             cache=cache,
             request_log=request_log,
             classifier=classifier,
-            stats=StatsService(engine, settings.statistics),
-            health=HealthService(engine, model_client),
+            stats=stats,
+            health=health,
+            dashboard=dashboard,
             accounts=accounts,
             models=models,
             inference=inference,

@@ -129,6 +129,16 @@ CREATE TABLE IF NOT EXISTS `stats_cache` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存统计';
 
+-- How many answers failed for a reason that was not the caller's.
+CREATE TABLE IF NOT EXISTS `stats_error` (
+  `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
+  `code` VARCHAR(64) NOT NULL COMMENT '错误码',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `errors` BIGINT UNSIGNED NOT NULL COMMENT '错误数',
+  PRIMARY KEY (`period_start`, `code`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='分时段错误数';
+
 -- What the sums were built for, such as their time zone.
 CREATE TABLE IF NOT EXISTS `stats_state` (
   `name` VARCHAR(32) NOT NULL COMMENT '名称',
@@ -265,4 +275,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0003' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0005' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

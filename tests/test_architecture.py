@@ -15,6 +15,7 @@ MAX_LINES = 350
 # Folder (or file) -> beginnings of module names that it must not import.
 FORBIDDEN = {
     "api": ("sqlalchemy", "app.database", "openai", "anthropic"),
+    "web": ("sqlalchemy", "app.database", "app.clients", "openai", "anthropic"),
     "schemas": ("sqlalchemy", "app.database", "fastapi", "starlette"),
     "services": ("fastapi", "starlette", "uvicorn", "openai", "anthropic", "app.api", "app.schemas", "app.main"),
     "clients": ("sqlalchemy", "app.database", "fastapi", "starlette", "app.api", "app.schemas", "app.services"),

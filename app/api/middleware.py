@@ -18,6 +18,7 @@ from app.api.errors import error_response
 from app.api.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
 from app.request_id import new_request_id
+from app.services.error_totals import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -129,6 +130,7 @@ class UnexpectedErrorMiddleware:
             if scope["type"] != "http":
                 raise
             logger.exception("unexpected error")
+            count_error(AppError.code)
             if not answered:
                 await error_response(AppError(), scope["state"]["request_id"])(scope, receive, send)
 

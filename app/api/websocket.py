@@ -56,7 +56,7 @@ async def watch_tasks(websocket: WebSocket) -> None:
             token = await _read_token(websocket)
         session = await resources.accounts.session_of(token)
         async with resources.task_events.listen(session, since) as listener:
-            ending = await push(listener, _send(websocket, listener), _receive(websocket))
+            ending = await push(listener.ended, _send(websocket, listener), _receive(websocket))
         if ending is not None:
             await _close(websocket, CLOSE_CODES[ending], ending.value)
     except AuthenticationRequired as error:
