@@ -4,10 +4,7 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
@@ -23,6 +20,7 @@ from app.services.library_rows import LibraryImage
 from app.services.library_sweep import sweep
 from app.storage import LocalStorage, StorageError
 from app.storage.base import path_of
+from tests.databases import lost_answers
 from tests.fakes.images import BLUE, GREEN, jpeg_photo
 from tests.services.libraries import (
     PICTURE,
@@ -192,23 +190,6 @@ async def test_a_process_may_be_killed_at_any_point(
     assert deaths >= ACTIONS[action], output.decode()
     async with engine.connect() as connection:
         assert (await connection.scalars(select(ImageRow.id))).all() == []
-
-
-@contextmanager
-def lost_answers(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> Iterator[list[int]]:
-    """The connection breaks `count` times right after a COMMIT, before its answer; the list has one item for each."""
-    lost: list[int] = []
-    commit = engine.dialect.do_commit
-
-    def commit_and_lose(connection: Any) -> None:
-        commit(connection)
-        if len(lost) < count:
-            lost.append(len(lost))
-            raise ConnectionResetError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.sync_engine.dialect, "do_commit", commit_and_lose)
-        yield lost
 
 
 @pytest.mark.parametrize("is_there", [False, True])
