@@ -266,7 +266,7 @@ def _key_space(settings: Settings) -> str:
 def _create_token_issuer(settings: Settings) -> TokenIssuer:
     try:
         key = settings.account.secret_key.get_secret_value() or kept_secret_key(settings.data_dir)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise AppError(
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error

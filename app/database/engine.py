@@ -38,7 +38,8 @@ def create_engine(settings: Settings) -> AsyncEngine:
     url = settings.database_url
     if url.get_backend_name() == "sqlite":
         try:
-            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else on the machine is to read it.
+            Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseUnavailable(
                 f"The folder of the SQLite database cannot be made: {error}. Check DATA_DIR."
