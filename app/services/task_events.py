@@ -231,9 +231,10 @@ class TaskEvents:
         for event_id, user_id, body in rows:
             position.missing.pop(event_id, None)
             if event_id > known:
-                # After an empty table the ids before the first are those of rows that were deleted.
-                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id) if previous else ():
-                    is_held |= now - position.missing.setdefault(gap, now) < GAP_SECONDS
+                # After an empty table most ids before the first are those of deleted rows: nobody waits for them.
+                missed_at = now if previous else now - 2 * GAP_SECONDS
+                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id):
+                    is_held |= now - position.missing.setdefault(gap, missed_at) < GAP_SECONDS
                 previous = event_id
                 if is_held:
                     continue

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config import PROJECT_ROOT
 from app.server import draining
-from app.server.draining import DrainingProtocol, DrainingServer
+from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 from tests.server.application import app
 from tests.servers.processes import answers_http, free_port, start_process
 
@@ -265,6 +265,30 @@ async def test_who_stops_reading_is_cut_off(monkeypatch: pytest.MonkeyPatch, *, 
         assert not task.done()
         idle.writer.close()
         await until(lambda: not server._unread)
+
+
+async def accepts(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept a WebSocket, and wait for its end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        continue
+
+
+async def test_a_socket_that_answers_no_ping_is_closed() -> None:
+    options = {**WEBSOCKET_OPTIONS, "ws_ping_timeout": 0.1}
+    assert uvicorn.Config(accepts, **WEBSOCKET_OPTIONS).ws_ping_interval
+    async with serving(accepts, **options, ws_ping_interval=0.1) as (server, clients, _):
+        client = await clients.connect()
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        client.writer.write(REQUEST[:-2] + upgrade + b"Sec-WebSocket-Key: MTExMTExMTExMTExMTExMQ==\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+            # A ping, then a farewell (RFC 6455, section 5.2).
+            frames = await client.reader.read()
+        assert frames[:2] == b"\x89\x04"
+        assert b"\x88" in frames
+        await until(lambda: not server.server_state.connections)
 
 
 async def test_a_slow_reader_is_none_who_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,11 +69,13 @@ async def test_streams_end_when_the_server_is_told_to(environment: dict[str, str
     assert token not in output
 
 
-async def test_a_worker_that_is_recycled_does_not_wait_for_streams_and_clients_come_back(
-    environment: dict[str, str],
+@pytest.mark.parametrize("way", ["recycled", "reloaded"])
+async def test_a_worker_that_is_replaced_does_not_wait_for_streams_and_clients_come_back(
+    environment: dict[str, str], way: str
 ) -> None:
     port = free_port()
-    command = [*GUNICORN[:-1], "--max-requests", "10", "--max-requests-jitter", "0", GUNICORN[-1]]
+    limit = ["--max-requests", "10", "--max-requests-jitter", "0"] if way == "recycled" else []
+    command = [*GUNICORN[:-1], *limit, GUNICORN[-1]]
     with start_process(
         command,
         ready=lambda: answers_http(port, "/api/v1/health/live"),
@@ -93,7 +95,9 @@ async def test_a_worker_that_is_recycled_does_not_wait_for_streams_and_clients_c
             ):
                 last_id = json.loads(await socket.recv())["last_id"]
                 (old,) = workers_of(process)
-                while "Maximum request limit" not in process.output():
+                if way == "reloaded":
+                    process.send_signal(signal.SIGHUP)
+                while way == "recycled" and "Maximum request limit" not in process.output():
                     assert (await client.get("/models")).status_code == 200
                 # The keep-alive time of gunicorn_config.py is 65 seconds.
                 async with asyncio.timeout(LEAVES_WITHIN_SECONDS):
