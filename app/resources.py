@@ -118,18 +118,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         gauges = ProcessGauges(engine, recorder, connections_limit=connections_limit(settings))
         stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
 
-        copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
-        cache = CacheService(
-            engine,
-            accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX),
-            rollups=rollups,
-            copies=copies,
-        )
-        stack.push_async_callback(cache.close)
-        if copies.are_kept:
-            watch = CacheWatch(engine, copies)
-            await watch.look()
-            stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+        accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
+        cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
         leases = LeaseService(engine, create_presence(engine))
         stack.push_async_callback(leases.close)
 
@@ -153,8 +143,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
-        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
-        stack.push_async_callback(_cancel, sweep)
+        stack.push_async_callback(_cancel, asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep"))
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -218,6 +207,19 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=task_events,
             tasks=tasks,
         )
+
+
+async def _open_cache(
+    settings: Settings, engine: AsyncEngine, rollups: Rollups, stack: AsyncExitStack, *, accepts_provisional: bool
+) -> CacheService:
+    copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
+    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
+    stack.push_async_callback(cache.close)
+    if copies.are_kept:
+        watch = CacheWatch(engine, copies)
+        await watch.look()
+        stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+    return cache
 
 
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:

@@ -232,6 +232,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   KEY `idx_status` (`status`, `due_at`),
   KEY `idx_image_id` (`image_id`),
   KEY `idx_user_id` (`user_id`, `created_at`),
+  KEY `idx_user_status` (`user_id`, `status`),
   FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
   FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
@@ -284,4 +285,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0005' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0006' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

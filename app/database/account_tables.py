@@ -157,6 +157,8 @@ class InferenceTask(Base):
     __table_args__ = (
         Index("idx_status", "status", "due_at"),
         Index("idx_user_id", "user_id", "created_at"),
+        # What an account may have unfinished is counted at each new task.
+        Index("idx_user_status", "user_id", "status"),
         Index("idx_image_id", "image_id"),
         Index("idx_updated_at", "updated_at"),
         {"comment": "异步推理任务", **_OPTIONS},

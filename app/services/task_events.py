@@ -22,7 +22,7 @@ from app import metrics
 from app.clock import utc_now
 from app.database.account_tables import TaskEvent
 from app.database.transactions import read
-from app.errors import AppError, DatabaseUnavailable, ServerBusy
+from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.services.accounts import AccountService, Session
 from app.services.redis_signal import RedisSignal
 from app.services.task_listener import PAGE_EVENTS, Ending, Listener, TaskChange, task_change
@@ -41,6 +41,9 @@ GAP_POLL_SECONDS = 0.05
 LATE_SECONDS = 60.0
 MAX_MISSING = 500
 SESSION_CHECK_SECONDS = 60.0
+# Of one account in one process; so many idle ones take about 90 MB (python -m bench.sockets).
+MAX_STREAMS = 2000
+TOO_MANY_RETRY_AFTER_SECONDS = 10
 
 _Row = Row[int, int, dict[str, Any]]
 
@@ -80,6 +83,7 @@ class TaskEvents:
 
         Raises:
             ServerBusy: the service is about to end.
+            TooManyStreams: MAX_STREAMS of the account listen already.
             DatabaseUnavailable: the database cannot be reached.
         """
         while not self._is_leaving:
@@ -88,6 +92,8 @@ class TaskEvents:
                 break
         if self._is_leaving or self._position is None:
             raise ServerBusy
+        if len(self._listeners.get(session.account.id, ())) >= MAX_STREAMS:
+            raise TooManyStreams(retry_after_seconds=TOO_MANY_RETRY_AFTER_SECONDS)
         told = self._position.told
         if since is None or since > told + LOOK_EVENTS:
             # The latter is of another database, such as before a backup was restored.
@@ -228,9 +234,10 @@ class TaskEvents:
         for event_id, user_id, body in rows:
             position.missing.pop(event_id, None)
             if event_id > known:
-                # After an empty table the ids before the first are those of rows that were deleted.
-                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id) if previous else ():
-                    is_held |= now - position.missing.setdefault(gap, now) < GAP_SECONDS
+                # After an empty table most ids before the first are those of deleted rows: nobody waits for them.
+                missed_at = now if previous else now - 2 * GAP_SECONDS
+                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id):
+                    is_held |= now - position.missing.setdefault(gap, missed_at) < GAP_SECONDS
                 previous = event_id
                 if is_held:
                     continue

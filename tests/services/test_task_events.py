@@ -27,7 +27,7 @@ from app.services.tokens import TokenIssuer
 from app.storage import LocalStorage
 from tests.events import add_event, add_events, body_of, insert_event
 from tests.servers.processes import free_port
-from tests.servers.redis import running_redis
+from tests.servers.redis import running_redis, silent_server
 from tests.services.libraries import library_on
 
 DEADLINE_SECONDS = 20.0
@@ -164,6 +164,22 @@ async def test_the_order_is_that_of_the_ids_also_when_a_lower_one_is_committed_l
                 assert not listener._queue
         stream.announce()
         assert await ids(listener, 3) == [late, *after]
+
+
+async def test_the_first_events_of_an_empty_table_may_be_committed_in_any_order(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    user_id = session.account.id
+    async with process(engine, accounts) as stream, stream.listen(session) as listener:
+        async with engine.begin() as slow:
+            late = await insert_event(slow, user_id, body_of())
+            after = await add_event(engine, user_id)
+            stream.announce()
+            assert await ids(listener, 1) == [after]
+        stream.announce()
+        assert await ids(listener, 1) == [late]
 
 
 async def test_what_is_committed_very_late_arrives_once_and_holds_up_nobody_for_long(
@@ -314,6 +330,22 @@ async def test_redis_may_vanish_and_come_back(
                 await hear()
             await until(lambda: not signal.in_contact)
             await hear()
+
+
+async def test_a_redis_that_never_answers_is_done_without(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    async with (
+        silent_server() as address,
+        process(engine, accounts, address) as stream,
+        stream.listen(session) as listener,
+    ):
+        for _ in range(2):
+            event_id = await add_event(engine, session.account.id)
+            stream.announce()
+            assert await ids(listener, 1) == [event_id]
+        assert stream._signal is not None
+        assert not stream._signal.in_contact
 
 
 async def test_a_redis_that_has_gone_silent_is_left(
