@@ -20,7 +20,7 @@ from app.database.engine import connections_limit, create_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.errors import AppError
-from app.memory_budget import MemoryBudget
+from app.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts import AccountService
 from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
@@ -56,8 +56,6 @@ from app.tasks.opening import open_tasks
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
-# What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
-UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
 # Objects between two rounds of the garbage collector; Python's own 700 mean a round every ten requests.
 GC_ALLOCATIONS = 20_000
 
