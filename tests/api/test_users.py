@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import jwt
@@ -210,3 +211,11 @@ async def test_tokens_that_do_not_count(service: httpx2.AsyncClient) -> None:
     assert (await service.get("/users/me", headers={"Authorization": "Basic eDp5"})).status_code == 401
     assert claims["exp"] - claims["iat"] == timedelta(days=1).total_seconds()
     assert abs(claims["iat"] - now.timestamp()) < 60
+
+
+async def test_the_authorize_button_finds_the_log_in(service: httpx2.AsyncClient) -> None:
+    schemes = (await service.get("/openapi.json")).json()["components"]["securitySchemes"]
+    address = schemes["Account"]["flows"]["password"]["tokenUrl"]
+    # As Swagger UI resolves it, against the page.
+    assert urljoin("http://host/docs", address) == "http://host/users/token"
+    assert urljoin("http://host/prefix/docs", address) == "http://host/prefix/users/token"
