@@ -21,6 +21,7 @@ from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.errors import AppError
 from app.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
+from app.open_files import raise_open_files
 from app.services.accounts import AccountService
 from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
@@ -152,7 +153,13 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
-        task_events = TaskEvents(engine, accounts, _open_redis_signal(settings, stack))
+        task_events = TaskEvents(
+            engine,
+            accounts,
+            # The rest is for those who ask for something.
+            max_streams=raise_open_files() // 2,
+            signal=_open_redis_signal(settings, stack),
+        )
         stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
         stack.callback(task_events.end_streams)
 

@@ -57,13 +57,24 @@ class _Position:
 
 
 class TaskEvents:
-    """The stream of one process. All methods belong to its event loop; `run` has to run."""
+    """The stream of one process. All methods belong to its event loop; `run` has to run.
 
-    def __init__(self, engine: AsyncEngine, accounts: AccountService, signal: RedisSignal | None = None) -> None:
+    Args:
+        engine: the database.
+        accounts: knows whose token still counts.
+        max_streams: how many may listen at once, of all accounts.
+        signal: tells other processes, and hears of them.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, accounts: AccountService, *, max_streams: int, signal: RedisSignal | None = None
+    ) -> None:
         self._engine = engine
         self._accounts = accounts
         self._signal = signal
+        self._max_streams = max_streams
         self._listeners: dict[int, set[Listener]] = {}
+        self._count = 0
         self._position: _Position | None = None
         self._is_held = False
         self._is_leaving = False
@@ -82,7 +93,7 @@ class TaskEvents:
         """Listen to the account's events after the id `since`, or from now on.
 
         Raises:
-            ServerBusy: the service is about to end.
+            ServerBusy: the service is about to end, or `max_streams` listen already.
             TooManyStreams: MAX_STREAMS of the account listen already.
             DatabaseUnavailable: the database cannot be reached.
         """
@@ -90,7 +101,7 @@ class TaskEvents:
             await self._catch_up()
             if self._position is not None:
                 break
-        if self._is_leaving or self._position is None:
+        if self._is_leaving or self._position is None or self._count >= self._max_streams:
             raise ServerBusy
         if len(self._listeners.get(session.account.id, ())) >= MAX_STREAMS:
             raise TooManyStreams(retry_after_seconds=TOO_MANY_RETRY_AFTER_SECONDS)
@@ -103,6 +114,7 @@ class TaskEvents:
         )
         self._listeners.setdefault(listener.user_id, set()).add(listener)
         metrics.EVENT_STREAMS.inc()
+        self._count += 1
         try:
             yield listener
         finally:
@@ -110,6 +122,7 @@ class TaskEvents:
             listener.close()
             others = self._listeners[listener.user_id]
             others.discard(listener)
+            self._count -= 1
             if not others:
                 del self._listeners[listener.user_id]
 

@@ -56,11 +56,11 @@ async def session(accounts: AccountService) -> Session:
 
 @asynccontextmanager
 async def process(
-    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None
+    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None, *, max_streams: int = 1000
 ) -> AsyncIterator[TaskEvents]:
     """One process' stream."""
     signal = None if redis_url is None else RedisSignal(redis_url, key_space="test")
-    stream = TaskEvents(engine, accounts, signal)
+    stream = TaskEvents(engine, accounts, max_streams=max_streams, signal=signal)
     task = asyncio.create_task(stream.run())
     try:
         yield stream
@@ -241,6 +241,17 @@ async def test_ids_are_not_given_out_twice(engine: AsyncEngine, session: Session
     async with engine.begin() as transaction:
         await transaction.execute(delete(TaskEvent))
     assert await add_event(engine, session.account.id) > first
+
+
+async def test_no_more_may_listen_than_there_is_room_for(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    async with process(engine, accounts, max_streams=2) as stream:
+        async with stream.listen(session), stream.listen(session):
+            with pytest.raises(ServerBusy):
+                await stream.listen(session).__aenter__()
+        async with stream.listen(session), stream.listen(session):
+            assert len(stream._listeners[session.account.id]) == 2
 
 
 async def test_the_service_ends(engine: AsyncEngine, accounts: AccountService, session: Session) -> None:
