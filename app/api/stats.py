@@ -20,7 +20,7 @@ from app.schemas.stats import (
     TopImagesResponse,
     TopUsersResponse,
 )
-from app.services.timeseries import MAX_BUCKETS, Bucket
+from app.services.timeseries import MAX_NUMBERS, Bucket
 
 MAX_LIMIT = 1000
 
@@ -56,6 +56,7 @@ Day = Annotated[
         examples=["2025-10-10"],
     ),
 ]
+_LENGTHS = f"How long one point is; at the most {', '.join(f'{n} of {b}' for b, n in MAX_NUMBERS.items())}."
 _MOMENT = "YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with Z or an offset; without one, a time of STATS_TIMEZONE."
 From = Annotated[
     datetime | None,
@@ -86,7 +87,7 @@ async def today(stats: StatsDep, day: Day = None) -> DayStatsResponse:
 async def timeseries(
     stats: StatsDep,
     metric: Annotated[Metric, Query(description="What is counted.")],
-    bucket: Annotated[Bucket, Query(description=f"How long one point is; {MAX_BUCKETS} at the most.")] = Bucket.HOUR,
+    bucket: Annotated[Bucket, Query(description=_LENGTHS)] = Bucket.HOUR,
     start: From = None,
     end: To = None,
 ) -> TimeSeriesResponse:

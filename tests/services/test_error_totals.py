@@ -69,7 +69,7 @@ async def test_errors_are_added_up(engine: AsyncEngine) -> None:
     assert ["model_timeout", "internal_error"] in [list(each) for each in counts]
     for bucket in Bucket:
         assert sum(figures.errors for figures in await stats.timeseries(bucket)) == 5
-    series = await stats.timeseries(Bucket.DAY, today - timedelta(days=900), today - timedelta(days=700))
+    series = await stats.timeseries(Bucket.DAY, today - timedelta(days=900), today - timedelta(days=600))
     assert {figures.errors for figures in series} == {0}
 
 

@@ -16,7 +16,7 @@ from app.database.statements import timestamp_text
 from app.database.tables import RequestLog
 from app.errors import InvalidRequest
 from app.services.rollup_building import build_rollups
-from app.services.timeseries import MAX_BUCKETS, Bucket
+from app.services.timeseries import MAX_NUMBERS, Bucket
 from tests.services.test_stats import filled, log_row, stats_service
 
 __all__ = ["filled"]
@@ -134,10 +134,12 @@ async def test_left_out_bounds_show_the_present(engine: AsyncEngine) -> None:
 async def test_too_many_buckets_and_a_wrong_order_are_refused(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    assert len(await stats.timeseries(Bucket.HOUR, start, start + timedelta(hours=MAX_BUCKETS))) == MAX_BUCKETS
+    hours = MAX_NUMBERS[Bucket.HOUR]
+    assert len(await stats.timeseries(Bucket.HOUR, start, start + timedelta(hours=hours))) == hours
     for bucket, end in (
-        (Bucket.HOUR, start + timedelta(hours=MAX_BUCKETS, seconds=1)),
+        (Bucket.HOUR, start + timedelta(hours=hours, seconds=1)),
         (Bucket.QUARTER_HOUR, start + timedelta(days=8)),
+        (Bucket.DAY, start + timedelta(days=368)),
         (Bucket.DAY, datetime(2999, 1, 1, tzinfo=UTC)),
         (Bucket.DAY, start),
         (Bucket.DAY, start - timedelta(days=1)),

@@ -284,7 +284,7 @@ let timer = null;
 function showConnection() {
   const isNew = Object.keys(parts).length === 0;
   document.getElementById("live").className = `dot ${isConnected ? "on" : isNew ? "" : "off"}`;
-  const time = i18n.time(heardAt, { timeStyle: "medium" });
+  const time = i18n.time(heardAt, { timeStyle: "medium", timeZone: zone });
   put("live-text", isConnected ? t("live", { time }) : isNew ? t("connecting") : t("lost", { time }));
 }
 
