@@ -162,6 +162,21 @@ async def test_a_file_that_is_too_large_is_not_sent(page: Page, settings: Settin
         assert "".join(asked) == ""
 
 
+async def test_a_file_that_is_gone_is_named(
+    page: Page, page_problems: list[str], service_url: str, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(CAT.read_bytes())
+    await page.goto(f"{service_url}/demo")
+    await page.set_input_files("#choose", photo)
+    await expect(entry(page).locator(".outcome")).to_have_text("New")
+    photo.unlink()
+    await entry(page).locator(".again").click()
+    await expect(entry(page).locator(".failure")).to_have_text("The browser cannot read this file.")
+    await expect(entry(page).locator(".thumbnail")).to_have_count(0)
+    provoked(page_problems, "ERR_FILE_NOT_FOUND")
+
+
 async def test_a_service_that_is_gone_is_named(page: Page, page_problems: list[str], settings: Settings) -> None:
     async with serving(create_app(settings)) as url:
         await page.goto(f"{url}/demo")
