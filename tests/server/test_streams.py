@@ -31,8 +31,13 @@ UVICORN = [sys.executable, "-m", "uvicorn", "app.main:app"]
 LEAVES_WITHIN_SECONDS = 30
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
-async def test_streams_end_when_the_server_is_told_to(environment: dict[str, str], server: str) -> None:
+@pytest.mark.parametrize(
+    ("server", "number"),
+    [("gunicorn", signal.SIGTERM), ("gunicorn", signal.SIGINT), ("uvicorn", signal.SIGTERM)],
+)
+async def test_streams_end_when_the_server_is_told_to(
+    environment: dict[str, str], server: str, number: signal.Signals
+) -> None:
     port = free_port()
     command = GUNICORN if server == "gunicorn" else [*UVICORN, "--port", str(port)]
     with start_process(
@@ -54,7 +59,7 @@ async def test_streams_end_when_the_server_is_told_to(environment: dict[str, str
                 lines = stream.aiter_lines()
                 assert (await anext(lines)).startswith("id: ")
                 started = time.monotonic()
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
                 async with asyncio.timeout(LEAVES_WITHIN_SECONDS):
                     with pytest.raises(ConnectionClosed):
                         await socket.recv()
