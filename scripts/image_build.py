@@ -78,6 +78,8 @@ def build(tag: str = TAG) -> str:
     mounts = [option for path in PIP_NEEDS if Path(path).exists() for option in ("--volume", f"{path}:{path}:ro")]
     command = [_buildah(), "bud", "--format", "docker", "--pull-never", "--layers=false", *mounts, "--tag", tag]
     subprocess.run([*command, str(PROJECT)], env=environment(), check=True)  # noqa: S603 - arguments of our own
+    # The image that had this name before.
+    _run("rmi", "--prune", "--force")
     return tag
 
 
