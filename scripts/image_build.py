@@ -36,13 +36,12 @@ class Container:
     config: dict[str, Any]
     """The image's configuration as Docker has it: Cmd, Env, User, Healthcheck and so on."""
 
-    def command(self, arguments: Sequence[str] | None = None, *, volume: Path | None = None) -> list[str]:
-        """Return what runs `arguments` (left out: the image's command) inside, with `volume` as /data.
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return what runs `arguments` inside, on this machine's network, with the image's environment only.
 
-        The network is this machine's, and the environment the image's only.
+        The container has its own /data, which lasts as long as it does.
         """
-        mounts = () if volume is None else ("--volume", f"{volume}:/data:rw")
-        return [_buildah(), "run", *mounts, self.name, "--", *(arguments or self.config["Cmd"])]
+        return [_buildah(), "run", self.name, "--", *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -78,6 +77,8 @@ def build(tag: str = TAG) -> str:
     mounts = [option for path in PIP_NEEDS if Path(path).exists() for option in ("--volume", f"{path}:{path}:ro")]
     command = [_buildah(), "bud", "--format", "docker", "--pull-never", "--layers=false", *mounts, "--tag", tag]
     subprocess.run([*command, str(PROJECT)], env=environment(), check=True)  # noqa: S603 - arguments of our own
+    # The image that had this name before.
+    _run("rmi", "--prune", "--force")
     return tag
 
 
