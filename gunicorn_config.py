@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import load_settings
+from app.metrics_files import add_up_ended, provide_folder
 from app.processes import gunicorn_workers, pool_limits
 
 settings = load_settings()
@@ -35,6 +36,7 @@ keepalive = 65
 # The application writes one line per request itself.
 accesslog = None
 errorlog = "-"
+logger_class = "app.server.logger.SharedLogger"
 loglevel = "info"
 # It would be put under the home directory of whoever runs this.
 control_socket_disable = True
@@ -42,6 +44,8 @@ proc_name = "image-classifier"
 # gunicorn's heartbeat files belong into memory: on a disk, a slow fsync looks like a dead worker.
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - gunicorn makes private files in it
 worker_tmp_dir = str(MEMORY_DISK) if MEMORY_DISK.is_dir() else None
+# Before the application is loaded, which counts there.
+provide_folder(worker_tmp_dir)
 
 
 def on_starting(server: Any) -> None:
@@ -55,3 +59,11 @@ def on_starting(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Tell a worker how many they are, before it reads its settings."""
     os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Keep what a worker has counted that has ended."""
+    try:
+        add_up_ended(server.WORKERS)
+    except Exception:
+        server.log.exception("the counts of worker %s are not in /metrics", worker.pid)

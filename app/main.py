@@ -7,6 +7,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from app import VERSION
+from app.access_log import AccessLog
 from app.api import (
     cache,
     categories,
@@ -15,6 +17,7 @@ from app.api import (
     health,
     images,
     inference,
+    metrics,
     models,
     requests,
     stats,
@@ -35,7 +38,7 @@ from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
 from app.leaving import on_leaving
-from app.logs import configure_logging
+from app.logs import configure_logging, log_format
 from app.resources import open_resources
 
 API_PREFIX = "/api/v1"
@@ -78,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
     app = FastAPIOffline(
         title="Image Classifier",
-        version="0.1.0",
+        version=VERSION,
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
@@ -100,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for signed_in in (events, tasks, inference, images):
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
+    app.include_router(metrics.router)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
@@ -116,7 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app import metrics
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
-from app.database.engine import create_engine
+from app.database.engine import connections_limit, create_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.errors import AppError
@@ -37,6 +38,7 @@ from app.services.memory_cache import MemoryCache
 from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
 from app.services.photo_preparation import PhotoPreparer
+from app.services.process_gauges import ProcessGauges
 from app.services.redis_cache import RedisCache
 from app.services.redis_signal import RedisSignal
 from app.services.request_log import RequestLogService
@@ -89,6 +91,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         AppError: the database or the model is not usable.
     """
     async with AsyncExitStack() as stack:
+        # After all else has ended, and counted.
+        stack.callback(metrics.flush)
         engine = await _open_database(settings, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
@@ -104,8 +108,11 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             rollups=rollups,
             log_enabled=settings.statistics.log_enabled,
             durability=settings.statistics.log_durability,
+            cost_per_call=settings.statistics.cost_per_call,
         )
         stack.push_async_callback(recorder.close)
+        gauges = ProcessGauges(engine, recorder, connections_limit=connections_limit(settings))
+        stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
 
         copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
         cache = CacheService(

@@ -23,6 +23,8 @@ FORBIDDEN = {
     "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "categories.py": ("app.",),
+    "metrics.py": ("fastapi", "starlette", "sqlalchemy", "app."),
+    "metrics_files.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "resources.py": ("fastapi", "starlette", "app.api"),
     "config.py": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
 }

@@ -39,10 +39,12 @@ class Shortcut:
             message = await receive()
             question = self._question(message)
             if question is not None:
+                scope["state"]["route"] = path
                 await _answer(_check(scope, question, caller), caller, scope, receive, send)
                 return
             receive = _replaying(message, receive)
         elif path == self._upload_path and (caller := _plain_caller(scope, _FORM)):
+            scope["state"]["route"] = path
             upload = classify_upload(Request(scope, receive), caller, resources_of(scope))
             await _answer(upload, caller, scope, receive, send)
             return
@@ -61,7 +63,10 @@ class Shortcut:
 
 
 async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
-    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller.or_user(question.user_id))
+    caller = caller.or_user(question.user_id)
+    scope["state"]["user"] = caller.user_id
+    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller)
+    scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 
 

@@ -69,6 +69,13 @@ def create_engine(settings: Settings) -> AsyncEngine:
     )
 
 
+def connections_limit(settings: Settings) -> int:
+    """Return how many connections the pool of one process may open at most; raises ValueError as `pool_limits`."""
+    if settings.database_url.get_backend_name() == "sqlite":
+        return SQLITE_POOL_SIZE
+    return sum(pool_limits(settings))
+
+
 def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
     """What the driver is told beside the URL.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from app import photo
+from app import metrics, photo
 from app.categories import Category
 from app.clients.base import ModelClient
 from app.clock import utc_now
@@ -94,6 +94,7 @@ class ClassifierService:
         # Memory does not have to be waited for.
         result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
         if result is None:
+            metrics.count(metrics.LOOKUPS_MISSED)
             return None
         answer = _answer(result, caller, from_cache=True)
         await self._recorder.record([_record(answer, caller, image_hash, None)])
@@ -107,6 +108,7 @@ class ClassifierService:
         for image_hash in image_hashes:
             result = results.get(image_hash)
             if result is None:
+                metrics.count(metrics.LOOKUPS_MISSED)
                 answers.append(None)
                 continue
             item = replace(caller, request_id=new_request_id())
@@ -178,6 +180,7 @@ class ClassifierService:
                 if cached is not None:
                     return cached, True
                 if is_ours:
+                    metrics.count(metrics.LOOKUPS_MISSED)
                     return await self._modelled(upload, info, deadline), False
             finally:
                 await self._leases.release(image_hash)

@@ -18,6 +18,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.clock import utc_now
 from app.database.account_tables import TaskEvent
 from app.database.transactions import read
@@ -95,9 +96,11 @@ class TaskEvents:
             session, since=since, joined_at=told, not_yet=self._position.missing, read_page=self._read_page
         )
         self._listeners.setdefault(listener.user_id, set()).add(listener)
+        metrics.EVENT_STREAMS.inc()
         try:
             yield listener
         finally:
+            metrics.EVENT_STREAMS.dec()
             listener.close()
             others = self._listeners[listener.user_id]
             others.discard(listener)
