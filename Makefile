@@ -64,9 +64,11 @@ $(VENV)/bin/python:
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	@echo "installing requirements.txt"
 	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@
 
 $(VENV)/development: requirements-dev.txt | $(VENV)/bin/python
 	@echo "installing requirements-dev.txt"
 	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@ $(VENV)/runtime
