@@ -2,17 +2,21 @@
 
 import gzip
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.conftest import migrated
-from tests.databases import TestDatabase, fresh_database
+from tests.databases import TestDatabase, admin_engine, fresh_database
 from tests.deploy.backups import BACKUP, RESTORE, back_up, backups_in, client_path, run_script, variables
 from tests.deploy.tools import DEPLOY, run_program
 from tests.servers.databases import Servers
 from tests.servers.programs import get_program
+
+OPERATIONS = DEPLOY.parent / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -50,6 +54,23 @@ async def test_a_wrong_password_leaves_no_file_and_keeps_the_old_ones(
     backup = back_up(variables(tmp_path / "options", servers.mysql_password_url, name, path), tmp_path)
     assert backups_in(tmp_path) == [backup]
     assert backup.stat().st_mode & 0o077 == 0
+
+
+async def test_the_documented_rights_suffice(
+    servers: Servers, known_database: TestDatabase, variables_of_it: dict[str, str], tmp_path: Path
+) -> None:
+    granted = re.search(r"^GRANT (.+) ON image_classifier", OPERATIONS.read_text(), re.MULTILINE)
+    assert granted is not None
+    user, name = f"backup_{known_database.name[-8:]}", known_database.name
+    async with admin_engine(known_database.server_url) as engine, engine.connect() as connection:
+        await connection.exec_driver_sql(f"CREATE USER {user}@'%%' IDENTIFIED BY 'password-of-a-test'")
+        try:
+            await connection.exec_driver_sql(f"GRANT {granted[1]} ON {name}.* TO {user}@'%%'")
+            server = make_url(known_database.server_url).set(username=user, password="password-of-a-test")
+            url = server.render_as_string(hide_password=False)
+            back_up(variables(tmp_path / "options", url, name, variables_of_it["PATH"]), tmp_path)
+        finally:
+            await connection.exec_driver_sql(f"DROP USER {user}@'%%'")
 
 
 async def test_a_dump_that_fails_half_way_leaves_no_file(variables_of_it: dict[str, str], tmp_path: Path) -> None:
