@@ -15,9 +15,10 @@ from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
-from app.database.engine import create_engine
+from app.database.engine import create_engine, create_replica_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
+from app.database.replica import Replica
 from app.errors import AppError
 from app.memory_budget import MemoryBudget
 from app.services.accounts import AccountService
@@ -90,6 +91,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
     """
     async with AsyncExitStack() as stack:
         engine = await _open_database(settings, stack)
+        replica = _open_replica(settings, engine, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
@@ -191,8 +193,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             cache=cache,
             request_log=request_log,
             classifier=classifier,
-            stats=StatsService(engine, settings.statistics),
-            health=HealthService(engine, model_client),
+            stats=StatsService(engine, settings.statistics, replica),
+            health=HealthService(engine, model_client, replica),
             accounts=accounts,
             models=models,
             inference=inference,
@@ -211,6 +213,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
         await wait_for_database(engine, settings)
     await build_rollups(engine, settings.statistics.timezone)
     return engine
+
+
+def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
+    engine = create_replica_engine(settings)
+    if engine is None:
+        return None
+    stack.push_async_callback(engine.dispose)
+    return Replica(main, engine)
 
 
 def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:

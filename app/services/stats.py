@@ -7,9 +7,11 @@ one user is the database's matter: the specification's collation on MySQL takes 
 SQLite does not.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -17,9 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
+from app.database.replica import Replica
 from app.database.tables import CachedImage, CacheTotals, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.services.rollups import ADDRESS, USER
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,10 @@ class HotImage:
 class StatsService:
     """Computes the figures that ops people watch."""
 
-    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None) -> None:
         self._engine = engine
         self._settings = settings
+        self._replica = replica
 
     def today(self) -> date:
         """The current day in STATS_TIMEZONE."""
@@ -121,7 +127,7 @@ class StatsService:
                 cost_saved=self._cost(hits),
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
@@ -143,7 +149,7 @@ class StatsService:
                 max_hits=row.most or 0,
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
 
     async def category_distribution(self, day: date) -> list[CategoryShare]:
         """Shares of the categories in one day's requests, the largest first (7.4.3)."""
@@ -170,7 +176,7 @@ class StatsService:
                 for row in sorted(rows, key=lambda row: (-row.requests, row.category))
             ]
 
-        return await read(self._engine, select_shares)
+        return await self._read(select_shares)
 
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
@@ -193,7 +199,7 @@ class StatsService:
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_users)
+        return await self._read(select_users)
 
     async def top_images(self, limit: int) -> list[HotImage]:
         """The images with the most hits (7.4.4)."""
@@ -227,7 +233,10 @@ class StatsService:
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_images)
+        return await self._read(select_images)
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await (read(self._engine, work) if self._replica is None else self._replica.read(work))
 
     def _is_on(self, day: date) -> ColumnElement[bool]:
         start, end = day_in_utc(day, self._settings.timezone)
