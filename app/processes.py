@@ -6,7 +6,7 @@ takes it from there). Where nobody does, there is one.
 
 from typing import NamedTuple
 
-from app.config import Settings
+from app.config import DatabaseSettings, Settings
 from app.cores import available_cores
 from app.memory_budget import UPLOAD_MEMORY_BYTES
 from app.memory_limit import available_memory_bytes
@@ -71,6 +71,17 @@ def pool_limits(settings: Settings, processes: int | None = None) -> PoolLimits:
             f"{database.max_connections_total // MIN_CONNECTIONS} or less, or raise it together with MySQL's "
             "max_connections."
         )
-    available = share - CONNECTIONS_OUTSIDE_POOL
-    size = min(database.pool_size, available)
-    return PoolLimits(size, min(database.max_overflow, available - size))
+    return _within(database, share - CONNECTIONS_OUTSIDE_POOL)
+
+
+def replica_pool_limits(settings: Settings) -> PoolLimits:
+    """Return one process's share of the connections to the read replica, which has as many to give as the main server.
+
+    No process has a connection outside this pool.
+    """
+    return _within(settings.database, settings.database.max_connections_total // (settings.workers or 1))
+
+
+def _within(database: DatabaseSettings, share: int) -> PoolLimits:
+    size = min(database.pool_size, share)
+    return PoolLimits(size, min(database.max_overflow, share - size))

@@ -16,9 +16,10 @@ from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
-from app.database.engine import connections_limit, create_engine
+from app.database.engine import connections_limit, create_engine, create_replica_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
+from app.database.replica import Replica
 from app.errors import AppError
 from app.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.open_files import raise_open_files
@@ -97,6 +98,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         stack.push_async_callback(asyncio.to_thread, tracing.send_spans)
         stack.callback(metrics.flush)
         engine = await _open_database(settings, stack)
+        replica = _open_replica(settings, engine, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
@@ -190,7 +192,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         errors = ErrorTotals(engine)
         stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
-        stats, health = StatsService(engine, settings.statistics), HealthService(engine, model_client)
+        stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)
 
@@ -236,6 +238,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
         await wait_for_database(engine, settings)
     await build_rollups(engine, settings.statistics.timezone)
     return engine
+
+
+def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
+    engine = create_replica_engine(settings)
+    if engine is None:
+        return None
+    stack.push_async_callback(engine.dispose)
+    return Replica(main, engine)
 
 
 def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
