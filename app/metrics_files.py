@@ -12,11 +12,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+FOLDER_PREFIX = "image-classifier-metrics-"
 LOCK_NAME = "lock"
+# Locked as long as the folder's master or one of its workers lives.
+OWNER_NAME = "owner"
 # In place of a process id; prometheus-client takes any.
 ENDED = "ended"
 _SUMMED_FILE = re.compile(r"(counter|histogram)_(\d+)\.db")
@@ -34,7 +37,9 @@ def provide_folder(parent: str | None) -> None:
     """
     global _folder  # noqa: PLW0603 - one per process, also when gunicorn reads its settings again
     if _folder is None:
-        _folder = tempfile.mkdtemp(prefix="image-classifier-metrics-", dir=parent)
+        _folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
+        _remove_abandoned(Path(_folder).parent)
+        _own(_folder)
         atexit.register(_remove_folder, _folder, os.getpid())
     os.environ[VARIABLE] = _folder
 
@@ -78,6 +83,21 @@ def locked_folder(folder: str, *, exclusive: bool = False) -> Iterator[None]:
     with (Path(folder) / LOCK_NAME).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
         yield
+
+
+def _own(folder: str) -> None:
+    owner = os.open(Path(folder) / OWNER_NAME, os.O_WRONLY | os.O_CREAT, 0o600)
+    # Never closed: forks have it too, and the kernel lets go of it when the last of them ends, however it ends.
+    fcntl.flock(owner, fcntl.LOCK_EX)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of masters that were killed."""
+    for file in parent.glob(f"{FOLDER_PREFIX}*/{OWNER_NAME}"):
+        # Somebody else's folder cannot be opened, and one that is in use cannot be locked.
+        with suppress(OSError), file.open("a") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(file.parent)
 
 
 def _remove_folder(folder: str, owner: int) -> None:

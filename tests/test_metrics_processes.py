@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -145,3 +146,31 @@ def test_while_a_scrape_reads_nothing_is_moved(tmp_path: Path, monkeypatch: pyte
     metrics_files.add_up_ended(set())
     [(_, value, _, _)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_ended.db"))
     assert value == 12
+
+
+def test_what_a_killed_master_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    script = (
+        "import sys; from app.metrics_files import provide_folder; provide_folder(sys.argv[1]);"
+        "print(flush=True); sys.stdin.read()"
+    )
+
+    @contextmanager
+    def master() -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        with subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            yield process
+
+    with master() as first:
+        [left] = tmp_path.iterdir()
+        first.kill()
+    assert left.exists()
+    with master():
+        [second] = tmp_path.iterdir()
+        assert second != left
+        with master():
+            # That of a master that lives stays.
+            assert len(list(tmp_path.iterdir())) == 2
+            assert second.exists()
+    assert list(tmp_path.iterdir()) == []
