@@ -1,4 +1,5 @@
-"""A MySQL server out of Debian's packages, unpacked beside the system: a renamed directory is a finished fetch.
+"""MySQL's server and clients out of Debian's packages, unpacked beside the system: a renamed directory is a finished
+fetch.
 
 apt resolves and downloads into directories of our own, as root or as an ordinary user, so nothing of the system is
 changed. The server runs with the dynamic loader and the C library it was built for, whatever this system's are.

@@ -7,7 +7,6 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
-from dotenv import dotenv_values
 
 from app.config import ModelSettings, Settings, load_settings
 from app.main import create_app
@@ -44,13 +43,19 @@ def containers(built: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for pod in pods(built) for each in [*pod.get("initContainers", []), *pod["containers"]]]
 
 
+def configuration() -> dict[str, str]:
+    """The settings that are no secrets."""
+    [generator] = yaml_documents(KUSTOMIZATION)[0]["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in generator["literals"])
+
+
 def deployed_environment(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: str) -> Settings:
     """Settings of a pod whose secret has been filled in."""
     secrets = dict.fromkeys(yaml_documents(EXAMPLE)[0]["stringData"], "0123456789abcdef" * 2)
     secrets["REDIS_URL"] = "redis://:password@redis.example.com:6379/0"
     monkeypatch.chdir(folder)
-    for name, value in {**dotenv_values(FOLDER / "config.env"), **secrets, **changes}.items():
-        monkeypatch.setenv(name, value or "")
+    for name, value in {**configuration(), **secrets, **changes}.items():
+        monkeypatch.setenv(name, value)
     return load_settings()
 
 
@@ -67,12 +72,8 @@ def test_a_misspelt_field_would_be_found(built: list[dict[str, Any]]) -> None:
 
 
 def test_kustomization_names_every_file() -> None:
-    [kustomization] = yaml_documents(KUSTOMIZATION)
-    named = {
-        *kustomization["resources"],
-        *(name for each in kustomization["configMapGenerator"] for name in each["envs"]),
-    }
-    assert named == {path.name for path in FOLDER.iterdir()} - {KUSTOMIZATION.name, EXAMPLE.name}
+    named = yaml_documents(KUSTOMIZATION)[0]["resources"]
+    assert set(named) == {path.name for path in FOLDER.iterdir()} - {KUSTOMIZATION.name, EXAMPLE.name, "secret.yaml"}
 
 
 def test_containers_may_do_little_and_have_limits(built: list[dict[str, Any]]) -> None:
@@ -100,7 +101,7 @@ def test_their_settings_are_the_services(
     assert settings.database.migrate_on_start is False
     assert settings.upload_dir.as_posix().startswith("/data/")
     documented = (DEPLOY.parent / ".env.example").read_text()
-    names = [*dotenv_values(FOLDER / "config.env"), *yaml_documents(EXAMPLE)[0]["stringData"]]
+    names = [*configuration(), *yaml_documents(EXAMPLE)[0]["stringData"]]
     assert [name for name in names if f"# {name}=" not in documented] == []
 
 
@@ -124,7 +125,7 @@ def test_all_pods_together_leave_connections_for_people(
 
 
 def test_what_the_pods_run_and_are_asked_exists(built: list[dict[str, Any]]) -> None:
-    paths = create_app().openapi()["paths"]
+    paths = create_app(Settings()).openapi()["paths"]
     [api] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert "get" in paths[api[probe]["httpGet"]["path"]]
