@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run worker test restore-test lint bench format model mysql mysql-stop lock clean
+.PHONY: help run worker test image-test restore-test galera-test lint bench format model mysql mysql-stop lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +22,15 @@ test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
+image-test: $(VENV)/development ## Build the Dockerfile without Docker, and test the image (as root on Debian; 3 to 10 minutes)
+	@$(BIN)/python -m pytest tests/deploy/check_image.py
+
 restore-test: $(VENV)/development ## Back up a working service and restore it into an empty server (one minute)
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m pytest -q tests/deploy/test_backup.py tests/deploy/test_restore.py
+
+galera-test: $(VENV)/development model ## Kill nodes of a Galera cluster under load and check that nothing is lost
+	@$(BIN)/python -m pytest -n 0 -s -m galera tests/scaling $(ARGS)
 
 lint: $(VENV)/development ## Check style, format and types
 	@$(BIN)/ruff check .

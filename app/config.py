@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 from app.config_addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config_logs import LogSettings
 from app.config_models import named_classes
+from app.config_replica import ReplicaSettings
 from app.config_source import SettingsGroup as _Group
 from app.config_source import problems_of
 from app.photo import PhotoFormat
@@ -39,7 +40,7 @@ class LogDurability(StrEnum):
     ASYNC = "async"
 
 
-class DatabaseSettings(_Group):
+class DatabaseSettings(ReplicaSettings):
     """Where rows are kept. DATABASE_URL wins, then MYSQL_HOST and its companions, else SQLite under DATA_DIR."""
 
     url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
@@ -133,7 +134,7 @@ class CacheSettings(_Group):
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
-    """Whoever has it may correct and remove cache entries; empty: nobody, and the endpoints do not exist."""
+    """May correct and remove cache entries, and opens /dashboard; empty: nobody may, and everybody sees that."""
 
     @field_validator("redis_url")
     @classmethod
@@ -247,7 +248,6 @@ class Settings(_Group):
     """Files of ours, such as the SQLite database."""
     cors_allowed_origins: tuple[str, ...] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
-
     workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
     """Processes that serve; empty: see app/processes.py."""
     forwarded_allow_ips: str = Field("127.0.0.1,::1", validation_alias="FORWARDED_ALLOW_IPS")

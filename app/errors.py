@@ -11,6 +11,7 @@ AppError 500 internal_error
 │   ├── ImageTooComplex image_too_complex
 │   └── UnknownModel unknown_model
 ├── AdminKeyRequired 401 admin_key_required
+├── DashboardLoginRequired 401 dashboard_login_required
 ├── AuthenticationRequired 401 authentication_required
 │   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
 │   ├── TokenExpired token_expired
@@ -30,6 +31,8 @@ AppError 500 internal_error
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
 ├── TooManyLogins 429 too_many_logins
+├── TooManyTasks 429 too_many_tasks
+├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
 ├── ServerBusy 503 server_busy
 ├── StorageUnavailable 503 storage_unavailable
@@ -54,11 +57,15 @@ from typing import Any, ClassVar
 
 
 class AppError(Exception):
-    """Base of all errors above; `message` replaces the class's own sentence, `details` is JSON for the caller."""
+    """Base of all errors above; `message` replaces the class's own sentence, `details` is JSON for the caller.
+
+    `challenge` is what a 401 asks for: https://datatracker.ietf.org/doc/html/rfc9110#section-11.6.1
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     message: ClassVar[str] = "Something went wrong on our side. Quote the request_id when you report it."
+    challenge: ClassVar[str] = "Bearer"
 
     def __init__(
         self, message: str | None = None, *, details: Any = None, retry_after_seconds: float | None = None
@@ -119,6 +126,13 @@ class AdminKeyRequired(AppError):
     status = 401
     code = "admin_key_required"
     message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+
+
+class DashboardLoginRequired(AppError):
+    status = 401
+    code = "dashboard_login_required"
+    message = "Log in with any user name and the service's ADMIN_API_KEY as the password."
+    challenge = 'Basic realm="Image Classifier", charset="UTF-8"'
 
 
 class AuthenticationRequired(AppError):
@@ -220,6 +234,18 @@ class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
     message = "Too many failed log-ins. Wait a moment before the next."
+
+
+class TooManyTasks(AppError):
+    status = 429
+    code = "too_many_tasks"
+    message = "Too many of your tasks are not finished yet. Wait for some of them, or cancel some."
+
+
+class TooManyStreams(AppError):
+    status = 429
+    code = "too_many_streams"
+    message = "Too many of your connections listen already. Close some of them."
 
 
 class DatabaseUnavailable(AppError):

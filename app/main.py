@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
@@ -26,6 +27,7 @@ from app.api import (
     websocket,
 )
 from app.api.errors import add_error_handlers
+from app.api.metrics import METRICS_PATH
 from app.api.middleware import (
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -40,10 +42,15 @@ from app.errors import AppError
 from app.leaving import on_leaving
 from app.logs import configure_logging, log_format
 from app.resources import open_resources
+from app.tracing import start_tracing
+from app.web import dashboard, demo
+from app.web.documentation import add_redoc
+from app.web.pages import mount_assets
 
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
+LIVE_PATH = f"{API_PREFIX}/health/live"
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
@@ -72,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            with on_leaving(resources.task_events.end_streams):
+            with on_leaving(resources.task_events.end_streams), on_leaving(resources.dashboard.end_streams):
                 yield
 
     try:
@@ -85,8 +92,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
-        # Each request would look into the environment for an exporter.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        redoc_url=None,
+        telemetry=_telemetry(settings),
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)
@@ -104,6 +111,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
     app.include_router(metrics.router)
+    app.include_router(dashboard.router)
+    app.include_router(demo.router)
+    mount_assets(app)
+    add_redoc(app)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
@@ -123,6 +134,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """FastAPI's own spans for requests; without an endpoint each would look into the environment for an exporter."""
+    provider = start_tracing(settings.log.traces_endpoint)
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        # What asks every few seconds would bury the rest.
+        "exclude": lambda scope: scope["path"] in {METRICS_PATH, LIVE_PATH},
+    }
 
 
 app = create_app()

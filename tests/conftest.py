@@ -21,7 +21,7 @@ from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
 from tests.serving import serving
 
-pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3"]
+pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
 DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 
 class _Server(uvicorn.Server):
@@ -17,9 +17,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """Serve `app` for the length of the block and yield its URL."""
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+async def serving(app: ASGIApp, *, port: int = 0) -> AsyncIterator[str]:
+    """Serve `app` for the length of the block and yield its URL; port 0 is any that is free."""
+    with socket.create_server(("127.0.0.1", port), backlog=2048) as listener:
         server = _Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=10))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:

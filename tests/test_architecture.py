@@ -15,6 +15,7 @@ MAX_LINES = 350
 # Folder (or file) -> beginnings of module names that it must not import.
 FORBIDDEN = {
     "api": ("sqlalchemy", "app.database", "openai", "anthropic"),
+    "web": ("sqlalchemy", "app.database", "app.clients", "openai", "anthropic"),
     "schemas": ("sqlalchemy", "app.database", "fastapi", "starlette"),
     "services": ("fastapi", "starlette", "uvicorn", "openai", "anthropic", "app.api", "app.schemas", "app.main"),
     "clients": ("sqlalchemy", "app.database", "fastapi", "starlette", "app.api", "app.schemas", "app.services"),
@@ -25,6 +26,7 @@ FORBIDDEN = {
     "categories.py": ("app.",),
     "metrics.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "metrics_files.py": ("fastapi", "starlette", "sqlalchemy", "app."),
+    "tracing.py": ("fastapi", "starlette", "sqlalchemy", "app.api", "app.services", "app.database", "app.clients"),
     "resources.py": ("fastapi", "starlette", "app.api"),
     "config.py": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
 }
@@ -85,7 +87,19 @@ def test_every_module_opens_with_the_rule_that_explains_it() -> None:
 
 
 def test_the_sdks_are_loaded_only_when_they_are_used() -> None:
-    heavy = ("typer", "rich", "app.cli", "openai", "anthropic", "onnxruntime", "alembic", "redis", "obstore")
+    heavy = (
+        "typer",
+        "rich",
+        "app.cli",
+        "openai",
+        "anthropic",
+        "onnxruntime",
+        "alembic",
+        "redis",
+        "obstore",
+        "opentelemetry.sdk",
+        "requests",
+    )
     code = f"import sys, app.main; print([module for module in {heavy} if module in sys.modules])"
     result = subprocess.run(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True

@@ -198,6 +198,7 @@ def test_workers_share_the_day_s_file_and_every_line_is_an_object(environment: d
     assert all(re.fullmatch(r"image-classifier-\d{4}-\d\d-\d\d\.log", file.name) for file in files)
     in_files = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     for lines in (to_stderr, in_files):
+        assert all(list(line)[:5] == ["time", "level", "request_id", "name", "message"] for line in lines)
         users = {line["request_id"]: line["user"] for line in lines if line["name"] == "access"}
         assert [users[request_id] for request_id in asked] == [f"user-{number}" for number in range(100)]
         # The master's own messages as well.

@@ -12,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from app import metrics
 from app.config import Settings
 from app.main import create_app
+from app.services import request_recorder
 from tests.documents import DOCS
 from tests.fakes.images import jpeg_photo, png_photo
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
+from tests.people import bearer, log_in, sign_up
 from tests.serving import serving
 
 UNKNOWN_HASH = hashlib.sha256(b"unknown").hexdigest()
@@ -168,6 +170,42 @@ async def test_failures_retries_and_the_breaker_are_counted(
     assert await growth.of("model_retries_total", provider=settings.model.provider) == 1
     now = await figures(service)
     assert now["image_classifier_model_breaker_open", frozenset({("provider", settings.model.provider)})] == 1
+
+
+async def test_who_is_refused_for_want_of_room_is_counted(
+    service: httpx2.AsyncClient, growth: Growth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = jpeg_photo(304, 200)
+    await service.post("/api/v1/classify", files={"image": photo})
+    monkeypatch.setattr(request_recorder, "MAX_PENDING_ROWS", 0)
+    body = {"image_hash": hashlib.sha256(photo).hexdigest()}
+    for headers in ({}, {"Origin": "https://app.example"}):
+        assert (await service.post("/api/v1/classify/check-cache", json=body, headers=headers)).status_code == 503
+    assert await growth.of("refused_requests_total", code="server_busy") == 2
+    route = "/api/v1/classify/check-cache"
+    assert await growth.of("http_request_seconds_count", route=route, outcome="server_error") == 2
+
+
+async def test_open_streams_and_ended_tasks_are_counted(service: httpx2.AsyncClient, growth: Growth) -> None:
+    await sign_up(service)
+    headers = bearer(await log_in(service))
+    async with service.stream("GET", "/images/inference/events", headers=headers) as stream:
+        lines = stream.aiter_lines()
+        assert "hello" in "".join([await anext(lines), await anext(lines)])
+        assert await growth.of("event_streams") == 1
+        files = {"file": ("a.jpg", jpeg_photo(305, 200), "image/jpeg")}
+        image = (await service.post("/images/upload", files=files, headers=headers)).raise_for_status().json()
+        answer = await service.post("/images/inference/async", json={"image_id": image["id"]}, headers=headers)
+        assert answer.status_code == 202
+        async for line in lines:
+            if '"completed"' in line:
+                break
+        assert await growth.of("tasks_total", outcome="completed") == 1
+    for _ in range(1000):
+        if not await growth.of("event_streams"):
+            break
+        await asyncio.sleep(0.01)
+    assert await growth.of("event_streams") == 0
 
 
 async def test_the_state_of_the_process_is_shown(service: httpx2.AsyncClient) -> None:

@@ -53,6 +53,7 @@ from app.schemas.classify import (
 )
 from app.schemas.common import EXAMPLE_HASH, ErrorResponse
 from app.services.classifier import Answer, Caller, ClassifierService, UploadedPhoto
+from app.services.error_totals import count_error
 
 MAX_IMAGES_PER_CALL = 20
 # Photos of one call in memory at once; the next is read from the connection when one of them is answered.
@@ -213,6 +214,7 @@ async def _classify_item(
         return error_body(error, caller.request_id)
     except Exception:  # noqa: BLE001 - one picture's misfortune is not the others'
         logger.exception("unexpected error with one image of a batch")
+        count_error(AppError.code)
         return error_body(AppError(), caller.request_id)
 
 

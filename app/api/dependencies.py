@@ -77,7 +77,8 @@ async def get_tasks(request: Request) -> TaskService:
     return resources_of(request.scope).tasks
 
 
-_oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
+# Relative: the button of /docs asks below the address of /docs, behind a proxy that puts a prefix before it as well.
+_oauth2 = OAuth2PasswordBearer(tokenUrl="users/token", scheme_name="Account", auto_error=False)
 
 
 async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:

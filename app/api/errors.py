@@ -26,6 +26,7 @@ from app.errors import (
     ServerBusy,
 )
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
+from app.services.error_totals import count_error
 
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
@@ -50,7 +51,7 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
     status = status or error.status
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = error.challenge
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
         needs_operator = isinstance(error, (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted))
@@ -61,10 +62,11 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
 
 
 def log_error(error: AppError) -> None:
-    """Log what is not the caller's fault, and count whom we refuse for want of room."""
+    """Log and count what is not the caller's fault, and count whom we refuse for want of room."""
     if isinstance(error, (ServerBusy, ModelBusy)) or error.status == HTTPStatus.TOO_MANY_REQUESTS:
         metrics.count(metrics.REFUSED_REQUESTS.labels(error.code))
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        count_error(error.code)
         logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)
 
 

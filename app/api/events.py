@@ -13,7 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.dependencies import CurrentSession, ResourcesDep
 from app.api.errors import describe_errors, log_error
-from app.api.pushing import FAREWELL_SECONDS, hello, push
+from app.api.pushing import (
+    EVENT_STREAM,
+    EVENT_STREAM_HEADERS,
+    FAREWELL_SECONDS,
+    hello,
+    ping,
+    push,
+    send_text,
+    until_disconnect,
+)
 from app.errors import (
     AppError,
     AuthenticationRequired,
@@ -21,16 +30,12 @@ from app.errors import (
     InvalidToken,
     ServerBusy,
     TokenExpired,
+    TooManyStreams,
 )
 from app.services.accounts import Session
 from app.services.task_events import TaskEvents
 from app.services.task_listener import Listener
 
-# Below the idle limits of proxies, of which 30 s is a short one.
-PING_SECONDS = 15.0
-EVENT_STREAM = "text/event-stream"
-# A proxy would hold back what is to be seen at once; the latter is nginx's.
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 EXAMPLE = (
     'id: 41\ndata: {"event":"hello","last_id":41}\n\n'
     'id: 42\ndata: {"event":"task","id":42,"task_id":"…","status":"completed"}\n\n'
@@ -50,7 +55,7 @@ class EventStream(StreamingResponse):
     media_type = EVENT_STREAM
 
     def __init__(self, task_events: TaskEvents, session: Session, since: int | None) -> None:
-        super().__init__(iter(()), headers=HEADERS)
+        super().__init__(iter(()), headers=EVENT_STREAM_HEADERS)
         self._task_events = task_events
         self._session = session
         self._since = since
@@ -60,7 +65,7 @@ class EventStream(StreamingResponse):
         async with self._task_events.listen(self._session, self._since) as listener:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
-                await push(listener, _send_events(listener, send), _ping(send), _until_disconnect(receive))
+                await push(listener.ended, _send_events(listener, send), ping(send), until_disconnect(receive))
             except AppError as error:
                 log_error(error)
         with contextlib.suppress(TimeoutError):
@@ -72,7 +77,9 @@ class EventStream(StreamingResponse):
     "/events",
     status_code=200,
     response_class=EventStream,
-    responses=describe_errors(AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailable, ServerBusy)
+    responses=describe_errors(
+        AuthenticationRequired, InvalidToken, TokenExpired, TooManyStreams, DatabaseUnavailable, ServerBusy
+    )
     | {200: {"description": "Events, for as long as you listen", "content": {EVENT_STREAM: {"example": EXAMPLE}}}},
 )
 async def watch_tasks(
@@ -87,21 +94,6 @@ async def watch_tasks(
 
 
 async def _send_events(listener: Listener, send: Send) -> None:
-    await _send_text(send, f"id: {listener.since}\ndata: {hello(listener)}\n\n")
+    await send_text(send, f"id: {listener.since}\ndata: {hello(listener)}\n\n")
     async for event in listener.events():
-        await _send_text(send, f"id: {event.id}\ndata: {event.text}\n\n")
-
-
-async def _ping(send: Send) -> None:
-    while True:
-        await asyncio.sleep(PING_SECONDS)
-        await _send_text(send, ": ping\n\n")
-
-
-async def _send_text(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
+        await send_text(send, f"id: {event.id}\ndata: {event.text}\n\n")

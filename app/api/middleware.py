@@ -11,13 +11,14 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics
+from app import metrics, tracing
 from app.access_log import AccessLog
 from app.api.dependencies import client_address
 from app.api.errors import error_response
 from app.api.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
 from app.request_id import new_request_id
+from app.services.error_totals import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
@@ -54,6 +55,7 @@ class RequestContextMiddleware:
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
+        tracing.describe(request_id=request_id)
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
@@ -128,6 +130,7 @@ class UnexpectedErrorMiddleware:
             if scope["type"] != "http":
                 raise
             logger.exception("unexpected error")
+            count_error(AppError.code)
             if not answered:
                 await error_response(AppError(), scope["state"]["request_id"])(scope, receive, send)
 

@@ -3,14 +3,13 @@
 Tables and JSON go to standard output, everything else to standard error, so that output can be piped.
 """
 
-import tomllib
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from app import VERSION
 from app.cli import classify, operate, statistics
-from app.config import PROJECT_ROOT
 
 cli = typer.Typer(
     name="image-classifier",
@@ -30,8 +29,7 @@ cli.command("create-admin")(operate.create_admin)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        Console().print(f"image-classifier {project['version']}", highlight=False)
+        Console().print(f"image-classifier {VERSION}", highlight=False)
         raise typer.Exit
 
 

@@ -32,6 +32,7 @@ from app.errors import (
     ModelRejectedRequest,
     ModelTimeout,
 )
+from app.tracing import span
 
 # Five failures in a row are an outage, not bad luck; half a minute is what the rate limits of hosted APIs last.
 BREAKER_FAILURE_THRESHOLD = 5
@@ -118,7 +119,8 @@ class ModelClient(ABC):
             ModelError: the subclass says why; nothing else is raised, whatever the provider does.
         """
         try:
-            result = await self._classify_in_turn(photo)
+            with span("model.call", provider=self.provider, model=self.model):
+                result = await self._classify_in_turn(photo)
         except ModelError as error:
             self._count_call(error.code)
             raise
@@ -198,8 +200,9 @@ class ModelClient(ABC):
 
     async def _attempt(self, photo: PreparedPhoto) -> ModelResult | ModelError:
         try:
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                result = await self._classify(photo)
+            with span("model.attempt"):
+                async with asyncio.timeout(self.settings.timeout_seconds):
+                    result = await self._classify(photo)
         except TimeoutError:
             return ModelTimeout()
         except ModelError as error:

@@ -263,6 +263,19 @@ class CacheTotals(Base):
     __table_args__ = ({"comment": "缓存统计", **TABLE_OPTIONS},)
 
 
+class ErrorPeriod(Base):
+    """How many answers failed for a reason that was not the caller's; sharded as `PeriodTotals`."""
+
+    __tablename__ = "stats_error"
+
+    period_start: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True, comment="时段开始(UTC, 15分钟)")
+    code: Mapped[str] = mapped_column(String(64), primary_key=True, comment="错误码")
+    shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
+    errors: Mapped[int] = mapped_column(UnsignedBigInteger, comment="错误数")
+
+    __table_args__ = ({"comment": "分时段错误数", **TABLE_OPTIONS},)
+
+
 class StatsState(Base):
     """What the statistics tables were built for, such as their time zone."""
 

@@ -1,11 +1,60 @@
 """Bodies of the statistics: the services' figures in the `data` envelope, with examples."""
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from app.errors import InvalidRequest
 from app.schemas.common import EXAMPLE_HASH, DataResponse
 from app.services.stats import CacheEfficiency, CategoryShare, DayStats, HotImage, UserStats
+from app.services.timeseries import Bucket, BucketFigures
+
+
+class Metric(StrEnum):
+    """Figures that exist over time: the fields of `BucketFigures`."""
+
+    REQUESTS = "requests"
+    HITS = "hits"
+    MISSES = "misses"
+    HIT_RATE = "hit_rate"
+    USERS = "users"
+    MONEY_SPENT = "money_spent"
+    MONEY_SAVED = "money_saved"
+    LATENCY = "latency"
+    ERRORS = "errors"
+
+
+class Point(BaseModel):
+    """One bucket."""
+
+    start: Annotated[datetime, Field(description="When the bucket begins; UTC.")]
+    value: Annotated[
+        float, Field(description="A number; hit_rate in percent, latency in ms, money in COST_PER_API_CALL's currency.")
+    ]
+
+
+class TimeSeries(BaseModel):
+    """One metric's points, the oldest first, without gaps."""
+
+    metric: Metric
+    bucket: Bucket
+    points: list[Point]
+
+    @classmethod
+    def of(cls, metric: Metric, bucket: Bucket, figures: Sequence[BucketFigures]) -> Self:
+        """Pick one metric.
+
+        Raises:
+            InvalidRequest: it does not exist for buckets of this length.
+        """
+        values = [getattr(each, metric) for each in figures]
+        if None in values:
+            raise InvalidRequest("Users are counted by the day: ask for bucket=day.")
+        points = [Point(start=each.start, value=value) for each, value in zip(figures, values, strict=True)]
+        return cls(metric=metric, bucket=bucket, points=points)
 
 
 def _example(data: Any) -> ConfigDict:
@@ -24,6 +73,19 @@ class DayStatsResponse(DataResponse[DayStats]):
             "avg_processing_time_ms": 1245.0,
             "estimated_cost": 10.67,
             "cost_saved": 4.56,
+        }
+    )
+
+
+class TimeSeriesResponse(DataResponse[TimeSeries]):
+    model_config = _example(
+        {
+            "metric": "hit_rate",
+            "bucket": "hour",
+            "points": [
+                {"start": "2025-10-10T08:00:00Z", "value": 28.4},
+                {"start": "2025-10-10T09:00:00Z", "value": 31.25},
+            ],
         }
     )
 

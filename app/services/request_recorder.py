@@ -27,6 +27,7 @@ from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.services.request_record import RequestRecord, count_hits, insert_log
 from app.services.rollups import Rollups
+from app.tracing import span
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
@@ -87,7 +88,8 @@ class RequestRecorder:
             self._flusher = asyncio.create_task(self._flush(), name="request-recorder", context=Context())
         if committed is not None:
             # A caller that goes away cancels its own future only: the rows are written all the same.
-            await committed
+            with span("commit", rows=len(records)):
+                await committed
 
     @property
     def pending_rows(self) -> int:

@@ -31,6 +31,11 @@ class _Moment(NamedTuple):
     day: str
 
 
+def period_start(moment: datetime) -> datetime:
+    """The beginning of the quarter of an hour that `moment` is in."""
+    return moment.replace(minute=moment.minute // PERIOD_MINUTES * PERIOD_MINUTES, second=0, microsecond=0)
+
+
 class Rollups:
     """Makes the statements for one process; `dialect` is SQLAlchemy's name, `zone` decides which day it is."""
 
@@ -130,9 +135,7 @@ class Rollups:
         if moment is None:
             if len(self._moments) >= MAX_KNOWN_MOMENTS:
                 self._moments.clear()
-            period = created_at.replace(
-                minute=created_at.minute // PERIOD_MINUTES * PERIOD_MINUTES, second=0, microsecond=0
-            )
+            period = period_start(created_at)
             day = created_at.astimezone(self._zone).date()
             moment = self._moments[created_at] = _Moment(
                 timestamp_text(created_at), timestamp_text(period), day.isoformat()
@@ -158,7 +161,7 @@ def _insert_visitors(dialect: str, rows: int) -> str:
 @lru_cache(maxsize=4)
 def _count_visitors(dialect: str) -> str:
     inserted = "changes()" if dialect == "sqlite" else "ROW_COUNT()"
-    return _upsert_sums(
+    return upsert_sums(
         dialect,
         table="stats_visitor_count",
         keys=("day", "kind", "shard"),
@@ -169,7 +172,7 @@ def _count_visitors(dialect: str) -> str:
 
 @lru_cache(maxsize=4)
 def _upsert_cache(dialect: str) -> str:
-    return _upsert_sums(
+    return upsert_sums(
         dialect, table="stats_cache", keys=("shard",), sums=("images", "hits"), source="VALUES (%s,%s,%s)"
     )
 
@@ -195,7 +198,7 @@ def upsert_users(dialect: str, source: str) -> str:
 @lru_cache(maxsize=256)
 def upsert_periods(dialect: str, source: str) -> str:
     """Return the text that adds rows of `source`, in the table's order of columns, to `stats_period`."""
-    return _upsert_sums(
+    return upsert_sums(
         dialect,
         table="stats_period",
         keys=("period_start", "category", "shard"),
@@ -210,7 +213,8 @@ def insert_visitors(dialect: str, source: str) -> str:
     return f"{ignore} INTO stats_visitor (day, kind, visitor) {source}"
 
 
-def _upsert_sums(dialect: str, *, table: str, keys: Sequence[str], sums: Sequence[str], source: str) -> str:
+def upsert_sums(dialect: str, *, table: str, keys: Sequence[str], sums: Sequence[str], source: str) -> str:
+    """Return the text that adds rows of `source`, `keys` first and then `sums`, to a table of sums."""
     return upsert(
         dialect,
         table=table,

@@ -7,19 +7,27 @@ one user is the database's matter: the specification's collation on MySQL takes 
 SQLite does not.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
-from app.database.tables import CachedImage, CacheTotals, PeriodTotals, UserTotals, VisitorCount
+from app.database.replica import Replica
+from app.database.tables import CachedImage, CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
+from app.services.figures import percent, ratio
 from app.services.rollups import ADDRESS, USER
+from app.services.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +95,10 @@ class HotImage:
 class StatsService:
     """Computes the figures that ops people watch."""
 
-    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None) -> None:
         self._engine = engine
         self._settings = settings
+        self._replica = replica
 
     def today(self) -> date:
         """The current day in STATS_TIMEZONE."""
@@ -113,15 +122,33 @@ class StatsService:
                 total_requests=total,
                 cache_hits=hits,
                 cache_misses=total - hits,
-                cache_hit_rate=_percent(hits, total),
+                cache_hit_rate=percent(hits, total),
                 unique_users=int(row.users or 0),
                 unique_ips=int(row.ips or 0),
-                avg_processing_time_ms=_ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                avg_processing_time_ms=ratio(int(row.milliseconds or 0), int(row.timed or 0)),
                 estimated_cost=self._cost(total - hits),
                 cost_saved=self._cost(hits),
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
+
+    async def timeseries(
+        self, bucket: Bucket, start: datetime | None = None, end: datetime | None = None
+    ) -> list[BucketFigures]:
+        """Figures of each bucket from the one that `start` is in to the one before `end`; none is left out.
+
+        Args:
+            bucket: how long each is.
+            start: left out, as much before `end` as a chart shows. Without an offset, a time of STATS_TIMEZONE.
+            end: the same; left out, now, with the bucket that is not over.
+
+        Raises:
+            InvalidRequest: `start` is not before `end`, or the buckets are too many.
+        """
+        zone = self._settings.timezone
+        start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
+        bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
+        return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
@@ -139,11 +166,11 @@ class StatsService:
                 total_hits=hits,
                 times_saved=hits - images,
                 cost_saved=self._cost(hits - images),
-                avg_hit_per_image=_ratio(hits, images),
+                avg_hit_per_image=ratio(hits, images),
                 max_hits=row.most or 0,
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
 
     async def category_distribution(self, day: date) -> list[CategoryShare]:
         """Shares of the categories in one day's requests, the largest first (7.4.3)."""
@@ -164,13 +191,27 @@ class StatsService:
                 CategoryShare(
                     category=Category(row.category),
                     count=int(row.requests),
-                    percentage=_percent(int(row.requests), total),
-                    avg_confidence=_ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
+                    percentage=percent(int(row.requests), total),
+                    avg_confidence=ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
                 )
                 for row in sorted(rows, key=lambda row: (-row.requests, row.category))
             ]
 
-        return await read(self._engine, select_shares)
+        return await self._read(select_shares)
+
+    async def errors(self, day: date) -> dict[str, int]:
+        """How often each error of ours was answered on one day: code -> number, the most frequent first."""
+        query = (
+            select(ErrorPeriod.code, func.sum(ErrorPeriod.errors).label("errors"))
+            .where(self._is_on(day, ErrorPeriod.period_start))
+            .group_by(ErrorPeriod.code)
+        )
+
+        async def select_errors(connection: AsyncConnection) -> dict[str, int]:
+            counts = {row.code: int(row.errors) for row in await connection.execute(query)}
+            return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+        return await self._read(select_errors)
 
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
@@ -186,14 +227,14 @@ class StatsService:
                     user_id=row.user_id,
                     request_count=row.requests,
                     cache_hits=row.hits,
-                    cache_hit_rate=_percent(row.hits, row.requests),
+                    cache_hit_rate=percent(row.hits, row.requests),
                     first_request=row.first_request_at,
                     last_request=row.last_request_at,
                 )
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_users)
+        return await self._read(select_users)
 
     async def top_images(self, limit: int) -> list[HotImage]:
         """The images with the most hits (7.4.4)."""
@@ -227,11 +268,16 @@ class StatsService:
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_images)
+        return await self._read(select_images)
 
-    def _is_on(self, day: date) -> ColumnElement[bool]:
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await (read(self._engine, work) if self._replica is None else self._replica.read(work))
+
+    def _is_on(
+        self, day: date, period_start: InstrumentedAttribute[datetime] = PeriodTotals.period_start
+    ) -> ColumnElement[bool]:
         start, end = day_in_utc(day, self._settings.timezone)
-        return and_(PeriodTotals.period_start >= start, PeriodTotals.period_start < end)
+        return and_(period_start >= start, period_start < end)
 
     def _cost(self, calls: int) -> float:
         return float(calls * self._settings.cost_per_call)
@@ -243,15 +289,3 @@ def _visitors(day: date, kind: str) -> ScalarSelect[int]:
         .where(VisitorCount.day == day, VisitorCount.kind == kind)
         .scalar_subquery()
     )
-
-
-def _ratio(numerator: Decimal | int, denominator: int, *, digits: int = 2) -> float:
-    """The quotient, rounded half up as MySQL's ROUND does; 0 where there is nothing to divide by."""
-    if denominator == 0:
-        return 0.0
-    quotient = Decimal(numerator) / Decimal(denominator)
-    return float(quotient.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
-
-
-def _percent(part: int, whole: int) -> float:
-    return _ratio(Decimal(part) * 100, whole)

@@ -68,6 +68,53 @@ async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
         assert (figures["total_requests"] if path == "today" else len(figures)) == empty
 
 
+async def test_series_follow_the_requests(api: httpx2.AsyncClient) -> None:
+    data = photo(3)
+    await upload(api, data, headers={"X-User-ID": "a"})
+    await check(api, sha256(data), headers={"X-User-ID": "b"})
+
+    async def latest(metric: str, bucket: str) -> float:
+        answer = (await api.get("/stats/timeseries", params={"metric": metric, "bucket": bucket})).json()
+        assert answer["success"] is True
+        series = answer["data"]
+        assert (series["metric"], series["bucket"]) == (metric, bucket)
+        assert all(point["start"].endswith("Z") for point in series["points"])
+        # A bucket may have begun between the two requests.
+        return float(sum(point["value"] for point in series["points"][-2:]))
+
+    for bucket in ("15min", "hour", "day"):
+        for metric, expected in {
+            "requests": 2,
+            "hits": 1,
+            "misses": 1,
+            "money_spent": 0.01,
+            "money_saved": 0.01,
+        }.items():
+            assert await latest(metric, bucket) == expected
+        assert await latest("hit_rate", bucket) in (50, 100)
+        assert await latest("latency", bucket) >= 0
+    assert await latest("users", "day") == 2
+
+
+async def test_a_series_has_the_bounds_that_it_is_asked_for(api: httpx2.AsyncClient) -> None:
+    async def starts(**bounds: str) -> list[str]:
+        answer = await api.get("/stats/timeseries", params={"metric": "requests", "bucket": "day", **bounds})
+        assert answer.status_code == 200, answer.text
+        return [point["start"] for point in answer.json()["data"]["points"]]
+
+    # The usual time zone is Shanghai's.
+    two_days = ["2025-10-09T16:00:00Z", "2025-10-10T16:00:00Z"]
+    assert await starts(**{"from": "2025-10-10", "to": "2025-10-12"}) == two_days
+    assert await starts(**{"from": "2025-10-10T08:00", "to": "2025-10-11T00:00:01"}) == two_days
+    assert await starts(**{"from": "2025-10-09T16:00:00Z", "to": "2025-10-11T16:00:00.000Z"}) == two_days
+    assert await starts(**{"from": "2025-10-10T00:00:00+08:00", "to": "2025-10-11T12:00:00+08:00"}) == two_days
+    # Whoever does not quote the plus sign sends a space.
+    answer = await api.get(
+        "/stats/timeseries?metric=requests&bucket=day&from=2025-10-10T00:00:00+08:00&to=2025-10-12T00:00:00+08:00"
+    )
+    assert [point["start"] for point in answer.json()["data"]["points"]] == two_days
+
+
 @pytest.mark.parametrize("migrate_on_start", [True, False])
 async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEngine, migrate_on_start: bool) -> None:
     """The service starts on a database that has log rows and no rollups yet."""
@@ -89,6 +136,18 @@ async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEng
         "/stats/today?date=0001-01-01",
         "/stats/today?date=1795219200",
         "/stats/today?date=2025-10-10T00:00:00",
+        "/stats/timeseries",
+        "/stats/timeseries?metric=money",
+        "/stats/timeseries?metric=requests&bucket=minute",
+        "/stats/timeseries?metric=users&bucket=hour",
+        "/stats/timeseries?metric=requests&from=yesterday",
+        "/stats/timeseries?metric=requests&from=2025-02-30",
+        "/stats/timeseries?metric=requests&from=2025-10-10T25:00:00Z",
+        "/stats/timeseries?metric=requests&from=1760097600",
+        "/stats/timeseries?metric=requests&from=0001-01-01&to=0001-01-02",
+        "/stats/timeseries?metric=requests&from=2025-10-10&to=2025-10-10",
+        "/stats/timeseries?metric=requests&from=2025-01-01&to=2025-10-10",
+        "/stats/timeseries?metric=requests&bucket=day&to=9999-12-31",
         "/stats/category-distribution?date=9999-12-31",
         "/stats/users/top?limit=0",
         "/stats/users/top?limit=1001",

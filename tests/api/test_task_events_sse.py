@@ -12,7 +12,6 @@ import jwt
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import events
 from app.clock import utc_now
 from app.services import task_events, task_listener
 from tests.events import add_event, add_events, body_of
@@ -100,7 +99,7 @@ async def test_who_comes_back_hears_what_it_missed(service: httpx2.AsyncClient, 
 
 
 async def test_silence_is_broken_now_and_then(service: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PING_SECONDS", 0.02)
+    monkeypatch.setattr("app.api.pushing.PING_SECONDS", 0.02)
     _, token = await person(service)
     async with stream(service, token) as mine:
         await mine.message()

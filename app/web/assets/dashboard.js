@@ -1,0 +1,335 @@
+/**
+ * The dashboard: takes the parts of the stream of events as they come, and shows them in the reader's language.
+ *
+ * @module
+ */
+
+import { Chart, spark } from "./chart.js";
+import { texts } from "./dashboard-texts.js";
+import { createI18n } from "./i18n.js";
+
+const FIRST_PAUSE_SECONDS = 1;
+const LONGEST_PAUSE_SECONDS = 30;
+const MAX_CODES = 3;
+const zone = document.body.dataset.timezone;
+const i18n = createI18n(texts);
+const { t } = i18n;
+const charts = Object.fromEntries(
+  [...document.querySelectorAll("[data-chart]")].map((figure) => [figure.dataset.chart, new Chart(figure)]),
+);
+
+/** The latest of each part: name -> what the service sent. */
+const parts = {};
+let span = "hour";
+
+// ----- numbers and times as the reader writes them
+
+const whole = (value) => i18n.number(value);
+const short = (value) => i18n.number(value, { notation: "compact", maximumFractionDigits: 1 });
+const rate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 1 });
+const exactRate = (value) => i18n.number(value / 100, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const wholeRate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 0 });
+
+function money(value) {
+  const digits = value !== 0 && value < 1 ? 4 : 2;
+  return i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: digits });
+}
+
+function duration(milliseconds) {
+  if (milliseconds >= 1000) return `${i18n.number(milliseconds / 1000, { maximumFractionDigits: 2 })}\u00a0s`;
+  return `${i18n.number(milliseconds, { maximumFractionDigits: milliseconds < 10 ? 1 : 0 })}\u00a0ms`;
+}
+
+function moment(text, options) {
+  return i18n.time(new Date(text), { timeZone: zone, ...options });
+}
+
+function ago(text) {
+  return text === null ? t("none") : moment(text, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+}
+
+const CLOCK = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const LABELS = { "15min": CLOCK, hour: CLOCK, day: { month: "numeric", day: "numeric" } };
+const LONG_LABELS = {
+  "15min": CLOCK,
+  hour: { month: "short", day: "numeric", ...CLOCK },
+  day: { weekday: "short", month: "short", day: "numeric" },
+};
+
+// ----- what is shown
+
+const put = (id, text) => {
+  document.getElementById(id).textContent = text;
+};
+
+function tile(name, figure, note) {
+  document.querySelector(`[data-figure="${name}"]`).textContent = figure;
+  document.querySelector(`[data-note="${name}"]`).textContent = note;
+}
+
+function sparkline(name, points, key) {
+  spark(document.querySelector(`[data-spark="${name}"]`), points.map((point) => point[key]));
+}
+
+function showTiles() {
+  const { today, cache, hour, day } = parts;
+  const quarters = parts["15min"];
+  const latest = quarters?.at(-1);
+  if (today) {
+    const { figures } = today;
+    // Noon in UTC is the same date everywhere near it; the day is the service's.
+    put("day", i18n.time(new Date(`${today.day}T12:00Z`), { dateStyle: "full", timeZone: "UTC" }));
+    tile("requests", whole(figures.total_requests), latest ? t("noteRequests", { count: whole(latest.requests) }) : "");
+    tile("hitRate", rate(figures.cache_hit_rate), t("noteHits", { count: whole(figures.cache_hits) }));
+    tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
+    tile("spent", money(figures.estimated_cost), t("noteSpent", { count: whole(figures.cache_misses) }));
+    tile("users", whole(figures.unique_users), t("noteUsers", { count: whole(figures.unique_ips) }));
+    const errors = Object.entries(today.errors);
+    const worst = errors.length ? t("noteErrors", { count: whole(errors[0][1]), code: errors[0][0] }) : "";
+    tile("errors", whole(errors.reduce((sum, [, count]) => sum + count, 0)), worst);
+    tile("latency", duration(figures.avg_processing_time_ms), latest ? t("noteLatency", { time: duration(latest.latency) }) : "");
+  }
+  if (cache) tile("images", whole(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image, { maximumFractionDigits: 1 }) }));
+  if (hour) {
+    for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency", errors: "errors" })) {
+      sparkline(name, hour, key);
+    }
+  }
+  if (day) sparkline("users", day, "users");
+}
+
+function showCharts() {
+  const points = parts[span];
+  if (!points) return;
+  const of = (key) => points.map((point) => point[key]);
+  const sum = (key) => points.reduce((total, point) => total + point[key], 0);
+  const common = {
+    labels: points.map(({ start }) => moment(start, LABELS[span])),
+    longLabels: points.map(({ start }) => moment(start, LONG_LABELS[span])),
+    tableLabel: t("asTable"),
+    timeLabel: t("time"),
+  };
+  // There is no rate and no time of no requests.
+  const known = points.map(({ requests }) => requests > 0);
+  charts.requests.update({
+    ...common,
+    title: t("requests"),
+    description: t("describeRequests", { hits: whole(sum("hits")), misses: whole(sum("misses")) }),
+    kind: "bars",
+    series: [
+      { name: t("misses"), tone: "tone-misses", values: of("misses") },
+      { name: t("hits"), tone: "tone-hits", values: of("hits") },
+    ],
+    format: whole,
+    axis: short,
+  });
+  charts.hitRate.update({
+    ...common,
+    known,
+    title: t("hitRate"),
+    description: t("describeHitRate", { rate: rate((100 * sum("hits")) / Math.max(1, sum("requests"))) }),
+    kind: "line",
+    series: [{ name: t("hitRate"), tone: "tone-rate", values: of("hit_rate") }],
+    top: 100,
+    format: rate,
+    axis: wholeRate,
+  });
+  charts.latency.update({
+    ...common,
+    known,
+    title: t("latency"),
+    description: t("describeLatency", { time: duration(Math.max(...of("latency"))) }),
+    kind: "line",
+    series: [{ name: t("latency"), tone: "tone-latency", values: of("latency") }],
+    format: duration,
+    axis: duration,
+  });
+  charts.money.update({
+    ...common,
+    title: t("money"),
+    description: t("describeMoney", { spent: money(sum("money_spent")), saved: money(sum("money_saved")) }),
+    kind: "bars",
+    series: [
+      { name: t("spentShort"), tone: "tone-spent", values: of("money_spent") },
+      { name: t("savedShort"), tone: "tone-saved", values: of("money_saved") },
+    ],
+    format: money,
+    axis: short,
+  });
+}
+
+function element(name, { text = null, className = "", colour = null, title = null } = {}, children = []) {
+  const made = document.createElement(name);
+  if (text !== null) made.textContent = text;
+  if (className) made.className = className;
+  // Set by a script it is no inline style, which the page's policy refuses.
+  if (colour) made.style.background = `var(--category-${colour})`;
+  if (title) made.title = title;
+  made.append(...children);
+  return made;
+}
+
+function categoryName(category) {
+  const names = parts.categories?.find((each) => each.category === category);
+  return names ? names[i18n.language === "zh" ? "chinese" : "english"] : category;
+}
+
+function named(category) {
+  return [element("span", { className: "swatch", colour: category }), categoryName(category)];
+}
+
+function showCategories() {
+  const shares = parts.categories ?? [];
+  const largest = Math.max(1, ...shares.map(({ count }) => count));
+  const rows = shares.map(({ category, count, percentage }) => {
+    const bar = element("div", { colour: category });
+    bar.style.width = `${(100 * count) / largest}%`;
+    const track = element("div", { className: "track" }, [bar]);
+    return element("tr", {}, [
+      element("td", {}, named(category)),
+      element("td", { className: "share" }, [track]),
+      element("td", { className: "number", text: whole(count) }),
+      element("td", { className: "number muted", text: exactRate(percentage) }),
+    ]);
+  });
+  document.getElementById("categories").replaceChildren(...rows);
+}
+
+function fill(id, rows) {
+  document.getElementById(id).replaceChildren(...rows);
+  document.getElementById(`${id}-empty`).hidden = rows.length > 0;
+}
+
+function showTables() {
+  fill("images", (parts.images ?? []).map(({ hash, category, hit_count: count }) =>
+    element("tr", {}, [
+      element("td", { className: "hash", text: hash }),
+      element("td", { title: categoryName(category) }, named(category)),
+      element("td", { className: "number", text: whole(count) }),
+    ]),
+  ));
+  fill("users", (parts.users ?? []).map(({ user_id: user, request_count: count, cache_hit_rate: hitRate }) =>
+    element("tr", {}, [
+      element("td", { text: user, title: user }),
+      element("td", { className: "number", text: whole(count) }),
+      element("td", { className: "number", text: exactRate(hitRate) }),
+    ]),
+  ));
+}
+
+function badge(id, isGood, text) {
+  const shown = document.getElementById(id);
+  shown.className = `badge ${isGood ? "good" : "bad"}`;
+  shown.textContent = text;
+}
+
+function showErrors() {
+  const codes = Object.entries(parts.today?.errors ?? {}).slice(0, MAX_CODES);
+  const rows = codes.map(([code, count]) =>
+    element("div", { className: "code" }, [
+      element("dt", { text: t("errorsToday", { code }) }),
+      element("dd", { className: "number", text: whole(count) }),
+    ]),
+  );
+  for (const old of document.querySelectorAll(".health .code")) old.remove();
+  document.querySelector(".health").append(...rows);
+}
+
+function showHealth() {
+  const { health } = parts;
+  document.getElementById("outage").hidden = !health || health.database;
+  document.body.classList.toggle("stale", !isConnected || (health ? !health.database : false));
+  if (!health) return;
+  const { model } = health;
+  badge("database", health.database, t(health.database ? "connected" : "disconnected"));
+  badge("model", model.available, t(model.available ? "available" : "unavailable"));
+  put("model-name", model.model);
+  put("breaker", t(`breaker_${model.breaker}`));
+  put("last-success", ago(model.last_success_at));
+  put("last-error", model.last_error_code === null ? t("none") : `${model.last_error_code}, ${ago(model.last_error_at)}`);
+}
+
+const SHOWN_BY = {
+  today: [showTiles, showErrors],
+  cache: [showTiles],
+  "15min": [showTiles, showCharts],
+  hour: [showTiles, showCharts],
+  day: [showTiles, showCharts],
+  // Hot images have categories too, and the names come with these.
+  categories: [showCategories, showTables],
+  images: [showTables],
+  users: [showTables],
+  health: [showHealth],
+};
+
+function showAll() {
+  put("zone", t("zone", { zone }));
+  showTiles();
+  showCharts();
+  showCategories();
+  showTables();
+  showErrors();
+  showHealth();
+  showConnection();
+}
+
+// ----- the stream
+
+let source = null;
+let isConnected = false;
+let heardAt = new Date();
+let pause = FIRST_PAUSE_SECONDS;
+let timer = null;
+
+function showConnection() {
+  const isNew = Object.keys(parts).length === 0;
+  document.getElementById("live").className = `dot ${isConnected ? "on" : isNew ? "" : "off"}`;
+  const time = i18n.time(heardAt, { timeStyle: "medium", timeZone: zone });
+  put("live-text", isConnected ? t("live", { time }) : isNew ? t("connecting") : t("lost", { time }));
+}
+
+function listen() {
+  timer = null;
+  source = new EventSource("dashboard/events");
+  for (const [name, shows] of Object.entries(SHOWN_BY)) {
+    source.addEventListener(name, (event) => {
+      parts[name] = JSON.parse(event.data);
+      isConnected = true;
+      pause = FIRST_PAUSE_SECONDS;
+      heardAt = new Date();
+      for (const show of shows) show();
+      showConnection();
+    });
+  }
+  source.addEventListener("error", () => {
+    // Browsers try again after a broken connection, but give up for good after any other answer than a stream.
+    leave();
+    timer = setTimeout(listen, pause * 1000);
+    pause = Math.min(LONGEST_PAUSE_SECONDS, pause * 2);
+  });
+}
+
+function leave() {
+  source?.close();
+  clearTimeout(timer);
+  source = timer = null;
+  isConnected = false;
+  showHealth();
+  showConnection();
+}
+
+// A page that nobody sees costs the service nothing.
+document.addEventListener("visibilitychange", () => {
+  leave();
+  if (!document.hidden) listen();
+});
+
+for (const button of document.querySelectorAll("[data-span]")) {
+  button.addEventListener("click", () => {
+    span = button.dataset.span;
+    for (const each of document.querySelectorAll("[data-span]")) each.setAttribute("aria-pressed", String(each === button));
+    showCharts();
+  });
+}
+i18n.onChange(showAll);
+if (!document.hidden) listen();

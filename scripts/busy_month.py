@@ -1,0 +1,123 @@
+"""A made-up month of a service that people like, for pictures of its dashboard."""
+
+import hashlib
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import insert
+
+from app.config import DatabaseSettings, Settings
+from app.database.engine import create_engine
+from app.database.migrate import migrate
+from app.database.tables import CachedImage, ErrorPeriod, RequestLog
+from app.services.rollups import period_start
+
+ZONE = ZoneInfo("Asia/Shanghai")
+DAYS = 30
+REQUESTS_PER_DAY = 2400
+IMAGES = 6000
+CATEGORIES = {
+    "travel_scenery": 26,
+    "foods": 21,
+    "single_person": 17,
+    "pets": 12,
+    "screenshot": 10,
+    "social_activities": 7,
+    "other": 5,
+    "idcard": 2,
+}
+NAMES = ("aurora", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "iris", "juniper")
+
+
+def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
+    """The rows of `request_log` up to `now`: more by day than at night, and more hits the longer the cache exists."""
+    rows: list[dict[str, Any]] = []
+    start = now - timedelta(days=DAYS)
+    people = [f"{name}-{dice.randrange(16**6):06x}" for name in NAMES for _ in range(400)]
+    dice.shuffle(people)
+    steps = DAYS * 24 * 12
+    for step in range(steps):
+        moment = start + timedelta(minutes=5 * step)
+        local = moment.astimezone(ZONE)
+        hour = local.hour + local.minute / 60
+        # Two humps: around noon and in the evening.
+        daily = 0.15 + math.exp(-((hour - 12.5) ** 2) / 9) + 1.3 * math.exp(-((hour - 20) ** 2) / 7)
+        weekend = 1.35 if local.weekday() >= 5 else 1.0
+        growth = 0.7 + 0.6 * step / steps
+        expected = REQUESTS_PER_DAY / 288 * daily * weekend * growth / 0.5
+        for _ in range(max(0, round(dice.gauss(expected, expected**0.5)))):
+            is_hit = dice.random() < 0.24 + 0.42 * step / steps + dice.gauss(0, 0.02)
+            milliseconds = dice.lognormvariate(1.4, 0.4) if is_hit else dice.lognormvariate(7.0, 0.35)
+            rows.append(
+                {
+                    "request_id": f"req_{int(moment.timestamp())}_{len(rows):012x}",
+                    "user_id": people[int(len(people) * dice.random() ** 1.7)] if dice.random() < 0.94 else None,
+                    "ip_address": f"10.{dice.randrange(4)}.{dice.randrange(12)}.{dice.randrange(1, 9)}",
+                    "image_hash": _hash(int(IMAGES * dice.random() ** 2.5)),
+                    "image_size": None if is_hit else dice.randrange(120_000, 420_000),
+                    "category": dice.choices(list(CATEGORIES), list(CATEGORIES.values()))[0],
+                    "confidence": Decimal(dice.randrange(7600, 9950)) / 10_000,
+                    "from_cache": int(is_hit),
+                    "processing_time_ms": max(1, round(milliseconds)),
+                    "created_at": moment + timedelta(seconds=dice.randrange(300)),
+                }
+            )
+    return [row for row in rows if row["created_at"] <= now]
+
+
+def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
+    """The rows of the cache: a few photos that everybody has, and many that few have."""
+    return [
+        {
+            "image_hash": _hash(number),
+            "category": dice.choices(list(CATEGORIES), list(CATEGORIES.values()))[0],
+            "confidence": Decimal(dice.randrange(7600, 9950)) / 10_000,
+            "model_used": "gpt-6-luna",
+            "hit_count": 1 + int(640 / (number + 1) ** 0.55),
+            "created_at": now - timedelta(days=DAYS * dice.random()),
+            "last_hit_at": now - timedelta(minutes=dice.randrange(600)),
+        }
+        for number in range(IMAGES)
+    ]
+
+
+def errors_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
+    """The rows of `stats_error`: some model calls fail, more of them when the provider has a bad hour."""
+    periods = [period_start(now) - timedelta(minutes=15 * number) for number in range(DAYS * 96)]
+    counts = {period: dice.choices([0, 1, 2, 9], [88, 9, 2.7, 0.3])[0] for period in periods}
+    return [
+        {
+            "period_start": period,
+            "code": dice.choice(["model_timeout", "model_unreachable"]),
+            "shard": 0,
+            "errors": count,
+        }
+        for period, count in counts.items()
+        if count
+    ]
+
+
+async def fill(folder: Path) -> Settings:
+    """Make a SQLite database with such a month in `folder`, and return the settings of a service on it."""
+    url = f"sqlite:///{folder}/busy-month.db"
+    settings = Settings(data_dir=folder, database=DatabaseSettings.model_validate({"url": url}))
+    now, dice = datetime.now(UTC).replace(microsecond=0), random.Random(2)
+    engine = create_engine(settings)
+    try:
+        await migrate(engine, settings)
+        async with engine.begin() as connection:
+            await connection.execute(insert(RequestLog), log_of_a_month(now, dice))
+            await connection.execute(insert(CachedImage), cache_of_a_month(now, dice))
+            await connection.execute(insert(ErrorPeriod), errors_of_a_month(now, dice))
+    finally:
+        await engine.dispose()
+    return settings
+
+
+def _hash(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""image-classifier.js in a real browser: what it makes of a photo, and how a web developer uses it."""
+
+import base64
+import io
+from hashlib import sha256
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from playwright.async_api import Page
+
+from app.web.pages import FOLDER
+from tests.documents import DOCS, READMES, code_blocks
+from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.fakes.images import CORNERS, corners, encode, exif_rotated, gps_tagged, noisy_jpeg
+
+CLIENT = "image-classifier.js"
+COFFEE = DOCS / "samples" / "coffee.jpg"
+DOCUMENTED_URL = "http://127.0.0.1:8000"
+COMPRESS = """async data => {
+  const { compressPhoto } = await import("/assets/image-classifier.js");
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  const jpeg = new Uint8Array(await (await compressPhoto(new Blob([bytes]))).arrayBuffer());
+  return btoa(Array.from(jpeg, (byte) => String.fromCharCode(byte)).join(""));
+}"""
+CLASSIFY = """async ([data, options]) => {
+  const { classifyPhoto } = await import("/assets/image-classifier.js");
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  return classifyPhoto(new Blob([bytes]), options);
+}"""
+ABORT = """async data => {
+  const { classifyPhoto } = await import("/assets/image-classifier.js");
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  const controller = new AbortController();
+  const onStep = ({ name }) => name === "check" && controller.abort(new Error("enough"));
+  return classifyPhoto(new Blob([bytes]), { signal: controller.signal, onStep }).catch((error) => error.message);
+}"""
+
+
+async def compressed(page: Page, photo: bytes) -> bytes:
+    return base64.b64decode(await page.evaluate(COMPRESS, base64.b64encode(photo).decode()))
+
+
+@pytest.fixture
+async def demo(page: Page, service_url: str) -> Page:
+    """A page of the service, on which modules can be imported."""
+    await page.goto(f"{service_url}/demo")
+    return page
+
+
+async def test_the_long_edge_is_1024_pixels_at_most(demo: Page) -> None:
+    for size, expected in (((2048, 1000), (1024, 500)), ((500, 3000), (171, 1024)), ((300, 200), (300, 200))):
+        with Image.open(io.BytesIO(await compressed(demo, noisy_jpeg(*size)))) as image:
+            assert (image.format, image.size) == ("JPEG", expected)
+
+
+async def test_the_photo_stands_upright(demo: Page) -> None:
+    for orientation in range(1, 9):
+        photo = await compressed(demo, exif_rotated(orientation, width=640, height=480))
+        with Image.open(io.BytesIO(photo)) as image:
+            assert (image.size, corners(image)) == ((640, 480), CORNERS), orientation
+            assert not image.getexif()
+
+
+async def test_metadata_stays_behind_and_the_same_photo_gives_the_same_bytes(demo: Page) -> None:
+    photo = await compressed(demo, gps_tagged())
+    assert b"SECRET" not in photo
+    assert await compressed(demo, gps_tagged()) == photo
+
+
+async def test_what_is_transparent_becomes_white(demo: Page) -> None:
+    photo = await compressed(demo, encode(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG"))
+    with Image.open(io.BytesIO(photo)) as image:
+        assert image.getpixel((32, 32)) == (255, 255, 255)
+
+
+async def test_the_hash_is_that_of_the_bytes_and_the_user_is_named(demo: Page, service: httpx2.AsyncClient) -> None:
+    data = base64.b64encode(COFFEE.read_bytes()).decode()
+    answers: list[dict[str, Any]] = [await demo.evaluate(CLASSIFY, [data, {"userId": "手机-1"}]) for _ in range(2)]
+    photo = await compressed(demo, COFFEE.read_bytes())
+    report = {"hash": sha256(photo).hexdigest(), "bytes": len(photo), "compressed": True}
+    assert [answer["photo"] for answer in answers] == [report | {"uploaded": True}, report | {"uploaded": False}]
+    assert [answer["from_cache"] for answer in answers] == [False, True]
+    for answer in answers:
+        logged = (await service.get(f"/api/v1/requests/{answer['request_id']}")).json()["data"]
+        assert (logged["user_id"], logged["image_hash"]) == ("手机-1", report["hash"])
+
+
+async def test_the_work_can_be_ended(demo: Page, service: httpx2.AsyncClient) -> None:
+    assert await demo.evaluate(ABORT, base64.b64encode(COFFEE.read_bytes()).decode()) == "enough"
+    today = (await service.get("/api/v1/stats/today")).json()["data"]
+    assert today["total_requests"] == 0
+
+
+async def test_the_readmes_example_works_on_a_page_of_another_origin(page: Page, service_url: str) -> None:
+    (example,) = code_blocks(READMES[0], "js")
+    assert DOCUMENTED_URL in example
+    files = {
+        "/": ("text/html", "<link rel=icon href=data:,><input type=file><script type=module src=main.js></script>"),
+        "/main.js": ("text/javascript", example.replace(DOCUMENTED_URL, service_url)),
+        f"/{CLIENT}": ("text/javascript", (FOLDER / "assets" / CLIENT).read_text(encoding="utf-8")),
+    }
+
+    async def serve(request: HTTPRequest) -> HTTPResponse:
+        kind, text = files[request.path]
+        return HTTPResponse(200, text.encode(), {"content-type": kind})
+
+    with running_http_server(serve) as url:
+        await page.goto(url)
+        for said in ("foods was new", "foods was known"):
+            async with page.expect_console_message() as message:
+                await page.set_input_files("input", [])
+                await page.set_input_files("input", COFFEE)
+            assert (await message.value).text == said
+
+
+async def test_the_documented_options_work(demo: Page, service_url: str) -> None:
+    (example,) = code_blocks(DOCS / "demo.md", "js")
+    server = "https://photos.example.com"
+    assert server in example
+    code = f"""async data => {{
+      const {{ classifyPhoto }} = await import("/assets/{CLIENT}");
+      const controller = new AbortController();
+      const file = new Blob([Uint8Array.from(atob(data), (character) => character.charCodeAt(0))]);
+      {example.replace(server, service_url)}
+      return answer;
+    }}"""
+    said: list[str] = []
+    demo.on("console", lambda message: said.append(message.text.split()[0]))
+    answer = await demo.evaluate(code, base64.b64encode(COFFEE.read_bytes()).decode())
+    assert answer["data"].keys() == {"category", "confidence", "description"}
+    assert answer["photo"].keys() == {"hash", "bytes", "compressed", "uploaded"}
+    assert said == [name for name in ("compress", "hash", "check", "upload") for _ in range(2)]

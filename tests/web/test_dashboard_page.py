@@ -1,0 +1,203 @@
+"""The dashboard in a real Chromium: it lives, speaks both languages, and can be read on a phone and in the dark."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.async_api import Browser, Page, expect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.config import CacheSettings, Settings
+from app.leaving import announce_leaving
+from app.main import create_app
+from tests.api.test_classify import photo
+from tests.servers.browser import open_page
+from tests.serving import serving
+
+PHONE: dict[str, Any] = {
+    "locale": "zh-CN",
+    "viewport": {"width": 375, "height": 667},
+    "is_mobile": True,
+    "has_touch": True,
+}
+CHINESE_IN_THE_DARK = {"locale": "zh-CN", "color_scheme": "dark"}
+KEY = "a-long-admin-key-0123"
+REQUESTS = '[data-figure="requests"]'
+# The largest part comes last.
+FILLED = '[data-spark="users"] svg'
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+
+async def visit(page: Page, url: str) -> None:
+    await page.goto(f"{url}/dashboard")
+    await page.wait_for_selector(FILLED, state="attached")
+
+
+async def classify(url: str, number: int) -> None:
+    async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        answer = await client.post("/api/v1/classify", files={"image": photo(number)}, headers={"X-User-ID": "ann"})
+    assert answer.status_code == 200
+
+
+async def test_the_numbers_move_after_a_classification(service_url: str, page: Page) -> None:
+    await visit(page, service_url)
+    await expect(page.locator(REQUESTS)).to_have_text("0")
+    await expect(page.locator("#users-empty")).to_be_visible()
+    await expect(page.locator("#database")).to_have_text("connected")
+    await expect(page.locator("#live")).to_have_class("dot on")
+    await classify(service_url, 1)
+    await classify(service_url, 1)
+    await expect(page.locator(REQUESTS)).to_have_text("2")
+    await expect(page.locator('[data-figure="hitRate"]')).to_have_text("50%")
+    await expect(page.locator('[data-figure="saved"]')).to_have_text("0.01")
+    await expect(page.locator("#users tr")).to_have_count(1)
+    await expect(page.locator("#users tr td").first).to_have_text("ann")
+    await expect(page.locator("#images tr")).to_have_count(1)
+    await expect(page.locator("#categories tr")).to_have_count(8)
+
+
+async def test_a_chart_is_read_without_a_mouse_and_without_eyes(service_url: str, page: Page) -> None:
+    await classify(service_url, 1)
+    await visit(page, service_url)
+    chart = page.get_by_role("img", name="Requests", exact=True)
+    await expect(chart.locator("desc")).to_contain_text("Bars: answered from the cache")
+    readout = page.locator('[data-chart="requests"] output')
+    await expect(readout).to_have_text("New photosHits")
+    await chart.focus()
+    await page.keyboard.press("ArrowLeft")
+    await expect(readout).to_contain_text("New photos 1")
+    await page.keyboard.press("Home")
+    await expect(readout).to_contain_text("New photos 0")
+    await page.keyboard.press("Escape")
+    await expect(readout).to_have_text("New photosHits")
+
+    figure = page.locator('[data-chart="requests"]')
+    await figure.locator("summary").click()
+    await expect(figure.locator("tbody tr")).to_have_count(24)
+    # The newest is at the top.
+    await expect(figure.locator("tbody tr").first.locator("td").nth(1)).to_have_text("1")
+    for span, rows in (("30 days", 30), ("6 hours", 24)):
+        button = page.get_by_role("button", name=span)
+        await button.focus()
+        await page.keyboard.press("Enter")
+        await expect(button).to_have_attribute("aria-pressed", "true")
+        await expect(figure.locator("tbody tr")).to_have_count(rows)
+
+
+async def test_the_language_is_the_browsers_until_one_is_chosen(service_url: str, page: Page) -> None:
+    await visit(page, service_url)
+    await expect(page).to_have_title("Image Classifier · dashboard")
+    await expect(page.locator("h1")).to_contain_text("Today")
+    await page.get_by_role("button", name="中文").click()
+    await expect(page.locator("h1")).to_contain_text("今日")
+    await expect(page.locator("#categories tr td").first).to_have_text("社交活动")
+    await expect(page.locator("#database")).to_have_text("已连接")
+    await visit(page, service_url)
+    await expect(page.locator("h1")).to_contain_text("今日")
+    assert await page.evaluate("document.documentElement.lang") == "zh-CN"
+    await page.get_by_role("button", name="English").click()
+    await expect(page.locator("h1")).to_contain_text("Today")
+
+
+@pytest.mark.parametrize("page_options", [CHINESE_IN_THE_DARK])
+async def test_it_is_as_dark_as_the_system_until_one_chooses(service_url: str, page: Page) -> None:
+    await visit(page, service_url)
+    await expect(page.locator("h1")).to_contain_text("今日")
+    dark = await page.evaluate(BACKGROUND)
+    await page.get_by_role("button", name="浅色或深色").click()
+    light = await page.evaluate(BACKGROUND)
+    assert light != dark
+    await visit(page, service_url)
+    assert await page.evaluate(BACKGROUND) == light
+
+
+@pytest.mark.parametrize("page_options", [PHONE, PHONE | {"locale": "en-GB"}], ids=["zh", "en"])
+async def test_a_phone_shows_all_of_it_without_scrolling_sideways(service_url: str, page: Page) -> None:
+    await classify(service_url, 1)
+    await visit(page, service_url)
+    assert await page.evaluate(OVERFLOW) == 0
+    for _ in range(2):
+        await page.locator("[data-language-switch]").tap()
+        assert await page.evaluate(OVERFLOW) == 0
+    await page.locator('[data-chart="money"] summary').tap()
+    await expect(page.locator('[data-chart="money"] tbody tr')).to_have_count(24)
+    assert await page.evaluate(OVERFLOW) == 0
+
+
+async def test_an_id_cannot_become_markup(service_url: str, page: Page) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    async with httpx2.AsyncClient(base_url=service_url, timeout=30) as client:
+        await client.post("/api/v1/classify", files={"image": photo(1)}, headers={"X-User-ID": name})
+    await visit(page, service_url)
+    await expect(page.locator("#users tr td").first).to_have_text(name)
+
+
+async def test_it_comes_back_after_the_service_does(page: Page, page_problems: list[str], settings: Settings) -> None:
+    async with serving(create_app(settings)) as url:
+        await visit(page, url)
+        announce_leaving()
+    await expect(page.locator("#live")).to_have_class("dot off")
+    await expect(page.locator("#live-text")).to_contain_text("trying again")
+    async with serving(create_app(settings), port=int(url.rpartition(":")[2])):
+        await expect(page.locator("#live")).to_have_class("dot on")
+        await page.goto("about:blank")
+    assert all("ERR_CONNECTION_REFUSED" in problem or "ERR_INCOMPLETE" in problem for problem in page_problems)
+    page_problems.clear()
+
+
+async def test_a_page_that_nobody_sees_costs_nothing(page: Page, settings: Settings) -> None:
+    app = create_app(settings)
+    async with serving(app) as url:
+        await visit(page, url)
+        feed = app.state.resources.dashboard
+        assert len(feed._viewers) == 1
+        hide = "value => { Object.defineProperty(document, 'hidden', { value, configurable: true });"
+        hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+        await page.evaluate(hide, True)
+        await expect(page.locator("#live")).not_to_have_class("dot on")
+        while feed._viewers:
+            await page.wait_for_timeout(5)
+        await page.evaluate(hide, False)
+        await expect(page.locator("#live")).to_have_class("dot on")
+        assert len(feed._viewers) == 1
+        await page.goto("about:blank")
+
+
+async def test_the_key_is_the_password(browser: Browser, settings: Settings) -> None:
+    cache = CacheSettings.model_validate({"admin_api_key": KEY})
+    problems: list[str] = []
+    async with serving(create_app(settings.model_copy(update={"cache": cache}))) as url:
+        right = {"username": "anyone", "password": KEY}
+        async with open_page(browser, problems, http_credentials=right, locale="en-GB") as page:
+            await visit(page, url)
+            await expect(page.locator("#live")).to_have_class("dot on")
+        assert problems == []
+        async with open_page(browser, problems, http_credentials={**right, "password": "wrong"}) as page:
+            answer = await page.goto(f"{url}/dashboard")
+            assert answer is not None
+            assert answer.status == 401
+
+
+@pytest.fixture
+async def prefixed_url(settings: Settings) -> AsyncIterator[str]:
+    """The address of a service below a path, as behind a proxy that cuts the path off."""
+    app = create_app(settings)
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if not scope["path"].startswith("/photos/"):
+                scope["path"] = "/outside"
+            scope["path"] = scope["path"].removeprefix("/photos")
+        await app(scope, receive, send)
+
+    served: ASGIApp = proxy
+    async with serving(served) as url:
+        yield f"{url}/photos"
+
+
+async def test_it_works_below_a_path(prefixed_url: str, page: Page) -> None:
+    await visit(page, prefixed_url)
+    await classify(prefixed_url, 1)
+    await expect(page.locator(REQUESTS)).to_have_text("1")
