@@ -49,23 +49,18 @@ async def demo(page: Page, service_url: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((2048, 1000), (1024, 500)), ((500, 3000), (171, 1024)), ((300, 200), (300, 200))]
-)
-async def test_the_long_edge_is_1024_pixels_at_most(
-    demo: Page, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    photo = await compressed(demo, noisy_jpeg(*size))
-    with Image.open(io.BytesIO(photo)) as image:
-        assert (image.format, image.size) == ("JPEG", expected)
+async def test_the_long_edge_is_1024_pixels_at_most(demo: Page) -> None:
+    for size, expected in (((2048, 1000), (1024, 500)), ((500, 3000), (171, 1024)), ((300, 200), (300, 200))):
+        with Image.open(io.BytesIO(await compressed(demo, noisy_jpeg(*size)))) as image:
+            assert (image.format, image.size) == ("JPEG", expected)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-async def test_the_photo_stands_upright(demo: Page, orientation: int) -> None:
-    photo = await compressed(demo, exif_rotated(orientation, width=640, height=480))
-    with Image.open(io.BytesIO(photo)) as image:
-        assert (image.size, corners(image)) == ((640, 480), CORNERS)
-        assert not image.getexif()
+async def test_the_photo_stands_upright(demo: Page) -> None:
+    for orientation in range(1, 9):
+        photo = await compressed(demo, exif_rotated(orientation, width=640, height=480))
+        with Image.open(io.BytesIO(photo)) as image:
+            assert (image.size, corners(image)) == ((640, 480), CORNERS), orientation
+            assert not image.getexif()
 
 
 async def test_metadata_stays_behind_and_the_same_photo_gives_the_same_bytes(demo: Page) -> None:

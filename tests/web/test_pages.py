@@ -23,6 +23,15 @@ async def test_an_asset_is_served_once_for_each_version(name: str, service: http
     assert (again.status_code, again.content) == (304, b"")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_page_may_load_nothing_but_our_files(method: str, service: httpx2.AsyncClient) -> None:
+    answer = await service.request(method, "/demo")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+    assert "http" not in CONTENT_SECURITY_POLICY
+
+
 @pytest.mark.parametrize("path", ["nothing.js", "../pages.py", "%2e%2e/pages.py", ""])
 async def test_nothing_else_is_served(path: str, service: httpx2.AsyncClient) -> None:
     answer = await service.get(f"/assets/{path}")

@@ -43,7 +43,6 @@ const en = {
   announceResult: "{name}: {category}, {confidence}. {outcome}.",
   announceFailure: "{name}: {reason}",
   requestId: "Request {id}",
-  kilobytes: "{number} kB",
   milliseconds: "{number} ms",
 
   "error.invalid_request": "The service did not understand the request.",
@@ -123,7 +122,6 @@ const zh = {
   announceResult: "{name}：{category}，{confidence}。{outcome}。",
   announceFailure: "{name}：{reason}",
   requestId: "请求 {id}",
-  kilobytes: "{number} kB",
   milliseconds: "{number} ms",
 
   "error.invalid_request": "服务无法理解这个请求。",

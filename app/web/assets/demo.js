@@ -25,7 +25,7 @@ const EMOJI = {
  * @property {"waiting" | "working" | "done" | "failed"} state
  * @property {Map<string, number | null>} steps  milliseconds of each step, null while it lasts
  * @property {import("./image-classifier.js").Answer} [answer]
- * @property {{code: string, message: string, requestId?: string}} [error]
+ * @property {ClassifyError | Error} [error]  not a ClassifyError: a mistake of this page
  * @property {HTMLElement} element
  */
 
@@ -84,7 +84,8 @@ async function work(entry) {
     entry.state = "done";
   } catch (error) {
     if (signal.aborted) return;
-    entry.error = error instanceof ClassifyError ? error : { code: "unreadable", message: String(error) };
+    if (!(error instanceof ClassifyError)) console.error(error);
+    entry.error = error;
     entry.state = "failed";
   }
   render(entry);
@@ -106,7 +107,10 @@ function clear() {
 
 // ----- words
 
-const kilobytes = (bytes) => t("kilobytes", { number: i18n.number(bytes / 1000, { maximumFractionDigits: bytes < 10_000 ? 1 : 0 }) });
+function size(bytes) {
+  const [unit, value] = bytes < 1e6 ? ["kilobyte", bytes / 1e3] : ["megabyte", bytes / 1e6];
+  return i18n.number(value, { style: "unit", unit, maximumFractionDigits: value < 10 ? 1 : 0 });
+}
 const milliseconds = (value) => t("milliseconds", { number: i18n.number(value, { maximumFractionDigits: value < 10 ? 1 : 0 }) });
 // In whatever currency COST_PER_API_CALL is.
 const money = (value) => i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
@@ -153,9 +157,9 @@ function facts({ file, answer, error }) {
   if (answer) {
     const { photo } = answer;
     const values = {
-      bytes: kilobytes(photo.bytes),
-      uploaded: kilobytes(photo.bytes),
-      original: kilobytes(file.size),
+      bytes: size(photo.bytes),
+      uploaded: size(photo.bytes),
+      original: size(file.size),
       money: money(costPerCall),
     };
     if (!photo.uploaded) parts.push(t("savedByHit", values));
@@ -228,7 +232,7 @@ function renderTotals() {
   const saved = done.filter((answer) => !answer.photo.uploaded).reduce((sum, answer) => sum + answer.photo.bytes, 0);
   find("total-photos").textContent = i18n.number(done.length);
   find("total-hits").textContent = i18n.number(hits.length);
-  find("total-bytes").textContent = kilobytes(saved);
+  find("total-bytes").textContent = size(saved);
   find("total-money").textContent = money(hits.length * costPerCall);
   find("totals").hidden = find("clear").hidden = entries.length === 0;
   find("empty").hidden = entries.length > 0;

@@ -55,10 +55,10 @@ const MAX_PAUSE_SECONDS = 30;
 // The service gives up on a model after 110 seconds.
 const TIMEOUT_MILLISECONDS = 120_000;
 
-/** The service refused, or could not be reached; `code` is stable, `message` is for people. */
+/** The file cannot be read, or the service refused it or could not be reached; `code` is stable, `message` is for people. */
 export class ClassifyError extends Error {
   /**
-   * @param {string} code  one of the service's codes, or network_error, timeout, http_error
+   * @param {string} code  one of the service's codes, or unreadable, network_error, timeout, http_error
    * @param {string} message
    * @param {{status?: number, requestId?: string, cause?: unknown}} [more]
    */
@@ -142,9 +142,13 @@ export async function compressPhoto(file) {
 /**
  * @param {Blob} blob
  * @returns {Promise<string>} 64 hex digits
+ * @throws {ClassifyError} it cannot be read: a folder, or a file that is gone
  */
 async function sha256(blob) {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
+  const bytes = await blob.arrayBuffer().catch((cause) => {
+    throw new ClassifyError("unreadable", "The file cannot be read.", { cause });
+  });
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
