@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run worker test lint bench format model mysql mysql-stop lock clean
+.PHONY: help run worker test image-test restore-test galera-test lint bench format model mysql mysql-stop lock clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:8000
 	@$(BIN)/python -m app
@@ -21,6 +21,16 @@ worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their ow
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+image-test: $(VENV)/development ## Build the Dockerfile without Docker, and test the image (as root on Debian; 3 to 10 minutes)
+	@$(BIN)/python -m pytest tests/deploy/check_image.py
+
+restore-test: $(VENV)/development ## Back up a working service and restore it into an empty server (one minute)
+	@$(BIN)/python scripts/mysql_server.py fetch
+	@$(BIN)/python -m pytest -q tests/deploy/test_backup.py tests/deploy/test_restore.py
+
+galera-test: $(VENV)/development model ## Kill nodes of a Galera cluster under load and check that nothing is lost
+	@$(BIN)/python -m pytest -n 0 -s -m galera tests/scaling $(ARGS)
 
 lint: $(VENV)/development ## Check style, format and types
 	@$(BIN)/ruff check .
@@ -60,9 +70,11 @@ $(VENV)/bin/python:
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	@echo "installing requirements.txt"
 	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@
 
 $(VENV)/development: requirements-dev.txt | $(VENV)/bin/python
 	@echo "installing requirements-dev.txt"
 	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@ $(VENV)/runtime

@@ -14,8 +14,11 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from sqlalchemy.engine import URL
 
 from app.config_addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
+from app.config_logs import LogSettings
 from app.config_models import named_classes
+from app.config_replica import ReplicaSettings
 from app.config_source import SettingsGroup as _Group
+from app.config_source import problems_of
 from app.photo import PhotoFormat
 
 SECRET_KEY_MIN_BYTES = 32
@@ -37,7 +40,7 @@ class LogDurability(StrEnum):
     ASYNC = "async"
 
 
-class DatabaseSettings(_Group):
+class DatabaseSettings(ReplicaSettings):
     """Where rows are kept. DATABASE_URL wins, then MYSQL_HOST and its companions, else SQLite under DATA_DIR."""
 
     url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
@@ -243,11 +246,8 @@ class Settings(_Group):
     """Log at DEBUG level; not in production."""
     data_dir: Path = Field(Path("data"), validation_alias="DATA_DIR")
     """Files of ours, such as the SQLite database."""
-    log_dir: Path | None = Field(None, validation_alias="LOG_DIR")
-    """Folder for daily log files; empty: standard error only."""
     cors_allowed_origins: tuple[str, ...] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
-
     workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
     """Processes that serve; empty: see app/processes.py."""
     forwarded_allow_ips: str = Field("127.0.0.1,::1", validation_alias="FORWARDED_ALLOW_IPS")
@@ -261,6 +261,7 @@ class Settings(_Group):
     account: AccountSettings = Field(default_factory=AccountSettings)
     library: LibrarySettings = Field(default_factory=LibrarySettings)
     task: TaskSettings = Field(default_factory=TaskSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod
@@ -321,11 +322,11 @@ def load_settings() -> Settings:
         try:
             groups[name] = group()
         except ValidationError as error:
-            problems += _problems(error)
+            problems += problems_of(error)
     try:
         settings = Settings(**groups)
     except ValidationError as error:
-        problems += [line for line in _problems(error) if line not in problems]
+        problems += [line for line in problems_of(error) if line not in problems]
     if problems:
         raise SystemExit("Wrong settings:\n  " + "\n  ".join(problems))
     return settings
@@ -340,11 +341,5 @@ _GROUPS: dict[str, type[_Group]] = {
     "account": AccountSettings,
     "library": LibrarySettings,
     "task": TaskSettings,
+    "log": LogSettings,
 }
-
-
-def _problems(error: ValidationError) -> list[str]:
-    return [
-        f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    ]

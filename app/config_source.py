@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from dotenv import dotenv_values
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -46,3 +47,11 @@ class SettingsGroup(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _DocumentedVariables(settings_cls)
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Return what is wrong with settings in a line each, without the values."""
+    return [
+        f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]

@@ -31,6 +31,8 @@ AppError 500 internal_error
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
 ├── TooManyLogins 429 too_many_logins
+├── TooManyTasks 429 too_many_tasks
+├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
 ├── ServerBusy 503 server_busy
 ├── StorageUnavailable 503 storage_unavailable
@@ -232,6 +234,18 @@ class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
     message = "Too many failed log-ins. Wait a moment before the next."
+
+
+class TooManyTasks(AppError):
+    status = 429
+    code = "too_many_tasks"
+    message = "Too many of your tasks are not finished yet. Wait for some of them, or cancel some."
+
+
+class TooManyStreams(AppError):
+    status = 429
+    code = "too_many_streams"
+    message = "Too many of your connections listen already. Close some of them."
 
 
 class DatabaseUnavailable(AppError):

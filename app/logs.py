@@ -1,26 +1,30 @@
 """Logging: loguru for everything, the libraries' own loggers included; each line carries the request id.
 
-Local variables never appear in tracebacks: they hold photos and keys.
+Lines are for people or, with LOG_FORMAT=json, one JSON object each. Local variables never appear in tracebacks: they
+hold photos and keys.
 """
 
-import asyncio
+import json
 import logging
 import sys
-import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from app.config import Settings
+from app.config import Environment, Settings
+from app.config_logs import LogFormat
+
+if TYPE_CHECKING:
+    from loguru import Record
 
 LINE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS!UTC}Z {level:<7} {extra[request_id]} {name} {message}"
 
-ACCESS_LOG_PAUSE_SECONDS = 0.1
-
 
 class _ToLoguru(logging.Handler):
-    """Hands records of the standard library's logging to loguru."""
+    """Hands records of the standard library's logging to loguru, under the names of their loggers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _hide_query(record)
@@ -28,7 +32,8 @@ class _ToLoguru(logging.Handler):
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
-        logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
+        named = logger.patch(lambda line: line.update({"name": record.name}))
+        named.opt(exception=record.exc_info).log(level, "{}", record.getMessage())
 
 
 def _hide_query(record: logging.LogRecord) -> None:
@@ -51,46 +56,27 @@ class _DailyFile:
             file.write(line.encode("utf-8", "replace"))
 
 
-class AccessLog:
-    """Writes a line per request, many of them at a time: each by itself would cost as much as a cached answer.
-
-    A line holds its own time, and is written at the latest `ACCESS_LOG_PAUSE_SECONDS` after it.
-    """
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._second = 0
-        self._second_text = ""
-
-    def write(self, request_id: str, message: str) -> None:
-        """Note a line; `message` holds no line end."""
-        if not self._lines:
-            asyncio.get_running_loop().call_later(ACCESS_LOG_PAUSE_SECONDS, self.flush)
-        moment = time.time()
-        second = int(moment)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
-        milliseconds = int((moment - second) * 1000)
-        self._lines.append(f"{self._second_text}.{milliseconds:03d}Z INFO    {request_id} access {message}\n")
-
-    def flush(self) -> None:
-        """Write what is noted; for the end of the service."""
-        lines, self._lines = self._lines, []
-        if lines:
-            # Already in LINE_FORMAT.
-            logger.opt(raw=True).info("".join(lines))
+def log_format(settings: Settings) -> LogFormat:
+    """How lines look: as LOG_FORMAT says, else JSON in production and for people elsewhere."""
+    if settings.log.format is not None:
+        return settings.log.format
+    return LogFormat.JSON if settings.environment is Environment.PRODUCTION else LogFormat.HUMAN
 
 
 def configure_logging(settings: Settings) -> None:
     """Send all logs to standard error, and to daily files when LOG_DIR is set."""
-    level = "DEBUG" if settings.debug else "INFO"
+    line: Any = _json_line if log_format(settings) is LogFormat.JSON else LINE_FORMAT
+    options: dict[str, Any] = {
+        "level": "DEBUG" if settings.debug else "INFO",
+        "format": line,
+        "backtrace": False,
+        "diagnose": False,
+    }
     logger.remove()
     logger.configure(extra={"request_id": "-"})
-    logger.add(sys.stderr, level=level, format=LINE_FORMAT, backtrace=False, diagnose=False)
-    if settings.log_dir is not None:
-        daily = _DailyFile(settings.log_dir)
-        logger.add(daily.write, level=level, format=LINE_FORMAT, backtrace=False, diagnose=False)
+    logger.add(sys.stderr, **options)
+    if settings.log.folder is not None:
+        logger.add(_DailyFile(settings.log.folder).write, **options)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.INFO, force=True)
     for name in ("uvicorn", "uvicorn.error", "gunicorn.error"):
         logging.getLogger(name).handlers = []
@@ -105,3 +91,18 @@ def configure_logging(settings: Settings) -> None:
     # They announce each request, each migration step and each task.
     for name in ("httpx2", "httpcore2", "alembic", "PIL", "taskiq"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _json_line(record: "Record") -> str:
+    """Return loguru's template of a line: the finished JSON, with its braces doubled."""
+    fields = {
+        "time": f"{record['time'].astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{record['time'].microsecond // 1000:03d}Z",
+        "level": record["level"].name,
+        "request_id": record["extra"]["request_id"],
+        "name": record["name"],
+        "message": record["message"],
+    }
+    if (failure := record["exception"]) is not None:
+        fields["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
+    record["extra"]["line"] = json.dumps(fields, ensure_ascii=False)
+    return "{extra[line]}\n"

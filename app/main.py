@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from app import VERSION
+from app.access_log import AccessLog
 from app.api import (
     cache,
     categories,
@@ -15,6 +18,7 @@ from app.api import (
     health,
     images,
     inference,
+    metrics,
     models,
     requests,
     stats,
@@ -23,6 +27,7 @@ from app.api import (
     websocket,
 )
 from app.api.errors import add_error_handlers
+from app.api.metrics import METRICS_PATH
 from app.api.middleware import (
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -35,8 +40,9 @@ from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
 from app.leaving import on_leaving
-from app.logs import configure_logging
+from app.logs import configure_logging, log_format
 from app.resources import open_resources
+from app.tracing import start_tracing
 from app.web import dashboard, demo
 from app.web.documentation import add_redoc
 from app.web.pages import mount_assets
@@ -44,6 +50,7 @@ from app.web.pages import mount_assets
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
+LIVE_PATH = f"{API_PREFIX}/health/live"
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
@@ -81,13 +88,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
     app = FastAPIOffline(
         title="Image Classifier",
-        version="0.1.0",
+        version=VERSION,
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        # Each request would look into the environment for an exporter.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry=_telemetry(settings),
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)
@@ -104,6 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for signed_in in (events, tasks, inference, images):
         app.include_router(signed_in.router)
     app.include_router(websocket.router)
+    app.include_router(metrics.router)
     app.include_router(dashboard.router)
     app.include_router(demo.router)
     mount_assets(app)
@@ -124,9 +131,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """FastAPI's own spans for requests; without an endpoint each would look into the environment for an exporter."""
+    provider = start_tracing(settings.log.traces_endpoint)
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        # What asks every few seconds would bury the rest.
+        "exclude": lambda scope: scope["path"] in {METRICS_PATH, LIVE_PATH},
+    }
 
 
 app = create_app()

@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+# What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
+UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
+
 
 class MemoryTimeoutError(Exception):
     """The memory did not become free in time."""

@@ -6,12 +6,21 @@ takes it from there). Where nobody does, there is one.
 
 from typing import NamedTuple
 
-from app.config import Settings
+from app.config import DatabaseSettings, Settings
 from app.cores import available_cores
+from app.memory_budget import UPLOAD_MEMORY_BYTES
+from app.memory_limit import available_memory_bytes
 
 # One writes the log, one looks up, and one, outside the pool, shows that the process lives (app/database/presence.py).
 MIN_CONNECTIONS = 3
 CONNECTIONS_OUTSIDE_POOL = 1
+
+# What workers may fill of the memory; the rest is for the decoding of large photos, the kernel's cache and neighbours.
+MEMORY_SHARE = 0.75
+# Measured with smaps_rollup (docs/performance.md): a worker at work, an entry of its cache, and the local model.
+WORKER_BYTES = 120 * 1024 * 1024
+CACHE_ENTRY_BYTES = 470
+LOCAL_MODEL_BYTES = 330 * 1024 * 1024
 
 
 class PoolLimits(NamedTuple):
@@ -24,14 +33,21 @@ class PoolLimits(NamedTuple):
 def gunicorn_workers(settings: Settings) -> int:
     """Return how many workers gunicorn starts: WEB_CONCURRENCY, else the specification's 2 x cores + 1.
 
-    On a machine of very many cores there are as many as MySQL's connections suffice for.
+    There are fewer, but one at least, where the memory suffices for fewer, or on a machine of very many cores MySQL's
+    connections do.
     """
     if settings.workers is not None:
         return settings.workers
-    workers = 2 * available_cores() + 1
-    if settings.database_url.get_backend_name() == "sqlite":
-        return workers
-    return min(workers, settings.database.max_connections_total // MIN_CONNECTIONS)
+    workers = min(2 * available_cores() + 1, int(MEMORY_SHARE * available_memory_bytes() / worker_bytes(settings)))
+    if settings.database_url.get_backend_name() != "sqlite":
+        workers = min(workers, settings.database.max_connections_total // MIN_CONNECTIONS)
+    return max(1, workers)
+
+
+def worker_bytes(settings: Settings) -> int:
+    """Return the memory that a worker may come to need: with a full cache, and with all uploads that it admits."""
+    needed = WORKER_BYTES + UPLOAD_MEMORY_BYTES + CACHE_ENTRY_BYTES * settings.cache.memory_entries
+    return needed + LOCAL_MODEL_BYTES if settings.model.provider == "local" else needed
 
 
 def pool_limits(settings: Settings, processes: int | None = None) -> PoolLimits:
@@ -55,6 +71,17 @@ def pool_limits(settings: Settings, processes: int | None = None) -> PoolLimits:
             f"{database.max_connections_total // MIN_CONNECTIONS} or less, or raise it together with MySQL's "
             "max_connections."
         )
-    available = share - CONNECTIONS_OUTSIDE_POOL
-    size = min(database.pool_size, available)
-    return PoolLimits(size, min(database.max_overflow, available - size))
+    return _within(database, share - CONNECTIONS_OUTSIDE_POOL)
+
+
+def replica_pool_limits(settings: Settings) -> PoolLimits:
+    """Return one process's share of the connections to the read replica, which has as many to give as the main server.
+
+    No process has a connection outside this pool.
+    """
+    return _within(settings.database, settings.database.max_connections_total // (settings.workers or 1))
+
+
+def _within(database: DatabaseSettings, share: int) -> PoolLimits:
+    size = min(database.pool_size, share)
+    return PoolLimits(size, min(database.max_overflow, share - size))

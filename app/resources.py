@@ -11,15 +11,18 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app import metrics, tracing
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config import Settings
 from app.cores import available_cores
-from app.database.engine import create_engine
+from app.database.engine import connections_limit, create_engine, create_replica_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
+from app.database.replica import Replica
 from app.errors import AppError
-from app.memory_budget import MemoryBudget
+from app.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
+from app.open_files import raise_open_files
 from app.services.accounts import AccountService
 from app.services.cache import CacheService
 from app.services.cache_copies import CacheCopies
@@ -39,6 +42,7 @@ from app.services.memory_cache import MemoryCache
 from app.services.model_catalogue import ModelCatalogue
 from app.services.passwords import PasswordHasher
 from app.services.photo_preparation import PhotoPreparer
+from app.services.process_gauges import ProcessGauges
 from app.services.redis_cache import RedisCache
 from app.services.redis_signal import RedisSignal
 from app.services.request_log import RequestLogService
@@ -54,8 +58,6 @@ from app.tasks.opening import open_tasks
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
-# What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
-UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
 # Objects between two rounds of the garbage collector; Python's own 700 mean a round every ten requests.
 GC_ALLOCATIONS = 20_000
 
@@ -92,7 +94,11 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         AppError: the database or the model is not usable.
     """
     async with AsyncExitStack() as stack:
+        # After all else has ended, and counted.
+        stack.push_async_callback(asyncio.to_thread, tracing.send_spans)
+        stack.callback(metrics.flush)
         engine = await _open_database(settings, stack)
+        replica = _open_replica(settings, engine, stack)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
 
         model_client = create_model_client(settings.model)
@@ -107,21 +113,14 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             rollups=rollups,
             log_enabled=settings.statistics.log_enabled,
             durability=settings.statistics.log_durability,
+            cost_per_call=settings.statistics.cost_per_call,
         )
         stack.push_async_callback(recorder.close)
+        gauges = ProcessGauges(engine, recorder, connections_limit=connections_limit(settings))
+        stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
 
-        copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
-        cache = CacheService(
-            engine,
-            accepts_provisional=model_client.model.startswith(LOCAL_MODEL_PREFIX),
-            rollups=rollups,
-            copies=copies,
-        )
-        stack.push_async_callback(cache.close)
-        if copies.are_kept:
-            watch = CacheWatch(engine, copies)
-            await watch.look()
-            stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+        accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
+        cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
         leases = LeaseService(engine, create_presence(engine))
         stack.push_async_callback(leases.close)
 
@@ -145,8 +144,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
-        sweep = asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep")
-        stack.push_async_callback(_cancel, sweep)
+        stack.push_async_callback(_cancel, asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep"))
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -157,7 +155,13 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
-        task_events = TaskEvents(engine, accounts, _open_redis_signal(settings, stack))
+        task_events = TaskEvents(
+            engine,
+            accounts,
+            # The rest is for those who ask for something.
+            max_streams=raise_open_files() // 2,
+            signal=_open_redis_signal(settings, stack),
+        )
         stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
         stack.callback(task_events.end_streams)
 
@@ -188,7 +192,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         errors = ErrorTotals(engine)
         stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
-        stats, health = StatsService(engine, settings.statistics), HealthService(engine, model_client)
+        stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)
 
@@ -212,6 +216,19 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
 
 
+async def _open_cache(
+    settings: Settings, engine: AsyncEngine, rollups: Rollups, stack: AsyncExitStack, *, accepts_provisional: bool
+) -> CacheService:
+    copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
+    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
+    stack.push_async_callback(cache.close)
+    if copies.are_kept:
+        watch = CacheWatch(engine, copies)
+        await watch.look()
+        stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+    return cache
+
+
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:
     engine = create_engine(settings)
     stack.push_async_callback(engine.dispose)
@@ -221,6 +238,14 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
         await wait_for_database(engine, settings)
     await build_rollups(engine, settings.statistics.timezone)
     return engine
+
+
+def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
+    engine = create_replica_engine(settings)
+    if engine is None:
+        return None
+    stack.push_async_callback(engine.dispose)
+    return Replica(main, engine)
 
 
 def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
@@ -258,7 +283,7 @@ def _key_space(settings: Settings) -> str:
 def _create_token_issuer(settings: Settings) -> TokenIssuer:
     try:
         key = settings.account.secret_key.get_secret_value() or kept_secret_key(settings.data_dir)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise AppError(
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error

@@ -9,6 +9,7 @@ import fcntl
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = "mysql-server-core"
+CLIENT_PACKAGE = "mysql-client-core"
+CLIENT_PROGRAMS = ("mysql", "mysqldump")
 # Debian's stable releases carry MariaDB only; MySQL stays in unstable.
 SUITE = "sid"
 # What `uname -m` says, Debian's name for it, and the dynamic loader below the unpacked root.
@@ -57,43 +60,82 @@ def unpacked_command(home: Path, machine: str = platform.machine()) -> tuple[str
 def fetch(home: Path, path: str, machine: str = platform.machine()) -> tuple[str, ...]:
     """Return the command of the server in `home`, downloading (about 60 MB) and unpacking it (260 MB) if needed.
 
-    Callers at the same time wait for the first. `path` is where apt-get and dpkg-deb are looked for.
+    `path` is where apt-get and dpkg-deb are looked for.
 
     Raises:
         FetchError: this is no Linux machine that Debian builds MySQL for, there is no apt, or apt failed.
     """
+    _check(machine)
+    if (done := unpacked_command(home, machine)) is not None:
+        return done
+    _fetch(home, path, machine, PACKAGE, _root(home, machine))
+    return _command(_root(home, machine), machine)
+
+
+def fetch_client(home: Path, path: str, machine: str = platform.machine()) -> Path:
+    """Return the folder in `home` with MySQL's mysql and mysqldump, downloading (14 MB) and unpacking them if needed.
+
+    Raises:
+        FetchError: as `fetch` does.
+    """
+    _check(machine)
+    root = home / f"debian-client-{ARCHITECTURES[machine][0]}"
+    if not root.is_dir():
+        _fetch(home, path, machine, CLIENT_PACKAGE, root)
+    return root / "bin"
+
+
+def _check(machine: str) -> None:
     if machine not in ARCHITECTURES or platform.system() != "Linux":
         raise FetchError(f"Debian has no MySQL for {platform.system()} on {machine}")
+
+
+def _fetch(home: Path, path: str, machine: str, package: str, target: Path) -> None:
+    """Unpack `package`, and what it needs, into `target`; callers at the same time wait for the first."""
     apt_get, dpkg_deb = shutil.which("apt-get", path=path), shutil.which("dpkg-deb", path=path)
     if apt_get is None or dpkg_deb is None:
         raise FetchError("apt-get is not installed, so Debian's packages cannot be fetched")
     try:
         with exclusive(home / "fetch.lock"):
-            if (done := unpacked_command(home, machine)) is not None:
-                return done
+            if target.is_dir():
+                return
             # Whoever left these behind held the lock and is gone.
             for remnant in home.glob("fetching-*"):
                 shutil.rmtree(remnant)
             with tempfile.TemporaryDirectory(prefix="fetching-", dir=home) as work:
-                return _fetch(Path(work), _root(home, machine), machine, apt_get, dpkg_deb)
+                root = _unpack(Path(work), machine, package, apt_get, dpkg_deb)
+                if package == PACKAGE:
+                    _run([*_command(root, machine), "--version"])
+                else:
+                    _write_client_programs(root, target, machine)
+                root.rename(target)
     except OSError as error:
         raise FetchError(f"{home}: {error.strerror or error}") from error
 
 
-def _fetch(work: Path, target: Path, machine: str, apt_get: str, dpkg_deb: str) -> tuple[str, ...]:
-    print("fetching MySQL from Debian's packages (about 60 MB, once)", file=sys.stderr)
+def _unpack(work: Path, machine: str, package: str, apt_get: str, dpkg_deb: str) -> Path:
+    print(f"fetching {package} from Debian's packages (once)", file=sys.stderr)
     apt = [apt_get, f"--config-file={_write_apt_configuration(work, machine, _mirror(apt_get))}", "-qq"]
     _run([*apt, "update"])
-    _run([*apt, "--yes", "--download-only", "--no-install-recommends", "install", PACKAGE])
+    _run([*apt, "--yes", "--download-only", "--no-install-recommends", "install", package])
     root = work / "root"
     root.mkdir()
-    for package in sorted((work / "cache/archives").glob("*.deb")):
+    for archive in sorted((work / "cache/archives").glob("*.deb")):
         # Perl is for helper scripts, not for the server.
-        if not package.name.startswith(("perl", "libperl")):
-            _run([dpkg_deb, "--extract", str(package), str(root)])
-    _run([*_command(root, machine), "--version"])
-    root.rename(target)
-    return _command(target, machine)
+        if not archive.name.startswith(("perl", "libperl")):
+            _run([dpkg_deb, "--extract", str(archive), str(root)])
+    return root
+
+
+def _write_client_programs(root: Path, target: Path, machine: str) -> None:
+    """Write a script for each client program, for when `root` is at `target`: scripts find programs by their names."""
+    (root / "bin").mkdir(exist_ok=True)
+    for name in CLIENT_PROGRAMS:
+        command = [*_loader(target, machine), str(target / "usr/bin" / name)]
+        _run([*_loader(root, machine), str(root / "usr/bin" / name), "--version"])
+        script = root / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        script.chmod(0o755)
 
 
 def _write_apt_configuration(work: Path, machine: str, mirror: str) -> Path:
@@ -162,12 +204,14 @@ def _root(home: Path, machine: str) -> Path:
     return home / f"debian-{ARCHITECTURES[machine][0]}"
 
 
-def _command(root: Path, machine: str) -> tuple[str, ...]:
+def _loader(root: Path, machine: str) -> tuple[str, ...]:
     loader = root / ARCHITECTURES[machine][1]
+    return (str(loader), "--library-path", str(loader.parent))
+
+
+def _command(root: Path, machine: str) -> tuple[str, ...]:
     return (
-        str(loader),
-        "--library-path",
-        str(loader.parent),
+        *_loader(root, machine),
         str(root / "usr/sbin/mysqld"),
         "--no-defaults",
         f"--basedir={root / 'usr'}",

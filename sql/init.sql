@@ -184,6 +184,15 @@ CREATE TABLE IF NOT EXISTS `stored_file` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='存储的文件';
 
+-- The library as a whole: one row.
+CREATE TABLE IF NOT EXISTS `library_state` (
+  `id` TINYINT UNSIGNED NOT NULL COMMENT '固定为1',
+  `library_id` VARCHAR(32) NOT NULL COMMENT '图片库ID(与存储中的标记一致)',
+  `swept_at` DATETIME(3) NOT NULL COMMENT '最近一次清理的开始时间',
+  PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='图片库状态';
+
 -- A picture in somebody's library.
 CREATE TABLE IF NOT EXISTS `library_image` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
@@ -223,6 +232,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   KEY `idx_status` (`status`, `due_at`),
   KEY `idx_image_id` (`image_id`),
   KEY `idx_user_id` (`user_id`, `created_at`),
+  KEY `idx_user_status` (`user_id`, `status`),
   FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
   FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
@@ -275,4 +285,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0005' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0006' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

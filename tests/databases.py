@@ -1,12 +1,13 @@
 """Databases for tests: one per worker and kind, made by the migrations, emptied before each test."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
+import pytest
 from sqlalchemy import delete
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -89,3 +90,20 @@ async def close_recorders() -> None:
     """Give back the connections that recorders keep."""
     while _open_recorders:
         await _open_recorders.pop().close()
+
+
+@contextmanager
+def lost_answers(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> Iterator[list[int]]:
+    """The connection breaks `count` times right after a COMMIT, before its answer; the list has one item for each."""
+    lost: list[int] = []
+    commit = engine.dialect.do_commit
+
+    def commit_and_lose(connection: Any) -> None:
+        commit(connection)
+        if len(lost) < count:
+            lost.append(len(lost))
+            raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.sync_engine.dialect, "do_commit", commit_and_lose)
+        yield lost

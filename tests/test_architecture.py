@@ -24,6 +24,9 @@ FORBIDDEN = {
     "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "categories.py": ("app.",),
+    "metrics.py": ("fastapi", "starlette", "sqlalchemy", "app."),
+    "metrics_files.py": ("fastapi", "starlette", "sqlalchemy", "app."),
+    "tracing.py": ("fastapi", "starlette", "sqlalchemy", "app.api", "app.services", "app.database", "app.clients"),
     "resources.py": ("fastapi", "starlette", "app.api"),
     "config.py": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
 }
@@ -84,7 +87,19 @@ def test_every_module_opens_with_the_rule_that_explains_it() -> None:
 
 
 def test_the_sdks_are_loaded_only_when_they_are_used() -> None:
-    heavy = ("openai", "anthropic", "onnxruntime", "alembic", "redis", "obstore")
+    heavy = (
+        "typer",
+        "rich",
+        "app.cli",
+        "openai",
+        "anthropic",
+        "onnxruntime",
+        "alembic",
+        "redis",
+        "obstore",
+        "opentelemetry.sdk",
+        "requests",
+    )
     code = f"import sys, app.main; print([module for module in {heavy} if module in sys.modules])"
     result = subprocess.run(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True

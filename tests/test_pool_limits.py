@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from app import processes
-from app.config import DatabaseSettings, Settings
+from app.config import CacheSettings, DatabaseSettings, ModelSettings, Settings
 from app.cores import cgroup_quota
 from app.database.engine import create_engine
 from app.errors import DatabaseUnavailable
+from app.memory_limit import available_memory_bytes, cgroup_memory_limit
 from app.processes import gunicorn_workers, pool_limits
 
 
@@ -20,12 +21,38 @@ def settings(workers: int | None = None, url: str = "mysql://u@h/d", **database:
 def test_gunicorn_starts_as_many_as_it_is_told_or_the_specifications_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
     monkeypatch.setattr(processes, "available_cores", lambda: 4)
+    monkeypatch.setattr(processes, "available_memory_bytes", lambda: 1e15)
     assert gunicorn_workers(settings()) == 9
     assert gunicorn_workers(settings(3)) == 3
     monkeypatch.setattr(processes, "available_cores", lambda: 64)
     assert gunicorn_workers(settings()) == 46
     assert gunicorn_workers(settings(url="sqlite:///x.db")) == 129
     assert gunicorn_workers(settings(60)) == 60
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "provider", "entries", "workers"),
+    [
+        (64, "claude", 100_000, 17),
+        (4, "claude", 100_000, 10),
+        (4, "claude", 0, 12),
+        (4, "local", 100_000, 4),
+        (1, "local", 100_000, 1),
+        (0.25, "claude", 100_000, 1),
+    ],
+)
+def test_no_more_than_the_memory_suffices_for(
+    gigabytes: float, provider: str, entries: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.setattr(processes, "available_cores", lambda: 8)
+    monkeypatch.setattr(processes, "available_memory_bytes", lambda: gigabytes * 1024**3)
+    chosen = Settings(
+        model=ModelSettings.model_validate({"provider": provider}),
+        cache=CacheSettings.model_validate({"memory_entries": entries}),
+    )
+    assert gunicorn_workers(chosen) == workers
+    assert gunicorn_workers(chosen.model_copy(update={"workers": 40})) == 40
 
 
 @pytest.mark.parametrize(
@@ -61,3 +88,26 @@ def test_a_containers_share_of_the_cores_is_known(files: dict[str, str], cores: 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cgroup_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, math.inf),
+        ({"memory.max": "max\n"}, math.inf),
+        ({"memory.max": "536870912\n"}, 512 * 1024**2),
+        ({"memory/memory.limit_in_bytes": "1073741824\n"}, 1024**3),
+    ],
+)
+def test_a_containers_share_of_the_memory_is_known(files: dict[str, str], limit: float, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cgroup_memory_limit(tmp_path) == limit
+
+
+def test_the_machine_has_some_memory() -> None:
+    [total] = [
+        line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
+    ]
+    assert 0 < available_memory_bytes() <= 1024 * int(total)

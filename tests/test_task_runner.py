@@ -15,7 +15,7 @@ from app.tasks import runner as runner_module
 from app.tasks.queue import InsideQueue, NoQueue, TaskQueue, create_queue
 from app.tasks.runner import TaskRunner
 from tests.servers.processes import free_port
-from tests.servers.redis import running_redis
+from tests.servers.redis import running_redis, silent_server
 from tests.task_helpers import (
     FakeInference,
     count_results,
@@ -241,6 +241,24 @@ async def test_redis_may_go_and_come_back_empty(engine: AsyncEngine, tmp_path_fa
         await runner.close()
         await queue.close()
     assert len(inference.calls) == 15
+
+
+async def test_a_redis_that_never_answers_is_done_without(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    inference = FakeInference(engine)
+    async with silent_server() as address:
+        queue = redis_queue(address)
+        runner = TaskRunner(runs_on(engine), inference, concurrency=2)
+        runner.start()
+        await queue.listen(runner.run, concurrency=2)
+        tasks = TaskService(engine, announce=queue.announce, on_change=lambda: None)
+        for _ in range(5):
+            await tasks.submit(user_id, image_id, "dummy")
+        await until(lambda: _is(count_tasks(engine, "completed"), 5), "all")
+        # Below what Docker gives a container to end.
+        async with asyncio.timeout(10):
+            await runner.close()
+            await queue.close()
 
 
 async def test_without_redis_only_who_runs_tasks_is_told(settings: Settings) -> None:

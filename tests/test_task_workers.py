@@ -1,6 +1,7 @@
 """Real worker processes: what they are killed over is run again, once; what they cannot finish they give back."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -156,6 +157,35 @@ def test_every_socket_hears_of_a_task_that_another_process_runs(outside: dict[st
                 assert event["task_id"] == task_id
                 heard.append(event["status"])
             assert heard == ["pending", "processing", "completed"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_processes_that_serve_and_run_tasks_may_be_killed(
+    outside: dict[str, str], model_server: FakeModelServer
+) -> None:
+    """Several processes of gunicorn, without Redis and without workers: what is installed by default."""
+    port = free_port()
+    environment = {**outside, "TASK_WORKERS": "inside", "WEB_CONCURRENCY": "2", "APP_PORT": str(port)}
+    model_server.delay_seconds = 1.0
+    with (
+        running("gunicorn", port, environment) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        service = Service(client)
+        images = [service.upload(64 + index) for index in range(24)]
+        asked = [service.ask(images[index % len(images)]) for index in range(60)]
+        wait_until(lambda: model_server.concurrent > 2, "tasks that run")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        # The connection of our client is to one of them.
+        client.close()
+        os.kill(int(children[0]), signal.SIGKILL)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as service.client:
+            service.client.headers.update(client.headers)
+            wait_until(lambda: service.count("completed") == len(asked), "all tasks", within_seconds=60)
+            results = service.all_of("/images/inference/")
+    assert sorted(result["task_id"] for result in results) == sorted(asked)
+    # What the killed process had asked, and did not live to hear.
+    assert model_server.call_count <= len(images) + 4
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -88,18 +88,25 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
     "/check-cache",
     responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
 )
-async def check_cache(body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep) -> CacheHit | CacheMiss:
+async def check_cache(
+    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep
+) -> CacheHit | CacheMiss:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
-    answer = await classifier.look_up(body.image_hash, caller.or_user(body.user_id))
+    caller = caller.or_user(body.user_id)
+    request.state.user = caller.user_id
+    answer = await classifier.look_up(body.image_hash, caller)
+    request.state.cached = answer is not None
     return CacheMiss() if answer is None else cache_hit(answer)
 
 
 @router.post("/check-cache/batch", responses=_LOOK_UP_ERRORS)
 async def check_cache_batch(
-    body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep
+    request: Request, body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep
 ) -> CheckCacheBatchResponse:
     """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
-    answers = await classifier.look_up_many(body.image_hashes, caller.or_user(body.user_id))
+    caller = caller.or_user(body.user_id)
+    request.state.user = caller.user_id
+    answers = await classifier.look_up_many(body.image_hashes, caller)
     return CheckCacheBatchResponse(results=[CacheMiss() if answer is None else cache_hit(answer) for answer in answers])
 
 
@@ -189,7 +196,9 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
                     upload = part
         if upload is None:
             raise MissingImage
-        return _classified(await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash))
+        answer = await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash)
+        request.state.cached = answer.from_cache
+        return _classified(answer)
 
 
 async def _classify_item(

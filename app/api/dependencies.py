@@ -22,6 +22,7 @@ from app.services.inference import InferenceService
 from app.services.library import LibraryService
 from app.services.model_catalogue import ModelCatalogue
 from app.services.request_log import RequestLogService
+from app.services.request_record import user_id_of_account
 from app.services.stats import StatsService
 from app.services.tasks import TaskService
 
@@ -76,7 +77,8 @@ async def get_tasks(request: Request) -> TaskService:
     return resources_of(request.scope).tasks
 
 
-_oauth2 = OAuth2PasswordBearer(tokenUrl="/users/token", scheme_name="Account", auto_error=False)
+# Relative: the button of /docs asks below the address of /docs, behind a proxy that puts a prefix before it as well.
+_oauth2 = OAuth2PasswordBearer(tokenUrl="users/token", scheme_name="Account", auto_error=False)
 
 
 async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:
@@ -93,7 +95,9 @@ async def get_current_session(request: Request, token: Annotated[str | None, Dep
     """
     if not token:
         raise AuthenticationRequired
-    return await resources_of(request.scope).accounts.session_of(token)
+    session = await resources_of(request.scope).accounts.session_of(token)
+    request.state.user = user_id_of_account(session.account.id)
+    return session
 
 
 async def get_caller(
@@ -118,11 +122,15 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         InvalidRequest: the header holds something that cannot be a user id.
     """
     client = scope.get("client")
+    state = scope["state"]
+    user = None if user_id is None else _user_id(user_id)
+    # For the access log. An account that is logged in is what its token says.
+    state.setdefault("user", user)
     return Caller(
-        request_id=scope["state"]["request_id"],
-        user_id=None if user_id is None else _user_id(user_id),
+        request_id=state["request_id"],
+        user_id=user,
         ip_address=None if client is None else client_address(client[0]),
-        started_at=scope["state"]["started_at"],
+        started_at=state["started_at"],
     )
 
 

@@ -11,16 +11,19 @@ from fastapi.responses import Response
 from loguru import logger
 from starlette.exceptions import HTTPException
 
+from app import metrics
 from app.clock import utc_now
 from app.errors import (
     AppError,
     InvalidRequest,
     MethodNotAllowed,
     ModelAuthenticationFailed,
+    ModelBusy,
     ModelNotFound,
     ModelQuotaExhausted,
     NotFound,
     PayloadTooLarge,
+    ServerBusy,
 )
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 from app.services.error_totals import count_error
@@ -59,7 +62,9 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
 
 
 def log_error(error: AppError) -> None:
-    """Log and count what is not the caller's fault."""
+    """Log and count what is not the caller's fault, and count whom we refuse for want of room."""
+    if isinstance(error, (ServerBusy, ModelBusy)) or error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        metrics.count(metrics.REFUSED_REQUESTS.labels(error.code))
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         count_error(error.code)
         logger.warning("{}: {}", error.code, type(error.__cause__).__name__ if error.__cause__ else error.text)

@@ -30,6 +30,7 @@ from app.errors import (
     InvalidToken,
     ServerBusy,
     TokenExpired,
+    TooManyStreams,
 )
 from app.services.accounts import Session
 from app.services.task_events import TaskEvents
@@ -76,7 +77,9 @@ class EventStream(StreamingResponse):
     "/events",
     status_code=200,
     response_class=EventStream,
-    responses=describe_errors(AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailable, ServerBusy)
+    responses=describe_errors(
+        AuthenticationRequired, InvalidToken, TokenExpired, TooManyStreams, DatabaseUnavailable, ServerBusy
+    )
     | {200: {"description": "Events, for as long as you listen", "content": {EVENT_STREAM: {"example": EXAMPLE}}}},
 )
 async def watch_tasks(

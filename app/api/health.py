@@ -1,11 +1,19 @@
 """Health for load balancers and people, liveness for whoever restarts us."""
 
+from typing import Literal
+
 from fastapi import APIRouter, Response
 
 from app.api.dependencies import HealthDep
 from app.api.errors import describe_errors
 from app.clock import utc_now
 from app.schemas.health import UNHEALTHY_EXAMPLE, HealthResponse, LivenessResponse, ModelStatus
+
+_REPLICA: dict[bool | None, Literal["connected", "disconnected"] | None] = {
+    True: "connected",
+    False: "disconnected",
+    None: None,
+}
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -32,6 +40,7 @@ async def health(service: HealthDep, response: Response) -> HealthResponse:
         status="unhealthy" if not state.database_connected else "healthy" if state.model.available else "degraded",
         timestamp=utc_now(),
         database="connected" if state.database_connected else "disconnected",
+        read_replica=_REPLICA[state.replica_connected],
         model_api="available" if state.model.available else "unavailable",
         model=ModelStatus.model_validate(state.model),
     )

@@ -1,7 +1,9 @@
 """Pure ASGI middleware: every request gets its id, its log line, an answer even when we fail, and a bounded body."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from loguru import logger
@@ -9,9 +11,12 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import metrics, tracing
+from app.access_log import AccessLog
+from app.api.dependencies import client_address
 from app.api.errors import error_response
+from app.api.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
-from app.logs import AccessLog
 from app.request_id import new_request_id
 from app.services.error_totals import count_error
 
@@ -20,14 +25,16 @@ _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
 LOGGED_PATH_MAX_LENGTH = 200
+# Of what is no route of the API: unknown addresses, pages and their files, redirects.
+OTHER_ROUTE = "other"
 
 
 class RequestContextMiddleware:
     """Gives each request `state.request_id` and `state.started_at` (`time.perf_counter()`), and logs its outcome."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, access_log: AccessLog) -> None:
         self._app = app
-        self._log = AccessLog()
+        self._log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,15 +55,57 @@ class RequestContextMiddleware:
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
+        tracing.describe(request_id=request_id)
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                milliseconds = (time.perf_counter() - started_at) * 1000
-                # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold
-                # line ends.
-                path = quote(scope["path"])[:LOGGED_PATH_MAX_LENGTH]
-                self._log.write(request_id, f"{scope['method']} {path} {status} {milliseconds:.1f} ms")
+                self._note(scope, status, time.perf_counter() - started_at)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count the request, unless it asked for the figures, and log it."""
+        state: dict[str, Any] = scope["state"]
+        method: str = scope["method"]
+        path: str = scope["path"]
+        outcome = outcome_of(status, state)
+        if path != METRICS_PATH:
+            metrics.count_request(method, route_of(scope), status, outcome, seconds)
+        client = scope["client"]
+        self._log.write(
+            state["request_id"],
+            method=method,
+            # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold line
+            # ends. What the short way knows needs no quotes.
+            path=path if "route" in state else quote(path)[:LOGGED_PATH_MAX_LENGTH],
+            status=status,
+            outcome=outcome,
+            seconds=seconds,
+            client=None if client is None else client_address(client[0]),
+            user=state.get("user"),
+        )
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that has answered, such as `/api/v1/requests/{request_id}`."""
+    route: str | None = scope["state"].get("route")
+    if route is not None:
+        return route
+    # Where routers are included, FastAPI has the whole path here, and only that of the router in scope["route"].
+    context = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    return getattr(context, "path_format", OTHER_ROUTE)
+
+
+def outcome_of(status: int, state: Mapping[str, Any]) -> str:
+    """What became of a request: hit, miss, ok, client_error or server_error; gone where nobody waited for the answer.
+
+    `state["cached"]` is there where the cache was asked, and says whether it knew.
+    """
+    if status < HTTPStatus.BAD_REQUEST:
+        cached = state.get("cached")
+        return "ok" if cached is None else "hit" if cached else "miss"
+    if status == CLIENT_CLOSED_REQUEST:
+        return "gone"
+    return "client_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
 class UnexpectedErrorMiddleware:

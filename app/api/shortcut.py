@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.api.classify import cache_hit, classify_upload
 from app.api.dependencies import caller_of, resources_of
 from app.api.errors import error_response, log_error
@@ -39,10 +40,12 @@ class Shortcut:
             message = await receive()
             question = self._question(message)
             if question is not None:
+                _note_route(scope, path)
                 await _answer(_check(scope, question, caller), caller, scope, receive, send)
                 return
             receive = _replaying(message, receive)
         elif path == self._upload_path and (caller := _plain_caller(scope, _FORM)):
+            _note_route(scope, path)
             upload = classify_upload(Request(scope, receive), caller, resources_of(scope))
             await _answer(upload, caller, scope, receive, send)
             return
@@ -61,7 +64,10 @@ class Shortcut:
 
 
 async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
-    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller.or_user(question.user_id))
+    caller = caller.or_user(question.user_id)
+    scope["state"]["user"] = caller.user_id
+    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller)
+    scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 
 
@@ -75,6 +81,12 @@ async def _answer(answer: Awaitable[BaseModel], caller: Caller, scope: Scope, re
     headers = [(b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _note_route(scope: Scope, route: str) -> None:
+    """Tell the middleware and the trace what the router would."""
+    scope["state"]["route"] = route
+    tracing.name_request(scope["method"], route)
 
 
 def _plain_caller(scope: Scope, content_type: bytes) -> Caller | None:

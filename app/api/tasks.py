@@ -16,6 +16,7 @@ from app.errors import (
     TaskNotFound,
     TaskNotPending,
     TokenExpired,
+    TooManyTasks,
     UnknownModel,
 )
 from app.schemas.inference import ID_MAX, InferenceRequest
@@ -31,7 +32,9 @@ _ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailab
 
 
 @router.post(
-    "/async", status_code=202, responses=describe_errors(UnknownModel, ImageNotFound, PayloadTooLarge, *_ERRORS)
+    "/async",
+    status_code=202,
+    responses=describe_errors(UnknownModel, ImageNotFound, PayloadTooLarge, TooManyTasks, *_ERRORS),
 )
 async def submit(body: InferenceRequest, account: CurrentAccount, models: ModelsDep, tasks: TasksDep) -> TaskAccepted:
     """Have a model look at one of your pictures later. Ask `status_url` how far it is, or listen for it."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import OAuth2PasswordRequestForm
 
 from app.api.dependencies import AccountsDep, CurrentAccount, client_address
@@ -19,7 +19,7 @@ from app.errors import (
     TooManyLogins,
     UsernameTaken,
 )
-from app.schemas.users import PASSWORD_MAX_LENGTH, NewUser, TokenAnswer, UserAnswer, UserChanges
+from app.schemas.users import PASSWORD_MAX_LENGTH, NewUser, TokenAnswer, UserAnswer, UserChanges, is_unicode
 
 router = APIRouter(prefix="/users", tags=["users"])
 
@@ -35,13 +35,18 @@ async def register(body: NewUser, accounts: AccountsDep) -> UserAnswer:
 
 @router.post("/token", responses=describe_errors(LoginFailed, TooManyLogins, *_DATABASE_ERRORS))
 async def log_in(
-    request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()], accounts: AccountsDep
+    request: Request,
+    response: Response,
+    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    accounts: AccountsDep,
 ) -> TokenAnswer:
     """Log in with user name and password; the token goes into the header `Authorization: Bearer TOKEN`."""
-    if len(form.username) > PASSWORD_MAX_LENGTH or len(form.password) > PASSWORD_MAX_LENGTH:
+    if not (_may_be_known(form.username) and _may_be_known(form.password)):
         raise LoginFailed
     address = None if request.client is None else client_address(request.client.host)
     token = await accounts.log_in(form.username, form.password, address)
+    # RFC 6749, 5.1.
+    response.headers["Cache-Control"] = "no-store"
     return TokenAnswer(access_token=token.text, expires_in=token.lifetime_seconds, expires_at=token.expires_at)
 
 
@@ -62,3 +67,8 @@ async def update_me(body: UserChanges, account: CurrentAccount, accounts: Accoun
 async def delete_me(account: CurrentAccount, accounts: AccountsDep) -> None:
     """Delete your account, your pictures and your results."""
     await accounts.delete(account)
+
+
+def _may_be_known(text: str) -> bool:
+    # A multipart form may name an encoding that has lone surrogates, which can be neither hashed nor kept.
+    return len(text) <= PASSWORD_MAX_LENGTH and is_unicode(text)

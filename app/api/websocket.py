@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.api.dependencies import resources_of
 from app.api.errors import log_error
 from app.api.pushing import FAREWELL_SECONDS, hello, push
-from app.errors import AppError, AuthenticationRequired, InvalidRequest
+from app.errors import AppError, AuthenticationRequired, InvalidRequest, TooManyStreams
 from app.services.task_listener import Ending, Listener
 from app.services.tokens import TOKEN_MAX_CHARACTERS
 
@@ -27,6 +27,7 @@ ID_MAX_DIGITS = 19
 
 INVALID_REQUEST = 4400
 NOT_AUTHENTICATED = 4401
+TOO_MANY = 4429
 SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
 CLOSE_CODES = {
@@ -63,6 +64,8 @@ async def watch_tasks(websocket: WebSocket) -> None:
         await _close(websocket, NOT_AUTHENTICATED, error.code)
     except InvalidRequest as error:
         await _close(websocket, INVALID_REQUEST, error.code)
+    except TooManyStreams as error:
+        await _close(websocket, TOO_MANY, error.code)
     except AppError as error:
         log_error(error)
         await _close(websocket, TRY_AGAIN_LATER, error.code)

@@ -150,7 +150,9 @@ class AdaptedModel(ModelClient):
     def _checked(self, answer: object) -> ModelResult:
         if not isinstance(answer, Mapping):
             raise ModelAnswerInvalid("postprocess did not return a dict.")
-        label = answer.get("category", answer.get("label"))
+        label = answer.get("category")
+        if label is None:
+            label = answer.get("label")
         confidence = answer.get("confidence")
         # Of numpy too, whose numbers are no floats, but Real.
         if isinstance(confidence, bool) or not isinstance(confidence, numbers.Real) or not 0 <= float(confidence) <= 1:

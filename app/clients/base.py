@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from loguru import logger
 
+from app import metrics
 from app.categories import Category
 from app.clients.breaker import BreakerState, CircuitBreaker
 from app.clock import utc_now
@@ -31,6 +32,7 @@ from app.errors import (
     ModelRejectedRequest,
     ModelTimeout,
 )
+from app.tracing import span
 
 # Five failures in a row are an outage, not bad luck; half a minute is what the rate limits of hosted APIs last.
 BREAKER_FAILURE_THRESHOLD = 5
@@ -103,6 +105,7 @@ class ModelClient(ABC):
 
     async def start(self) -> None:
         """Make ready for the first call (load weights, open connections)."""
+        self._show_breaker()
         await self._start()
 
     async def close(self) -> None:
@@ -115,10 +118,21 @@ class ModelClient(ABC):
         Raises:
             ModelError: the subclass says why; nothing else is raised, whatever the provider does.
         """
+        try:
+            with span("model.call", provider=self.provider, model=self.model):
+                result = await self._classify_in_turn(photo)
+        except ModelError as error:
+            self._count_call(error.code)
+            raise
+        self._count_call("ok")
+        return result
+
+    async def _classify_in_turn(self, photo: PreparedPhoto) -> ModelResult:
         deadline = time.monotonic() + self.settings.total_timeout_seconds
         async with self._slot():
             if not self._breaker.try_acquire():
                 raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
+            started_at = time.perf_counter()
             try:
                 result = await self._classify_with_retries(photo, deadline)
             except _NOT_AN_OUTAGE as error:
@@ -132,9 +146,13 @@ class ModelClient(ABC):
             except BaseException:
                 self._breaker.record_nothing()
                 raise
-            self._breaker.record_success()
-            self._last_success_at = utc_now()
-            return result
+            else:
+                self._breaker.record_success()
+                self._last_success_at = utc_now()
+                return result
+            finally:
+                metrics.observe(metrics.MODEL_CALL_SECONDS.labels(self.provider), time.perf_counter() - started_at)
+                self._show_breaker()
 
     async def health(self) -> ModelHealth:
         """Say how the model is, without a paid call: the breaker, the last outcomes, and a free probe (cached)."""
@@ -177,12 +195,14 @@ class ModelClient(ABC):
             if not error.retryable or attempt > self.settings.max_retries or out_of_time:
                 raise error
             logger.warning("model attempt {} failed ({}), next in {:.1f} s", attempt, error.code, pause)
+            metrics.count(metrics.MODEL_RETRIES.labels(self.provider))
             await asyncio.sleep(pause)
 
     async def _attempt(self, photo: PreparedPhoto) -> ModelResult | ModelError:
         try:
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                result = await self._classify(photo)
+            with span("model.attempt"):
+                async with asyncio.timeout(self.settings.timeout_seconds):
+                    result = await self._classify(photo)
         except TimeoutError:
             return ModelTimeout()
         except ModelError as error:
@@ -230,6 +250,13 @@ class ModelClient(ABC):
             logger.error("probe of model client {} raised {}", self.provider, type(error).__name__)
             return ModelError()
         return None
+
+    def _count_call(self, outcome: str) -> None:
+        metrics.count(metrics.MODEL_CALLS.labels(self.provider, self.model, outcome))
+
+    def _show_breaker(self) -> None:
+        is_closed = self._breaker.state is BreakerState.CLOSED
+        metrics.MODEL_BREAKER_OPEN.labels(self.provider).set(not is_closed)
 
     def _note_error(self, error: ModelError) -> None:
         self._last_error = (error.code, utc_now())

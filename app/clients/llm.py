@@ -10,6 +10,7 @@ from typing import Any
 
 from loguru import logger
 
+from app import metrics
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, parse_answer
 from app.clients.prompt import Correction, build_prompt
@@ -52,16 +53,21 @@ class LLMClient(ModelClient):
         """
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
-        answers = [await self._ask(photo.jpeg, None)]
+        answers = [await self._ask_and_count(photo.jpeg, None)]
         try:
             parsed = _parse(answers[0])
         except ModelAnswerInvalid as error:
             logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, error.text)
-            answers.append(
-                await self._ask(photo.jpeg, Correction(answers[0].text.strip()[:ANSWER_MAX_CHARACTERS], error.text))
-            )
+            correction = Correction(answers[0].text.strip()[:ANSWER_MAX_CHARACTERS], error.text)
+            answers.append(await self._ask_and_count(photo.jpeg, correction))
             parsed = _parse(answers[1])
         return ModelResult(parsed.category, parsed.confidence, parsed.description, _response(answers))
+
+    async def _ask_and_count(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        answer = await self._ask(jpeg, correction)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), answer.input_tokens)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), answer.output_tokens)
+        return answer
 
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:

@@ -18,6 +18,7 @@ from app.database.tables import (
     Confidence,
     Milliseconds,
     TinyInteger,
+    TinyUnsignedInteger,
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
@@ -90,6 +91,21 @@ class StoredFile(Base):
     __table_args__ = ({"comment": "存储的文件", **_OPTIONS},)
 
 
+class LibraryState(Base):
+    """The one row of what is known of the library as a whole.
+
+    `library_id` stands in the storage too: files are swept only where both agree.
+    """
+
+    __tablename__ = "library_state"
+
+    id: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="固定为1")
+    library_id: Mapped[str] = mapped_column(String(32), comment="图片库ID(与存储中的标记一致)")
+    swept_at: Mapped[datetime] = mapped_column(Milliseconds, comment="最近一次清理的开始时间")
+
+    __table_args__ = ({"comment": "图片库状态", **_OPTIONS},)
+
+
 class LibraryImage(Base):
     """One picture in somebody's library. `filename` is what its owner calls it, and never a path of ours."""
 
@@ -141,6 +157,8 @@ class InferenceTask(Base):
     __table_args__ = (
         Index("idx_status", "status", "due_at"),
         Index("idx_user_id", "user_id", "created_at"),
+        # What an account may have unfinished is counted at each new task.
+        Index("idx_user_status", "user_id", "status"),
         Index("idx_image_id", "image_id"),
         Index("idx_updated_at", "updated_at"),
         {"comment": "异步推理任务", **_OPTIONS},

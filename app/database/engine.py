@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.config import DatabaseSettings, Settings
 from app.database.mysql_connection import connect
 from app.errors import DatabaseUnavailable
-from app.processes import pool_limits
+from app.processes import PoolLimits, pool_limits, replica_pool_limits
 
 POOL_TIMEOUT_SECONDS = 6
 # Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
@@ -38,7 +38,8 @@ def create_engine(settings: Settings) -> AsyncEngine:
     url = settings.database_url
     if url.get_backend_name() == "sqlite":
         try:
-            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else on the machine is to read it.
+            Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseUnavailable(
                 f"The folder of the SQLite database cannot be made: {error}. Check DATA_DIR."
@@ -53,6 +54,24 @@ def create_engine(settings: Settings) -> AsyncEngine:
         limits = pool_limits(settings)
     except ValueError as error:
         raise DatabaseUnavailable(str(error)) from error
+    return _create_mysql_engine(settings, url, limits)
+
+
+def create_replica_engine(settings: Settings) -> AsyncEngine | None:
+    """Build the engine for MYSQL_READ_HOST, or return None where that is not set; no connection is opened yet.
+
+    Raises:
+        DatabaseUnavailable: the main database is no MySQL.
+    """
+    url = settings.database.read_url(settings.database_url)
+    if url is None:
+        return None
+    if url.get_backend_name() == "sqlite":
+        raise DatabaseUnavailable("MYSQL_READ_HOST is set, but the database is SQLite: set MYSQL_HOST too, or neither.")
+    return _create_mysql_engine(settings, url, replica_pool_limits(settings))
+
+
+def _create_mysql_engine(settings: Settings, url: URL, limits: PoolLimits) -> AsyncEngine:
     return create_async_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -67,6 +86,13 @@ def create_engine(settings: Settings) -> AsyncEngine:
         # Error texts would otherwise carry the rows, which hold user ids and addresses.
         hide_parameters=True,
     )
+
+
+def connections_limit(settings: Settings) -> int:
+    """Return how many connections the pool of one process may open at most; raises ValueError as `pool_limits`."""
+    if settings.database_url.get_backend_name() == "sqlite":
+        return SQLITE_POOL_SIZE
+    return sum(pool_limits(settings))
 
 
 def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from app.database.transactions import is_passing, reason
 from app.errors import DatabaseUnavailable
 
 MIGRATIONS_DIR = PROJECT_ROOT / "sql" / "migrations"
-HEAD_REVISION = "0005"
+HEAD_REVISION = "0006"
 LOCK_TIMEOUT_SECONDS = 120
 # A database that starts together with the service (compose, a reboot) may need this long.
 WAIT_FOR_DATABASE_SECONDS = 60
@@ -31,13 +31,18 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
         DatabaseUnavailable: the database cannot be reached in time, or another process holds the lock too long.
     """
     await wait_for_database(engine, settings)
-    async with engine.connect() as connection:
-        if await connection.run_sync(_current_revision) == HEAD_REVISION:
-            return
+    if await revision(engine) == HEAD_REVISION:
+        return
     async with exclusive(engine) as connection:
         if await connection.run_sync(_current_revision) != HEAD_REVISION:
             await connection.run_sync(_upgrade)
             logger.info("database schema is at revision {}", HEAD_REVISION)
+
+
+async def revision(engine: AsyncEngine) -> str | None:
+    """Return the revision of the schema, None where there is none yet. Raises what the driver raises."""
+    async with engine.connect() as connection:
+        return await connection.run_sync(_current_revision)
 
 
 def _current_revision(connection: Connection) -> str | None:

@@ -1,4 +1,4 @@
-"""Opening a MySQL connection: within a bounded time, and never in plain text where TLS is asked for.
+"""Opening a MySQL connection: within a bounded time, never in plain text where TLS is asked for, and knowing to whom.
 
 aiomysql by itself goes on without TLS when the server, or somebody in between, does not offer it, may send the
 password in the clear then, and waits for ever on a server that accepts a connection and says nothing more.
@@ -8,13 +8,28 @@ import asyncio
 from typing import Any
 
 import aiomysql
-from pymysql.constants import CLIENT, CR
-from pymysql.err import OperationalError
+from pymysql.constants import CLIENT, CR, ER
+from pymysql.err import MySQLError, OperationalError
 
 CONNECT_TIMEOUT_SECONDS = 5
 
 
 class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
+    # Whether the server is a node of a Galera cluster (MariaDB, Percona XtraDB Cluster).
+    is_galera_node = False
+
+    async def ask_who_answers(self) -> None:
+        """Set `is_galera_node`. Behind a proxy each connection may lead to another server."""
+        async with self.cursor() as cursor:
+            try:
+                await cursor.execute("SELECT @@wsrep_on")
+            except MySQLError as error:
+                if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE:
+                    raise
+                return
+            [(value,)] = await cursor.fetchall()
+            self.is_galera_node = bool(value)
+
     async def _request_authentication(self) -> None:
         # The last moment before anything of ours is sent; aiomysql has no public one.
         if self._ssl_context and not self.server_capabilities & CLIENT.SSL:
@@ -48,6 +63,7 @@ async def connect(**options: Any) -> aiomysql.Connection:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
             await connection._connect()  # noqa: SLF001 - what aiomysql.connect itself calls
+            await connection.ask_who_answers()
     except TimeoutError:
         connection.close()
         raise OperationalError(CR.CR_CONN_HOST_ERROR, "the server does not answer") from None

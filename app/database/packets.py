@@ -1,7 +1,9 @@
 """A transaction in one trip: on MySQL all statements and the COMMIT are one packet, and their rows come back together.
 
 SQLAlchemy would send each by itself, and spends more CPU on each than the server does. What goes wrong is what
-`app/database/transactions.py` makes of it.
+`app/database/transactions.py` makes of it. A node of a Galera cluster gets no packets: when it undoes a transaction in
+favour of another node's, it may report the error and all the same run the rest of the packet, and commit it
+(tests/scaling/test_galera.py; seen with MariaDB 10.11).
 """
 
 import asyncio
@@ -57,10 +59,16 @@ async def send(driver: aiomysql.Connection, statements: Sequence[Statement]) -> 
 
     After any error the connection must be closed: it may hold an open transaction, or answers that nobody has read.
     """
-    packet = ";".join([*(_render(driver, statement) for statement in statements), "COMMIT"])
+    texts = [_render(driver, statement) for statement in statements]
     results: list[Rows] = []
     async with driver.cursor() as cursor:
-        await cursor.execute(packet)
+        if driver.is_galera_node:
+            for text in texts:
+                await cursor.execute(text)
+                results.append(await cursor.fetchall())
+            await cursor.execute("COMMIT")
+            return results
+        await cursor.execute(";".join([*texts, "COMMIT"]))
         for _ in statements:
             results.append(await cursor.fetchall())
             await cursor.nextset()

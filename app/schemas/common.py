@@ -11,13 +11,15 @@ EXAMPLE_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 EXAMPLE_REQUEST_ID = "req_1760097600_a3f5d8c2b1e9"
 EXAMPLE_TIMESTAMP = "2025-10-10T12:00:00Z"
 USER_ID_MAX_LENGTH = 64
+# How the log names people who have signed in (app/services/request_record.py).
+ACCOUNT_PREFIX = "account:"
 
 
 def clean_user_id(value: str) -> str | None:
     """Return a user id without surrounding space, None for an empty one.
 
     Raises:
-        ValueError: longer than the column that keeps it, or with characters that nobody can see.
+        ValueError: longer than the column that keeps it, with characters that nobody can see, or named like an account.
     """
     value = value.strip()
     if not value:
@@ -26,6 +28,8 @@ def clean_user_id(value: str) -> str | None:
         raise ValueError(f"a user id has at most {USER_ID_MAX_LENGTH} characters")
     if not value.isprintable():
         raise ValueError("a user id has no control characters")
+    if value.casefold().startswith(ACCOUNT_PREFIX):
+        raise ValueError(f'a user id does not begin with "{ACCOUNT_PREFIX}", which marks those who have signed in')
     return value
 
 

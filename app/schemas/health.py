@@ -27,6 +27,7 @@ _HEALTHY_EXAMPLE: dict[str, Any] = {
     "status": "healthy",
     "timestamp": EXAMPLE_TIMESTAMP,
     "database": "connected",
+    "read_replica": None,
     "model_api": "available",
     "model": {
         "provider": "openai",
@@ -49,6 +50,10 @@ class HealthResponse(BaseModel):
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: Timestamp
     database: Literal["connected", "disconnected"]
+    read_replica: Annotated[
+        Literal["connected", "disconnected"] | None,
+        Field(description="disconnected: statistics come from the main server; null: MYSQL_READ_HOST is not set."),
+    ]
     model_api: Literal["available", "unavailable"]
     model: ModelStatus
 

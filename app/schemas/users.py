@@ -1,5 +1,6 @@
 """Accounts over the wire."""
 
+import re
 import unicodedata
 from typing import Annotated, Literal
 
@@ -15,18 +16,33 @@ PASSWORD_MAX_LENGTH = 256
 EMAIL_MAX_LENGTH = 254
 
 
+# Letters and marks that are not to be seen (Default_Ignorable_Code_Point): with them a name would look like another.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text has no lone surrogates, which can be neither hashed nor kept."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _clean_username(value: str) -> str:
     value = unicodedata.normalize("NFC", value)
-    if not all(character.isalnum() or character in "._-" for character in value):
+    if len(value) > USERNAME_MAX_LENGTH:
+        raise ValueError(f"at most {USERNAME_MAX_LENGTH} characters")
+    # Many languages write vowels as marks on the letter before.
+    is_clean = all(character.isalnum() or character in "._-" or _is_mark(character) for character in value)
+    if not is_clean or _is_mark(value[0]) or _INVISIBLE.search(value):
         raise ValueError("letters, digits, '.', '_' and '-' only")
     return value
 
 
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in {"Mn", "Mc"}
+
+
 def _encodable(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not valid Unicode") from None
+    if not is_unicode(value):
+        raise ValueError("not valid Unicode")
     return value
 
 

@@ -3,6 +3,8 @@
 uvicorn closes connections at once that have no request on them. A request that is under way on one of them, between
 client and server, is then lost, and a POST is not repeated by most clients and proxies. Here such a connection stays:
 its next request is answered with "Connection: close", and one that nobody uses is closed a little later.
+
+Nor does it wait for ever for a client that has stopped to read: closing such a connection would take until it reads on.
 """
 
 import asyncio
@@ -23,6 +25,11 @@ LINGER_SECONDS = 3.0
 # How much longer for one on which half a request has arrived.
 HALF_REQUEST_SECONDS = 7.0
 HEARTBEAT_SECONDS = 1.0
+# A client that has taken nothing for so long of what waits for it is cut off: nginx's default for send_timeout.
+UNREAD_SECONDS = 60.0
+# The same while the server leaves: far below the time that answers are waited for.
+UNREAD_LEAVING_SECONDS = 10.0
+UNREAD_CHECK_SECONDS = 2.0
 # Clients send a token and nothing else. Compressing our short messages would cost 40 KB for each connection.
 WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_deflate": False}
 
@@ -47,6 +54,11 @@ class DrainingProtocol(HttpToolsProtocol):
     """The first bytes of a request are here, its headers not yet."""
     _closing: asyncio.TimerHandle | None = None
     _is_patient_no_more = False
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether an answer of unknown length is under way: it may last for hours, and nothing comes after it."""
+        return self.cycle is not None and bool(self.cycle.chunked_encoding) and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Accept a connection, also one that was still in the queue when the server left."""
@@ -106,19 +118,24 @@ class DrainingServer(Server):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.server_state: DrainingState = DrainingState()
-        self._to_be_told: set[object] | None = None
+        self._to_be_told: set[DrainingProtocol] | None = None
         self._leaves_at = 0.0
+        # What waits in a connection for its client, in bytes, and since when it has not become less.
+        self._unread: dict[object, tuple[int, float]] = {}
+        self._unread_check: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for the application, which may first have to sum up a long log, however long that takes."""
         async with self._heartbeat():
             await super().startup(sockets)
+        self._unread_check = asyncio.create_task(self._check_unread_regularly())
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to leave.
 
         After the last request of `limit_max_requests` there is no hurry: the server goes on, closing connections after
-        each answer, until those that were open are gone by themselves, at the latest by the keep-alive timeout.
+        each answer, until those that were open are gone by themselves, at the latest by the keep-alive timeout. Nobody
+        waits for WebSockets and streams: they end when the server leaves, and their clients come back.
         """
         if await super().on_tick(counter):
             if self.should_exit:
@@ -126,11 +143,12 @@ class DrainingServer(Server):
             self.limit_max_requests = None
             self._leaves_at = asyncio.get_running_loop().time() + self.config.timeout_keep_alive + 1
             self._close_after_answers()
-            self._to_be_told = set(self.server_state.connections)
+            self._to_be_told = {each for each in self.server_state.connections if isinstance(each, DrainingProtocol)}
         if self._to_be_told is None:
             return False
-        self._to_be_told &= self.server_state.connections
-        return not self._to_be_told or asyncio.get_running_loop().time() > self._leaves_at
+        self._to_be_told = {each for each in self._to_be_told if each in self.server_state.connections}
+        is_over = asyncio.get_running_loop().time() > self._leaves_at
+        return is_over or all(each.is_streaming for each in self._to_be_told)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer everything that has come so far, then end the application."""
@@ -142,6 +160,28 @@ class DrainingServer(Server):
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
             await super().shutdown(sockets)
+        if self._unread_check is not None:
+            self._unread_check.cancel()
+
+    async def _check_unread_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(UNREAD_CHECK_SECONDS)
+            self._cut_off_who_does_not_read()
+
+    def _cut_off_who_does_not_read(self) -> None:
+        now = asyncio.get_running_loop().time()
+        limit_seconds = UNREAD_LEAVING_SECONDS if self.server_state.is_leaving else UNREAD_SECONDS
+        before, self._unread = self._unread, {}
+        for connection in list(self.server_state.connections):
+            unread = connection.transport.get_write_buffer_size()
+            if not unread:
+                continue
+            earlier, since = before.get(connection, (unread, now))
+            if unread < earlier:
+                since = now
+            self._unread[connection] = unread, since
+            if now - since >= limit_seconds:
+                connection.transport.abort()
 
     def _close_after_answers(self) -> None:
         self.server_state.closes_after_answer = True

@@ -1,5 +1,7 @@
 """gunicorn's worker: uvicorn on uvloop and httptools, leaving as app/server/draining.py says."""
 
+import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -24,7 +26,12 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # it comes without t
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainingServer(self.config)
-        self._install_sigquit_handler()
+
+        def leave() -> None:
+            server.should_exit = True
+
+        # What gunicorn's master makes of its own SIGINT and SIGQUIT; the base class's handler would end nothing.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, leave)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -23,7 +23,8 @@ from app.services.login_throttle import LoginThrottle
 from app.services.passwords import PasswordHasher
 from app.services.tokens import Token, TokenIssuer
 
-KEY_MAX_LENGTH = 64
+USERNAME_KEY_MAX_LENGTH = 64
+EMAIL_KEY_MAX_LENGTH = 254
 # SQLite takes 32 766 parameters.
 IDS_PER_QUERY = 10_000
 # Never the password's hash: who needs that asks for it by name.
@@ -72,6 +73,8 @@ class AccountService:
 
         Raises:
             UsernameTaken, EmailTaken: somebody has it already.
+            InvalidRequest: the name or the address is too long.
+            ServerBusy: too many sign up at the moment.
         """
         created_at = utc_now()
         values = {
@@ -85,6 +88,10 @@ class AccountService:
         }
 
         async def insert_user(connection: AsyncConnection) -> int:
+            # Its salt makes the hash one of a kind: this is our row, of a try whose COMMIT had no answer.
+            is_ours = User.username_key == values["username_key"], User.password_hash == values["password_hash"]
+            if (known := await connection.scalar(select(User.id).where(*is_ours))) is not None:
+                return known
             inserted = await connection.execute(insert(User).values(**values))
             assert inserted.inserted_primary_key is not None  # noqa: S101 - an INSERT of one row
             return int(inserted.inserted_primary_key[0])
@@ -213,11 +220,18 @@ def name_key(username: str) -> str:
         InvalidRequest: it is too long.
     """
     key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
-    if len(key) > KEY_MAX_LENGTH:
+    if len(key) > USERNAME_KEY_MAX_LENGTH:
         raise InvalidRequest("username: it is too long.")
     return key
 
 
 def email_key(email: str) -> str:
-    """Return what two spellings of an email address have in common."""
-    return email.casefold()
+    """Return what two spellings of an email address have in common.
+
+    Raises:
+        InvalidRequest: it is too long, since some letters become three.
+    """
+    key = email.casefold()
+    if len(key) > EMAIL_KEY_MAX_LENGTH:
+        raise InvalidRequest("email: it is too long.")
+    return key

@@ -13,6 +13,7 @@ from loguru import logger
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
@@ -57,7 +58,10 @@ class CacheService:
 
     def peek(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if memory has it; None says nothing about the database."""
-        return self._copies.peek(image_hash)
+        entry = self._copies.peek(image_hash)
+        if entry is not None:
+            metrics.count(metrics.LOOKUPS_IN_MEMORY)
+        return entry
 
     async def get_copy(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if it is found without a trip; None says nothing about the database.
@@ -66,7 +70,7 @@ class CacheService:
         """
         if self._engine.dialect.name == "sqlite":
             return await self.get(image_hash)
-        return self._copies.peek(image_hash) or (await self._copies.find([image_hash])).get(image_hash)
+        return self.peek(image_hash) or (await self._find_in_redis([image_hash])).get(image_hash)
 
     async def get(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image, or None.
@@ -75,14 +79,14 @@ class CacheService:
             ServerBusy: too many look-ups wait.
             AppError: the database failed.
         """
-        return self._copies.peek(image_hash) or (await self._reader.find([image_hash])).get(image_hash)
+        return self.peek(image_hash) or (await self._reader.find([image_hash])).get(image_hash)
 
     async def get_many(self, image_hashes: Sequence[str]) -> Mapping[str, CachedResult]:
         """Return the entries that exist, by hash; raises as `get` does."""
         found: dict[str, CachedResult] = {}
         unknown: list[str] = []
         for image_hash in image_hashes:
-            entry = self._copies.peek(image_hash)
+            entry = self.peek(image_hash)
             if entry is None:
                 unknown.append(image_hash)
             else:
@@ -186,9 +190,15 @@ class CacheService:
 
     async def _fetch(self, image_hashes: list[str]) -> Mapping[str, CachedResult]:
         """Return what exists, from Redis or else with one query."""
-        found = await self._copies.find(image_hashes)
+        found = await self._find_in_redis(image_hashes)
         if rest := [each for each in image_hashes if each not in found]:
             found.update(await self._select(rest))
+        return found
+
+    async def _find_in_redis(self, image_hashes: list[str]) -> dict[str, CachedResult]:
+        found = await self._copies.find(image_hashes)
+        if found:
+            metrics.count(metrics.LOOKUPS_IN_REDIS, len(found))
         return found
 
     async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
@@ -212,6 +222,8 @@ class CacheService:
         for image_hash, category, confidence, description, is_provisional in rows:
             entry = CachedResult(Category(category), float(confidence), description)
             (provisional if is_provisional else entries)[image_hash] = entry
+        if rows:
+            metrics.count(metrics.LOOKUPS_IN_DATABASE, len(rows))
         self._copies.keep_in_memory(provisional)
         await self._copies.keep(entries)
         return entries | provisional

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from app import photo
+from app import metrics, photo
 from app.categories import Category
 from app.clients.base import ModelClient
 from app.clock import utc_now
@@ -23,6 +23,7 @@ from app.services.lease import LeaseService
 from app.services.photo_preparation import PhotoPreparer
 from app.services.request_record import RequestRecord
 from app.services.request_recorder import RequestRecorder
+from app.tracing import span
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,11 @@ class ClassifierService:
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
-        # Memory does not have to be waited for.
-        result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
+        with span("cache.look_up"):
+            # Memory does not have to be waited for.
+            result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
         if result is None:
+            metrics.count(metrics.LOOKUPS_MISSED)
             return None
         answer = _answer(result, caller, from_cache=True)
         await self._recorder.record([_record(answer, caller, image_hash, None)])
@@ -101,12 +104,14 @@ class ClassifierService:
 
     async def look_up_many(self, image_hashes: Sequence[str], caller: Caller) -> list[Answer | None]:
         """Answer many hashes in their order with one query; each hit is counted and logged on its own."""
-        results = await self._cache.get_many(image_hashes)
+        with span("cache.look_up", hashes=len(image_hashes)):
+            results = await self._cache.get_many(image_hashes)
         answers: list[Answer | None] = []
         records: list[RequestRecord] = []
         for image_hash in image_hashes:
             result = results.get(image_hash)
             if result is None:
+                metrics.count(metrics.LOOKUPS_MISSED)
                 answers.append(None)
                 continue
             item = replace(caller, request_id=new_request_id())
@@ -158,7 +163,8 @@ class ClassifierService:
 
     async def _cached_or_modelled(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
         image_hash = upload.sha256
-        cached = await self._cache.get_copy(image_hash)
+        with span("cache.look_up"):
+            cached = await self._cache.get_copy(image_hash)
         if cached is not None:
             return cached, True
         # Before the lease: what is no photo shall not cost a write.
@@ -172,16 +178,19 @@ class ClassifierService:
             return cached, True
         deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
         while True:
-            is_ours, rows = await self._leases.take(image_hash, self._cache.look_up(image_hash))
+            with span("cache.look_up_and_lease"):
+                is_ours, rows = await self._leases.take(image_hash, self._cache.look_up(image_hash))
             try:
                 cached = await self._cache.found(rows)
                 if cached is not None:
                     return cached, True
                 if is_ours:
+                    metrics.count(metrics.LOOKUPS_MISSED)
                     return await self._modelled(upload, info, deadline), False
             finally:
                 await self._leases.release(image_hash)
-            await self._leases.wait(image_hash, deadline)
+            with span("cache.wait_for_another"):
+                await self._leases.wait(image_hash, deadline)
 
     async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo, deadline: float) -> CachedResult:
         """Ask the model, with the lease in hand."""
@@ -189,13 +198,16 @@ class ClassifierService:
             # Waiting for others has taken what a call may need; nobody waits for twice the time.
             raise ModelTimeout
         max_edge = self._model_client.settings.image_max_edge_pixels
-        result = await self._model_client.classify(await self._preparer.prepare(upload.data, info, max_edge=max_edge))
-        saved = await self._cache.save(
-            upload.sha256,
-            result,
-            model=self._model_client.model,
-            together_with=[self._leases.deletion(upload.sha256)],
-        )
+        with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
+            prepared = await self._preparer.prepare(upload.data, info, max_edge=max_edge)
+        result = await self._model_client.classify(prepared)
+        with span("cache.save"):
+            saved = await self._cache.save(
+                upload.sha256,
+                result,
+                model=self._model_client.model,
+                together_with=[self._leases.deletion(upload.sha256)],
+            )
         self._leases.forget(upload.sha256)
         return saved
 

@@ -1,4 +1,4 @@
-"""Models beside the service's own: one call per picture and model, whoever asks, and without the shared cache.
+"""Models beside the service's own: one call at a time per picture and model in each process, and no shared cache.
 
 The shared cache has one answer per photo, that of the service's model. What another model has said before stands in
 somebody's results. Those who ask at the same time share one call, and it is over only when its result is stored.

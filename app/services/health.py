@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.base import ModelClient, ModelHealth
+from app.database.replica import Replica
 from app.database.tables import RequestLog
 from app.database.transactions import read
 from app.errors import AppError
@@ -22,19 +23,27 @@ class Health:
 
     database_connected: bool
     model: ModelHealth
+    # None where there is none.
+    replica_connected: bool | None
 
 
 class HealthService:
     """Checks what the service stands on."""
 
-    def __init__(self, engine: AsyncEngine, model_client: ModelClient) -> None:
+    def __init__(self, engine: AsyncEngine, model_client: ModelClient, replica: Replica | None = None) -> None:
         self._engine = engine
         self._model_client = model_client
+        self._replica = replica
 
     async def check(self) -> Health:
-        """Check the database and the model side by side; raises nothing."""
-        connected, model = await asyncio.gather(self._database_answers(), self._model_client.health())
-        return Health(database_connected=connected, model=model)
+        """Check the database, its replica and the model side by side; raises nothing."""
+        connected, model, replica = await asyncio.gather(
+            self._database_answers(), self._model_client.health(), self._replica_answers()
+        )
+        return Health(database_connected=connected, model=model, replica_connected=replica)
+
+    async def _replica_answers(self) -> bool | None:
+        return None if self._replica is None else await self._replica.is_there()
 
     async def _database_answers(self) -> bool:
         async def select_from_table(connection: AsyncConnection) -> None:

@@ -26,7 +26,7 @@ from app.services.inference_results import Finding, Inference, InferenceResults,
 from app.services.library import LibraryService
 from app.services.library_rows import LibraryImage
 from app.services.model_catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
-from app.services.request_record import RequestRecord
+from app.services.request_record import RequestRecord, user_id_of_account
 from app.services.request_recorder import RequestRecorder
 
 # A picture is in memory while it is looked at; until there is room, it stays in the storage.
@@ -89,7 +89,7 @@ class InferenceService:
             return stored
         self._models.check(model_name)
         image = await self._library.get(account_id, image_id)
-        caller = replace(caller or Caller(), user_id=f"account:{account_id}")
+        caller = replace(caller or Caller(), user_id=user_id_of_account(account_id))
         work = asyncio.create_task(self._infer(account_id, image, model_name, caller, task_id, on_saved))
         self._under_way.add(work)
         work.add_done_callback(self._finish)

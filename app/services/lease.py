@@ -25,6 +25,8 @@ from app.errors import AppError, ModelTimeout
 # Where nobody can tell whether a holder lives, its leases run out this long after it has last renewed them.
 EXPIRY_SECONDS = 5
 RENEW_SECONDS = 1.0
+# And it must be seen so for this long: after a failover, during which nobody could renew, the living come first.
+EXPIRED_FOR_SECONDS = 2.0
 # A row that nobody has renewed for so long is nobody's, even if its holder lives: a packet that was given up may reach
 # the server, and commit, after its process has seen that there is no row.
 ABANDONED_SECONDS = 30
@@ -137,13 +139,14 @@ class LeaseService:
                 return
             holder, is_gone, is_expired, is_abandoned = found
             now = time.monotonic()
-            if not is_gone:
+            if not (is_expired if is_gone is None else is_gone):
                 suspect = None
             elif suspect is None or suspect[0] != holder:
                 suspect = holder, now
-            confirmed = suspect is not None and now - suspect[1] >= self._presence.confirm_seconds
-            if confirmed or is_abandoned or (is_gone is None and is_expired):
-                await self._bury(image_hash, holder, only_expired=not confirmed)
+            needed = self._presence.confirm_seconds if is_gone else EXPIRED_FOR_SECONDS
+            confirmed = suspect is not None and now - suspect[1] >= needed
+            if confirmed or is_abandoned:
+                await self._bury(image_hash, holder, only_expired=not (confirmed and is_gone))
                 return
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 

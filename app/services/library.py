@@ -7,7 +7,7 @@ row, which the sweep removes, but never a row without a file. docs/decisions/lib
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -21,6 +21,7 @@ from app.config import ImageSettings, LibrarySettings
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable
 from app.services.classifier import UploadedPhoto
+from app.services.library_files import is_whole, remove_files
 from app.services.library_names import display_name
 from app.services.library_rows import (
     Added,
@@ -29,6 +30,7 @@ from app.services.library_rows import (
     StoredName,
     add_image,
     find_image,
+    find_stored,
     list_images,
     remove_images,
 )
@@ -64,7 +66,8 @@ class LibraryService:
         self._quota_bytes = library_settings.quota_bytes
 
     async def add(self, account_id: int, upload: UploadedPhoto) -> LibraryImage:
-        """Add a picture to somebody's library. One that is in anybody's already is not decoded or written again.
+        """Add a picture to somebody's library. One that is in anybody's already is not decoded or written again, unless
+        its file is lost or damaged: then everybody who has it gets it back.
 
         Raises:
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
@@ -78,7 +81,8 @@ class LibraryService:
             )
         filename = display_name(upload.filename, info.format)
         new = NewImage(account_id, upload.sha256, filename, info.format, info.width, info.height, len(upload.data))
-        image = await self._add_row(new, None)
+        damaged = await self._damaged(upload.sha256)
+        image = await self._add_row(new, None) if damaged is None else None
         if image is None:
             thumbnail = await self._thumbnail(upload.data, info)
             stored = StoredName(upload.sha256, secrets.token_hex(VERSION_BYTES))
@@ -86,7 +90,7 @@ class LibraryService:
             with _our_storage_errors():
                 await self._storage.save(stored.thumbnail, thumbnail)
                 await self._storage.save(stored.file, upload.data)
-            image = await self._add_row(new, stored, written_at)
+            image = await self._add_row(new, stored, written_at=written_at, replaces=damaged)
         assert image is not None  # noqa: S101 - a picture with a file is added or refused
         return image
 
@@ -137,13 +141,17 @@ class LibraryService:
         Raises:
             ImageNotFound: there is none with this id, or it is somebody else's.
         """
+        was_there = False
 
-        async def remove(connection: AsyncConnection) -> tuple[int, list[StoredName]]:
-            return await remove_images(connection, account_id, image_id=image_id)
+        async def remove(connection: AsyncConnection) -> list[StoredName]:
+            nonlocal was_there
+            removed, ownerless = await remove_images(connection, account_id, image_id=image_id)
+            # A try whose COMMIT had no answer may have removed it.
+            was_there = was_there or bool(removed)
+            return ownerless
 
-        removed, ownerless = await write(self._engine, remove)
-        await self._remove_files(ownerless)
-        if not removed:
+        await remove_files(self._storage, await write(self._engine, remove))
+        if not was_there:
             raise ImageNotFound
 
     async def delete_all(self, account_id: int) -> None:
@@ -155,17 +163,46 @@ class LibraryService:
         removed = REMOVED_AT_ONCE
         while removed:
             removed, ownerless = await write(self._engine, remove)
-            await self._remove_files(ownerless)
+            await remove_files(self._storage, ownerless)
 
-    async def _add_row(self, new: NewImage, stored: StoredName | None, written_at: float = 0.0) -> LibraryImage | None:
+    async def _damaged(self, sha256: str) -> StoredName | None:
+        """Return the file of these bytes if there should be one, but it is not whole."""
+
+        async def find(connection: AsyncConnection) -> set[StoredName]:
+            return await find_stored(connection, [sha256])
+
+        stored = await read(self._engine, find)
+        with _our_storage_errors():
+            if all([await is_whole(self._storage, name) for name in stored]):
+                return None
+        # A row goes before its file: if this one is there still, nobody has removed the file by right.
+        return next(iter(stored & await read(self._engine, find)), None)
+
+    async def _add_row(
+        self,
+        new: NewImage,
+        stored: StoredName | None,
+        *,
+        written_at: float = 0.0,
+        replaces: StoredName | None = None,
+    ) -> LibraryImage | None:
         """Add the row; None when there is no file yet. A file that was written for nothing is removed again."""
         created_at = utc_now()
         version = None if stored is None else stored.version
+        tried_id: int | None = None
 
         async def add(connection: AsyncConnection) -> Added:
+            nonlocal tried_id
             added = await add_image(
-                connection, new, created_at=created_at, quota_bytes=self._quota_bytes, version=version
+                connection,
+                new,
+                created_at=created_at,
+                quota_bytes=self._quota_bytes,
+                version=version,
+                replaces=None if replaces is None else replaces.version,
+                tried_id=tried_id,
             )
+            tried_id = added.image_id
             if stored is not None and time.time() - written_at > FILE_TO_ROW_MAX_SECONDS:
                 # The sweep may have removed the file. Nothing is committed.
                 raise ServerBusy
@@ -174,7 +211,10 @@ class LibraryService:
         added = await write(self._engine, add)
         # What failed in another way may be committed nevertheless: the sweep will know.
         if stored is not None and added.version != stored.version:
-            await self._remove_files([stored])
+            await remove_files(self._storage, [stored])
+        elif replaces is not None:
+            logger.error("the stored file of {} was lost or damaged; an upload has replaced it", new.sha256)
+            await remove_files(self._storage, [replaces])
         if not added.has_owner:
             raise InvalidToken
         if added.image_id is None:
@@ -206,16 +246,6 @@ class LibraryService:
             async with aclosing(self._storage.read(name)) as pieces:
                 async for piece in pieces:
                     yield piece
-
-    async def _remove_files(self, names: Iterable[StoredName]) -> None:
-        """Remove files that no row names any more; what does not succeed is left to the sweep."""
-        for stored in names:
-            try:
-                # The file first: a thumbnail alone is found by the sweep just as well.
-                await self._storage.remove(stored.file)
-                await self._storage.remove(stored.thumbnail)
-            except StorageError as error:
-                logger.warning("a file of the library is left to the next sweep: {}", type(error.__cause__).__name__)
 
 
 async def _begun(pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

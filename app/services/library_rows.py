@@ -60,6 +60,13 @@ class Added(NamedTuple):
     is_over_quota: bool = False
 
 
+class FileRow(NamedTuple):
+    """A file by its hash, and whether a picture refers to it."""
+
+    sha256: str
+    has_owner: bool
+
+
 class StoredName(NamedTuple):
     """Names one file of the storage, and the thumbnail beside it."""
 
@@ -89,14 +96,33 @@ _IMAGES = select(
 
 
 async def add_image(
-    connection: AsyncConnection, new: NewImage, *, created_at: datetime, quota_bytes: int, version: str | None
+    connection: AsyncConnection,
+    new: NewImage,
+    *,
+    created_at: datetime,
+    quota_bytes: int,
+    version: str | None,
+    replaces: str | None = None,
+    tried_id: int | None = None,
 ) -> Added:
     """Add a picture whose file is there already, or else lies in the storage as `version`, if that is not None.
 
     The rows are left alone where the picture would be over the quota (0: there is none), or has no file.
+
+    Args:
+        connection: in a transaction that writes.
+        new: what is to be added.
+        created_at: when.
+        quota_bytes: of the account.
+        version: of the file that was written for it.
+        replaces: the version of a file that is lost or damaged; all its pictures get the new one.
+        tried_id: what an earlier try of the same transaction has given the picture. If it is there, that was committed.
     """
     # The lock: two uploads of one account must not both find the last free place.
     owner = await connection.scalar(select(User.id).where(User.id == new.user_id).with_for_update())
+    tried = None if tried_id is None else await find_image(connection, new.user_id, tried_id)
+    if tried is not None and tried.sha256 == new.sha256:
+        return Added(tried.id, tried.version, 0)
     used = await _used_bytes(connection, new.user_id) if quota_bytes else 0
     is_over_quota = bool(quota_bytes) and used + new.size_bytes > quota_bytes
     is_refused = owner is None or is_over_quota
@@ -106,11 +132,11 @@ async def add_image(
             connection.dialect.name,
             table="stored_file",
             keys=["sha256"],
-            updates={"size_bytes": "{new}"},
+            updates={"version": "CASE WHEN stored_file.version = %s THEN {new} ELSE stored_file.version END"},
             columns="sha256, version, size_bytes, created_at",
             source="VALUES (%s,%s,%s,%s)",
         )
-        values = (new.sha256, version, new.size_bytes, timestamp_text(created_at))
+        values = (new.sha256, version, new.size_bytes, timestamp_text(created_at), replaces)
         await execute(connection, Statement(text, values))
     there = select(StoredFile.version).where(StoredFile.sha256 == new.sha256).with_for_update()
     version_there = await connection.scalar(there)
@@ -143,10 +169,12 @@ async def remove_ownerless(connection: AsyncConnection, hashes: Sequence[str]) -
     return await _without_owner(connection, await _locked(connection, set(hashes)))
 
 
-async def find_ownerless(connection: AsyncConnection, limit: int) -> list[str]:
-    """Return hashes of files to which no picture refers: an account was deleted while a picture came in."""
-    query = select(StoredFile.sha256).where(~exists().where(ImageRow.sha256 == StoredFile.sha256)).limit(limit)
-    return list((await connection.scalars(query)).all())
+async def find_files(connection: AsyncConnection, after: str, limit: int) -> list[FileRow]:
+    """Return the next files after this hash. One has no owner when somebody has deleted an account by hand."""
+    has_owner = exists().where(ImageRow.sha256 == StoredFile.sha256)
+    query = select(StoredFile.sha256, has_owner).where(StoredFile.sha256 > after)
+    rows = await connection.execute(query.order_by(StoredFile.sha256).limit(limit))
+    return [FileRow(sha256, bool(is_owned)) for sha256, is_owned in rows]
 
 
 async def find_stored(connection: AsyncConnection, hashes: Sequence[str]) -> set[StoredName]:

@@ -5,6 +5,7 @@ outrun the count. All processes share it, in the database.
 """
 
 import hashlib
+import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +23,8 @@ FREE_FAILURES = {ACCOUNT: 5, ADDRESS: 30}
 FIRST_PAUSE_SECONDS = 1.0
 # Bounded, since anybody can keep anybody else out for that long.
 MAX_PAUSE_SECONDS = 60.0
+# What a household or a server is given at least (RFC 6177, 2).
+IPV6_NETWORK_BITS = 64
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 
@@ -78,8 +81,15 @@ class LoginThrottle:
 
 
 def _subjects(account: str, address: str | None) -> dict[str, str]:
-    names: Sequence[tuple[str, str | None]] = [(ACCOUNT, account), (ADDRESS, address)]
+    names: Sequence[tuple[str, str | None]] = [(ACCOUNT, account), (ADDRESS, address and _household(address))]
     return {kind: hashlib.sha256(f"{kind}:{name}".encode()).hexdigest() for kind, name in names if name is not None}
+
+
+def _household(address: str) -> str:
+    """Return an IPv4 address as it is, and of an IPv6 address the network: whoever has one has all of its 2^64."""
+    if ipaddress.ip_address(address).version == 4:
+        return address
+    return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
 
 
 def _pause(kind: str, failures: int) -> timedelta:

@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from app import photo
+from app import metrics, photo
 from app.clients.base import PreparedPhoto
 from app.config import ImageSettings
 from app.services.photo_errors import our_photo_errors
@@ -26,9 +26,12 @@ class PhotoPreparer:
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: not a photo that we take.
         """
         with our_photo_errors():
-            return photo.inspect_photo(
+            info = photo.inspect_photo(
                 data, allowed=self._settings.allowed_formats, max_pixels=self._settings.max_pixels
             )
+        metrics.count(metrics.IMAGES.labels(info.format.value))
+        metrics.observe(metrics.IMAGE_BYTES, len(data))
+        return info
 
     async def prepare(self, data: bytes, info: photo.PhotoInfo, *, max_edge: int) -> PreparedPhoto:
         """Return the photo as a model is shown it, at most `max_edge` pixels long; raises as `inspect`."""

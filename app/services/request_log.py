@@ -8,7 +8,7 @@ from itertools import groupby
 from zoneinfo import ZoneInfo
 
 from loguru import logger
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
@@ -85,6 +85,15 @@ class RequestLogService:
             )
 
         return await read(self._engine, select_row)
+
+    async def count_older_than(self, cutoff: datetime) -> int:
+        """Return how many rows were created before `cutoff`."""
+
+        async def count_rows(connection: AsyncConnection) -> int:
+            query = select(func.count()).select_from(RequestLog).where(RequestLog.created_at < cutoff)
+            return (await connection.execute(query)).scalar_one()
+
+        return await read(self._engine, count_rows)
 
     async def delete_older_than(self, cutoff: datetime) -> int:
         """Delete the rows created before `cutoff` in small batches; return how many."""

@@ -40,6 +40,11 @@ class RequestRecord(NamedTuple):
         return self.from_cache and self.of_shared_cache
 
 
+def user_id_of_account(account_id: int) -> str:
+    """What stands in the log for a person with an account."""
+    return f"account:{account_id}"
+
+
 def insert_log(records: Sequence[RequestRecord]) -> Statement:
     """The log rows of `records`, in one statement."""
     values: list[object] = []

@@ -6,15 +6,18 @@ committed; with async at once, and its rows stay in memory until the database ha
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
+from decimal import Decimal
 
 from loguru import logger
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.config import LogDurability
 from app.database.batch_writer import create_batch_writer
 from app.database.packets import DuplicateRowError
@@ -24,6 +27,7 @@ from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.services.request_record import RequestRecord, count_hits, insert_log
 from app.services.rollups import Rollups
+from app.tracing import span
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
@@ -53,11 +57,13 @@ class RequestRecorder:
         rollups: Rollups,
         log_enabled: bool = True,
         durability: LogDurability = LogDurability.COMMIT,
+        cost_per_call: Decimal = Decimal(0),
     ) -> None:
         self._engine = engine
         self._rollups = rollups
         self._log_enabled = log_enabled
         self._waits = durability is LogDurability.COMMIT
+        self._cost_per_call = float(cost_per_call)
         self._writer = create_batch_writer(engine)
         self._pending: deque[_Pending] = deque()
         self._pending_rows = 0
@@ -82,7 +88,13 @@ class RequestRecorder:
             self._flusher = asyncio.create_task(self._flush(), name="request-recorder", context=Context())
         if committed is not None:
             # A caller that goes away cancels its own future only: the rows are written all the same.
-            await committed
+            with span("commit", rows=len(records)):
+                await committed
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows that wait for a transaction to take them."""
+        return self._pending_rows
 
     async def close(self) -> None:
         """Wait until everything that was handed over is written, and give the connection back.
@@ -122,12 +134,15 @@ class RequestRecorder:
         self._pending_rows += sum(len(pending.records) for pending in batch)
 
     async def _write_batch(self, batch: list[_Pending]) -> None:
+        records = [record for pending in batch for record in pending.records]
+        started_at = time.perf_counter()
         try:
-            await self._write([record for pending in batch for record in pending.records])
+            await self._write(records)
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
         except AppError as error:
+            metrics.count(metrics.COMMIT_FAILURES)
             if self._waits:
                 for pending in batch:
                     _fail(pending, error)
@@ -135,6 +150,7 @@ class RequestRecorder:
                 self._put_back(batch)
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
+            metrics.count(metrics.COMMIT_FAILURES)
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
@@ -146,9 +162,19 @@ class RequestRecorder:
                     self._put_back(batch[number + 1 :])
                     raise
         else:
+            self._count(records, time.perf_counter() - started_at)
             for pending in batch:
                 if pending.committed is not None and not pending.committed.done():
                     pending.committed.set_result(None)
+
+    def _count(self, records: Sequence[RequestRecord], seconds: float) -> None:
+        metrics.observe(metrics.COMMIT_ROWS, len(records))
+        metrics.observe(metrics.COMMIT_SECONDS, seconds)
+        hits = sum(record.from_cache for record in records)
+        if hits:
+            metrics.count(metrics.MONEY_SAVED, hits * self._cost_per_call)
+        if hits < len(records):
+            metrics.count(metrics.MONEY_SPENT, (len(records) - hits) * self._cost_per_call)
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
         statements: list[Statement] = [insert_log(records)] if self._log_enabled else []

@@ -7,9 +7,11 @@ one user is the database's matter: the specification's collation on MySQL takes 
 SQLite does not.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,11 +20,14 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config import StatisticsSettings
+from app.database.replica import Replica
 from app.database.tables import CachedImage, CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.services.figures import percent, ratio
 from app.services.rollups import ADDRESS, USER
 from app.services.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,10 @@ class HotImage:
 class StatsService:
     """Computes the figures that ops people watch."""
 
-    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None) -> None:
         self._engine = engine
         self._settings = settings
+        self._replica = replica
 
     def today(self) -> date:
         """The current day in STATS_TIMEZONE."""
@@ -124,7 +130,7 @@ class StatsService:
                 cost_saved=self._cost(hits),
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
 
     async def timeseries(
         self, bucket: Bucket, start: datetime | None = None, end: datetime | None = None
@@ -142,7 +148,7 @@ class StatsService:
         zone = self._settings.timezone
         start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
         bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
-        return await read_buckets(self._engine, bucket, bounds, self._settings)
+        return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
@@ -164,7 +170,7 @@ class StatsService:
                 max_hits=row.most or 0,
             )
 
-        return await read(self._engine, select_figures)
+        return await self._read(select_figures)
 
     async def category_distribution(self, day: date) -> list[CategoryShare]:
         """Shares of the categories in one day's requests, the largest first (7.4.3)."""
@@ -191,7 +197,7 @@ class StatsService:
                 for row in sorted(rows, key=lambda row: (-row.requests, row.category))
             ]
 
-        return await read(self._engine, select_shares)
+        return await self._read(select_shares)
 
     async def errors(self, day: date) -> dict[str, int]:
         """How often each error of ours was answered on one day: code -> number, the most frequent first."""
@@ -205,7 +211,7 @@ class StatsService:
             counts = {row.code: int(row.errors) for row in await connection.execute(query)}
             return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-        return await read(self._engine, select_errors)
+        return await self._read(select_errors)
 
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
@@ -228,7 +234,7 @@ class StatsService:
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_users)
+        return await self._read(select_users)
 
     async def top_images(self, limit: int) -> list[HotImage]:
         """The images with the most hits (7.4.4)."""
@@ -262,7 +268,10 @@ class StatsService:
                 for row in await connection.execute(query)
             ]
 
-        return await read(self._engine, select_images)
+        return await self._read(select_images)
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await (read(self._engine, work) if self._replica is None else self._replica.read(work))
 
     def _is_on(
         self, day: date, period_start: InstrumentedAttribute[datetime] = PeriodTotals.period_start

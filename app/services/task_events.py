@@ -18,10 +18,11 @@ from sqlalchemy import Row, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.clock import utc_now
 from app.database.account_tables import TaskEvent
 from app.database.transactions import read
-from app.errors import AppError, DatabaseUnavailable, ServerBusy
+from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.services.accounts import AccountService, Session
 from app.services.redis_signal import RedisSignal
 from app.services.task_listener import PAGE_EVENTS, Ending, Listener, TaskChange, task_change
@@ -40,6 +41,9 @@ GAP_POLL_SECONDS = 0.05
 LATE_SECONDS = 60.0
 MAX_MISSING = 500
 SESSION_CHECK_SECONDS = 60.0
+# Of one account in one process; so many idle ones take about 90 MB (python -m bench.sockets).
+MAX_STREAMS = 2000
+TOO_MANY_RETRY_AFTER_SECONDS = 10
 
 _Row = Row[int, int, dict[str, Any]]
 
@@ -53,13 +57,24 @@ class _Position:
 
 
 class TaskEvents:
-    """The stream of one process. All methods belong to its event loop; `run` has to run."""
+    """The stream of one process. All methods belong to its event loop; `run` has to run.
 
-    def __init__(self, engine: AsyncEngine, accounts: AccountService, signal: RedisSignal | None = None) -> None:
+    Args:
+        engine: the database.
+        accounts: knows whose token still counts.
+        max_streams: how many may listen at once, of all accounts.
+        signal: tells other processes, and hears of them.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, accounts: AccountService, *, max_streams: int, signal: RedisSignal | None = None
+    ) -> None:
         self._engine = engine
         self._accounts = accounts
         self._signal = signal
+        self._max_streams = max_streams
         self._listeners: dict[int, set[Listener]] = {}
+        self._count = 0
         self._position: _Position | None = None
         self._is_held = False
         self._is_leaving = False
@@ -78,15 +93,18 @@ class TaskEvents:
         """Listen to the account's events after the id `since`, or from now on.
 
         Raises:
-            ServerBusy: the service is about to end.
+            ServerBusy: the service is about to end, or `max_streams` listen already.
+            TooManyStreams: MAX_STREAMS of the account listen already.
             DatabaseUnavailable: the database cannot be reached.
         """
         while not self._is_leaving:
             await self._catch_up()
             if self._position is not None:
                 break
-        if self._is_leaving or self._position is None:
+        if self._is_leaving or self._position is None or self._count >= self._max_streams:
             raise ServerBusy
+        if len(self._listeners.get(session.account.id, ())) >= MAX_STREAMS:
+            raise TooManyStreams(retry_after_seconds=TOO_MANY_RETRY_AFTER_SECONDS)
         told = self._position.told
         if since is None or since > told + LOOK_EVENTS:
             # The latter is of another database, such as before a backup was restored.
@@ -95,12 +113,16 @@ class TaskEvents:
             session, since=since, joined_at=told, not_yet=self._position.missing, read_page=self._read_page
         )
         self._listeners.setdefault(listener.user_id, set()).add(listener)
+        metrics.EVENT_STREAMS.inc()
+        self._count += 1
         try:
             yield listener
         finally:
+            metrics.EVENT_STREAMS.dec()
             listener.close()
             others = self._listeners[listener.user_id]
             others.discard(listener)
+            self._count -= 1
             if not others:
                 del self._listeners[listener.user_id]
 
@@ -225,9 +247,10 @@ class TaskEvents:
         for event_id, user_id, body in rows:
             position.missing.pop(event_id, None)
             if event_id > known:
-                # After an empty table the ids before the first are those of rows that were deleted.
-                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id) if previous else ():
-                    is_held |= now - position.missing.setdefault(gap, now) < GAP_SECONDS
+                # After an empty table most ids before the first are those of deleted rows: nobody waits for them.
+                missed_at = now if previous else now - 2 * GAP_SECONDS
+                for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id):
+                    is_held |= now - position.missing.setdefault(gap, missed_at) < GAP_SECONDS
                 previous = event_id
                 if is_held:
                     continue

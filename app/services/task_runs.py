@@ -12,6 +12,7 @@ from loguru import logger
 from sqlalchemy import ColumnElement, and_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.clock import utc_now
 from app.database.account_tables import InferenceTask
 from app.database.transactions import read, write
@@ -122,6 +123,9 @@ class TaskRuns:
         tasks = await write(self._engine, claim_due) if task_ids else []
         if tasks:
             self._on_change()
+        for task in tasks:
+            if task.status is TaskStatus.FAILED:
+                metrics.count(metrics.TASKS_FAILED)
         return [task for task in tasks if task.status is TaskStatus.PROCESSING]
 
     async def renew(self, tasks: Collection[Task]) -> None:
@@ -143,7 +147,8 @@ class TaskRuns:
             raise ClaimLostError
 
     def announce(self) -> None:
-        """Tell those who listen that there are new events."""
+        """Count a task that is completed, and tell those who listen that there are new events."""
+        metrics.count(metrics.TASKS_COMPLETED)
         self._on_change()
 
     async def fail(self, task: Task, error: Exception) -> None:
@@ -162,6 +167,7 @@ class TaskRuns:
             return await self._end(connection, task, status=TaskStatus.PENDING.value, due_at=due_at)
 
         if await write(self._engine, end):
+            metrics.count(metrics.TASKS_FAILED if is_final else metrics.TASKS_RETRIED)
             outlook = "for good" if is_final else f"next in {pause} s"
             logger.warning("task {}: attempt {} failed ({}), {}", task.id, task.attempts, told.code, outlook)
             self._on_change()

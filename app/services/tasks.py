@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.account_tables import InferenceTask, LibraryImage
+from app.database.account_tables import InferenceTask, LibraryImage, User
 from app.database.transactions import read, write
-from app.errors import ImageNotFound, TaskNotFound, TaskNotPending
+from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.services.task_record import (
+    UNFINISHED,
     Task,
     TaskStatus,
     database_time,
@@ -25,6 +26,10 @@ from app.services.task_record import (
     task_of,
     task_query,
 )
+
+# Of one account; the oldest due task of all accounts is run first, so everybody waits behind them.
+MAX_UNFINISHED = 1000
+TOO_MANY_RETRY_AFTER_SECONDS = 10
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -61,6 +66,7 @@ class TaskService:
 
         Raises:
             ImageNotFound: the account has no such image.
+            TooManyTasks: MAX_UNFINISHED of the account's tasks are waiting or running.
         """
         task_id = secrets.token_hex(16)
 
@@ -68,9 +74,17 @@ class TaskService:
             if known := await select_tasks(connection, InferenceTask.id == task_id):
                 # Committed by an attempt whose answer was lost.
                 return known[0]
+            # The lock: two tasks of one account must not both find the last free place.
+            await connection.execute(select(User.id).where(User.id == account_id).with_for_update())
             image = select(LibraryImage.id).where(LibraryImage.id == image_id, LibraryImage.user_id == account_id)
             if await connection.scalar(image) is None:
                 raise ImageNotFound
+            unfinished = select(InferenceTask.id).where(
+                InferenceTask.user_id == account_id, InferenceTask.status.in_([status.value for status in UNFINISHED])
+            )
+            count = select(func.count()).select_from(unfinished.limit(MAX_UNFINISHED).subquery())
+            if (await connection.scalar(count) or 0) >= MAX_UNFINISHED:
+                raise TooManyTasks(retry_after_seconds=TOO_MANY_RETRY_AFTER_SECONDS)
             now = utc_now()
             await connection.execute(
                 insert(InferenceTask).values(

@@ -3,7 +3,7 @@
 Days are those of STATS_TIMEZONE, of 23 or 25 hours where clocks change; hours begin when they do there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -11,13 +11,12 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Integer, case, cast, func, literal_column, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.clock import day_in_utc
 from app.config import StatisticsSettings
 from app.database.tables import ErrorPeriod, PeriodTotals, VisitorCount
-from app.database.transactions import read
 from app.errors import InvalidRequest
 from app.services.figures import percent, ratio
 from app.services.rollups import PERIOD_MINUTES, USER
@@ -91,9 +90,13 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
 
 
 async def read_buckets(
-    engine: AsyncEngine, bucket: Bucket, bounds: Sequence[datetime], settings: StatisticsSettings
+    read: Callable[[Callable[[AsyncConnection], Awaitable[list[BucketFigures]]]], Awaitable[list[BucketFigures]]],
+    dialect: str,
+    bucket: Bucket,
+    bounds: Sequence[datetime],
+    settings: StatisticsSettings,
 ) -> list[BucketFigures]:
-    """Return the figures between each two of `bounds`.
+    """Return the figures between each two of `bounds`; `read` runs what only reads, on a database of `dialect`.
 
     Raises:
         DatabaseUnavailable, ServerBusy: as every reader.
@@ -113,7 +116,7 @@ async def read_buckets(
         .subquery()
     )
     totals = select(
-        _number(engine.dialect.name, bounds, quarters.c.period_start).label("number"),
+        _number(dialect, bounds, quarters.c.period_start).label("number"),
         func.sum(quarters.c.requests).label("requests"),
         func.sum(quarters.c.hits).label("hits"),
         func.sum(quarters.c.milliseconds).label("milliseconds"),
@@ -121,7 +124,7 @@ async def read_buckets(
     ).group_by("number")
     failures = (
         select(
-            _number(engine.dialect.name, bounds, ErrorPeriod.period_start).label("number"),
+            _number(dialect, bounds, ErrorPeriod.period_start).label("number"),
             func.sum(ErrorPeriod.errors).label("errors"),
         )
         .where(ErrorPeriod.period_start >= bounds[0], ErrorPeriod.period_start < bounds[-1])
@@ -160,7 +163,7 @@ async def read_buckets(
             )
         return figures
 
-    return await read(engine, select_figures)
+    return await read(select_figures)
 
 
 def _number(

@@ -72,7 +72,8 @@ class TokenIssuer:
                 text,
                 self._secret_key,
                 algorithms=[ALGORITHM],
-                options={"require": ["sub", "exp", "iat", "jti"]},
+                # The clock of the machine that has issued it may be a little ahead of ours.
+                options={"require": ["sub", "exp", "iat", "jti"], "verify_iat": False},
             )
             return Claims(int(claims["sub"]), int(claims["gen"]), datetime.fromtimestamp(claims["exp"], UTC))
         except jwt.ExpiredSignatureError:
@@ -86,14 +87,18 @@ def kept_secret_key(folder: Path) -> str:
 
     Raises:
         OSError: the folder or the file cannot be used.
+        ValueError: the file is there, but what it holds is too short for a key.
     """
     file = folder / SECRET_KEY_FILE
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = folder / f"{SECRET_KEY_FILE}.{secrets.token_hex(8)}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as target:
             target.write(secrets.token_hex(SECRET_KEY_MIN_BYTES))
+            target.flush()
+            # A power cut might otherwise leave the name without the key.
+            os.fsync(descriptor)
         try:
             # Unlike a rename, a link does not replace the key of a process that was faster.
             os.link(draft, file)
@@ -101,4 +106,7 @@ def kept_secret_key(folder: Path) -> str:
             pass
         finally:
             draft.unlink()
-    return file.read_text().strip()
+    key = file.read_text().strip()
+    if len(key.encode()) < SECRET_KEY_MIN_BYTES:
+        raise ValueError(f"{file} has no key of {SECRET_KEY_MIN_BYTES} bytes or more; remove it, and a new one is made")
+    return key

@@ -6,6 +6,8 @@ from typing import Protocol
 
 # Local reads and S3's answers come in pieces of this size: a download never takes more memory than two of them.
 PIECE_BYTES = 256 * 1024
+# The one file that has no hash for a name. It is not secret.
+MARK = "library-id"
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}(\.[a-z]{1,8})?")
 
 
@@ -41,6 +43,14 @@ class Storage(Protocol):
 
     def leftovers(self, *, older_than_seconds: float) -> AsyncGenerator[list[str]]:
         """Yield the names of all older files, some at a time; what a cut-off `save` has left is removed on the way."""
+        ...
+
+    async def read_mark(self) -> str | None:
+        """Return whose files these are, as `write_mark` has noted it; None where nobody has."""
+        ...
+
+    async def write_mark(self, mark: str) -> None:
+        """Note whose files these are: a short text in ASCII."""
         ...
 
     async def close(self) -> None:

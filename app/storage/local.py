@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from app.storage.base import PIECE_BYTES, FileMissingError, StorageError, is_name, path_of
+from app.storage.base import MARK, PIECE_BYTES, FileMissingError, StorageError, is_name, path_of
 
 T = TypeVar("T")
 
@@ -83,10 +83,29 @@ class LocalStorage:
         while batch := await _in_thread(lambda: list(islice(names, NAMES_AT_ONCE))):
             yield batch
 
+    async def read_mark(self) -> str | None:
+        """Return whose files these are; None where nobody has noted it."""
+        try:
+            return await _in_thread((self._folder / MARK).read_text) or None
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    async def write_mark(self, mark: str) -> None:
+        """Note whose files these are."""
+        await _in_thread(lambda: self._write(self._folder / MARK, mark.encode("ascii")))
+
     async def close(self) -> None:
         """There is nothing to give back."""
 
     def _save(self, path: Path, data: bytes) -> None:
+        self._write(path, data)
+        # Those above as well: they may be new, and another process that made them may not have got so far yet.
+        for folder in (path.parent, path.parent.parent, self._folder):
+            _sync_folder(folder)
+
+    def _write(self, path: Path, data: bytes) -> None:
         temporary = self._incoming / uuid4().hex
         try:
             with temporary.open("xb") as file:
@@ -98,9 +117,6 @@ class LocalStorage:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        # Those above as well: they may be new, and another process that made them may not have got so far yet.
-        for folder in (path.parent, path.parent.parent, self._folder):
-            _sync_folder(folder)
 
     def _names(self, before: float) -> Iterator[str]:
         for first in _folders(self._folder):

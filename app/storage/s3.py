@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from app.storage.base import PIECE_BYTES, FileMissingError, StorageError, is_name, path_of
+from app.storage.base import MARK, PIECE_BYTES, FileMissingError, StorageError, is_name, path_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -46,9 +46,7 @@ class S3Storage:
 
     async def save(self, name: str, data: bytes) -> None:
         """Keep a file: when this returns it survives a power cut, and until then it is not to be seen."""
-        with _our_errors():
-            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-                await self._store.put_async(path_of(name), data, use_multipart=False)
+        await self._put(path_of(name), data)
 
     async def read(self, name: str) -> AsyncGenerator[bytes]:
         """Yield a file in pieces; raises if it is removed meanwhile.
@@ -79,8 +77,26 @@ class S3Storage:
                 # Whatever else somebody has put here is not ours to remove.
                 yield [name for name in names if is_name(name)]
 
+    async def read_mark(self) -> str | None:
+        """Return whose files these are; None where nobody has noted it."""
+        try:
+            with _our_errors():
+                answer = await self._store.get_async(MARK)
+                return bytes(await answer.bytes_async()).decode("ascii", "replace")
+        except FileMissingError:
+            return None
+
+    async def write_mark(self, mark: str) -> None:
+        """Note whose files these are."""
+        await self._put(MARK, mark.encode("ascii"))
+
     async def close(self) -> None:
         """Connections go with the object."""
+
+    async def _put(self, path: str, data: bytes) -> None:
+        with _our_errors():
+            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+                await self._store.put_async(path, data, use_multipart=False)
 
 
 def _open(bucket: str, prefix: str, endpoint: str | None) -> "S3Store":

@@ -1,15 +1,20 @@
 """`python -m app.tasks`: a process that runs tasks and serves nothing. Start as many as you like; SIGTERM ends them."""
 
 import asyncio
+import contextlib
 import signal
 
 from loguru import logger
 
+from app.alive import beat
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
 from app.errors import AppError
 from app.logs import configure_logging
 from app.resources import open_resources
+from app.tracing import start_tracing
+
+BEAT_SECONDS = 5.0
 
 
 async def work(settings: Settings) -> None:
@@ -20,7 +25,11 @@ async def work(settings: Settings) -> None:
         loop.add_signal_handler(number, finish.set)
     async with open_resources(settings, is_worker=True):
         logger.info("task worker: ready")
-        await finish.wait()
+        while not finish.is_set():
+            beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await finish.wait()
         logger.info("task worker: leaving")
 
 
@@ -28,6 +37,7 @@ def main() -> None:
     """Work with the settings of the environment and `.env`."""
     settings = load_settings()
     configure_logging(settings)
+    start_tracing(settings.log.traces_endpoint)
     try:
         asyncio.run(work(settings))
     except (AppError, ModelConfigurationError) as error:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import AppError
 from app.services.task_record import Task
 from app.services.task_runs import RENEW_SECONDS, ClaimLostError, TaskRuns
+from app.tracing import span
 
 LOOK_INTERVAL_SECONDS = 1.0
 # Processes that look at the same time shall not all want the same tasks.
@@ -165,9 +166,11 @@ class TaskRunner:
 
     async def _execute(self, task: Task) -> None:
         try:
-            await self._inference.infer(
-                task.user_id, task.image_id, task.model_name, task_id=task.id, on_saved=partial(self._complete, task)
-            )
+            with span("task", attempt=task.attempts):
+                on_saved = partial(self._complete, task)
+                await self._inference.infer(
+                    task.user_id, task.image_id, task.model_name, task_id=task.id, on_saved=on_saved
+                )
         except ClaimLostError:
             logger.info("task {} was deleted, or has been taken over", task.id)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and so may a bug

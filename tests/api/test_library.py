@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import LibrarySettings, Settings
 from app.main import create_app
 from app.services.tokens import kept_secret_key
+from app.storage.base import MARK
 from tests.fakes.images import GREEN, encode, gps_tagged, jpeg_photo, png_photo, quadrants
 from tests.people import bearer, code, log_in, sign_up
 from tests.services.libraries import names_of_rows
@@ -36,8 +37,8 @@ async def upload(
 
 
 def files_of(settings: Settings) -> list[Path]:
-    """All files of the storage."""
-    return sorted(path for path in settings.upload_dir.rglob("*") if path.is_file())
+    """All pictures and thumbnails of the storage."""
+    return sorted(path for path in settings.upload_dir.rglob("*") if path.is_file() and path.name != MARK)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import jwt
@@ -28,6 +29,7 @@ async def test_sign_up_log_in_and_see_oneself(service: httpx2.AsyncClient) -> No
     body = answer.json()
     assert body.keys() == {"access_token", "token_type", "expires_in", "expires_at"}
     assert body["token_type"] == "bearer"
+    assert answer.headers["Cache-Control"] == "no-store"
     assert (await service.get("/users/me", headers=bearer(body["access_token"]))).json() == user
 
 
@@ -55,9 +57,17 @@ async def test_what_is_taken_is_told(service: httpx2.AsyncClient, changes: dict[
         {"username": "../../etc"},
         {"username": "a" * 33},
         {"username": "\ud800"},
+        # Seen as "testuser".
+        {"username": "testuser\u3164"},
+        {"username": "test\ufe0fuser"},
+        {"username": "\u0301ab"},
+        # Each is three characters in the form that is kept.
+        {"username": "\ufb2c" * 32},
         {"email": "nobody"},
         {"email": "a@b"},
         {"email": f"{'a' * 300}@example.com"},
+        # Not too long as it stands; but in lower case, as it is compared, each of these letters is three.
+        {"email": f"{chr(0x390) * 60}@{'a' * 60}.{'b' * 55}.com"},
         {"password": "short"},
         {"password": "a" * 257},
         {"password": "\ud800" * 8},
@@ -74,7 +84,10 @@ async def test_what_is_no_account_is_refused(service: httpx2.AsyncClient, change
 async def test_names_of_other_languages(service: httpx2.AsyncClient) -> None:
     await sign_up(service, username="小明_2026")
     await sign_up(service, username="Ünsal", email="u@example.com")
+    await sign_up(service, username="हिन्दी", email="h@example.com")
+    await sign_up(service, username="ภาษาไทย", email="t@example.com")
     assert await log_in(service, "小明_2026")
+    assert await log_in(service, "हिन्दी")
     assert await log_in(service, "ünsal")
 
 
@@ -107,6 +120,18 @@ async def test_guessing_is_slow(service: httpx2.AsyncClient) -> None:
     assert (await service.post("/users/token", data=USER)).status_code == 429
     await sign_up(service, username="other", email="other@example.com")
     assert await log_in(service, "other")
+
+
+@pytest.mark.parametrize("encoding", ["unicode_escape", "utf-7", "no-such-encoding"])
+async def test_a_form_in_an_odd_encoding_is_a_failed_log_in(service: httpx2.AsyncClient, encoding: str) -> None:
+    # Lone surrogates, in the first two of these.
+    text = "+2AA-" if encoding == "utf-7" else "\\ud800"
+    parts = "".join(
+        f'--b\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{text}\r\n' for field in ("username", "password")
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={encoding}"}
+    answer = await service.post("/users/token", headers=headers, content=f"{parts}--b--\r\n")
+    assert code(answer) == (401, "login_failed")
 
 
 async def test_guesses_at_the_same_time_do_not_outrun_the_count(service: httpx2.AsyncClient) -> None:
@@ -186,3 +211,11 @@ async def test_tokens_that_do_not_count(service: httpx2.AsyncClient) -> None:
     assert (await service.get("/users/me", headers={"Authorization": "Basic eDp5"})).status_code == 401
     assert claims["exp"] - claims["iat"] == timedelta(days=1).total_seconds()
     assert abs(claims["iat"] - now.timestamp()) < 60
+
+
+async def test_the_authorize_button_finds_the_log_in(service: httpx2.AsyncClient) -> None:
+    schemes = (await service.get("/openapi.json")).json()["components"]["securitySchemes"]
+    address = schemes["Account"]["flows"]["password"]["tokenUrl"]
+    # As Swagger UI resolves it, against the page.
+    assert urljoin("http://host/docs", address) == "http://host/users/token"
+    assert urljoin("http://host/prefix/docs", address) == "http://host/prefix/users/token"

@@ -21,7 +21,7 @@ from app.api import websocket as endpoint
 from app.clock import utc_now
 from app.services import task_events, task_listener
 from tests.events import add_event, add_events, body_of
-from tests.people import bearer, log_in, sign_up
+from tests.people import bearer, code, log_in, sign_up
 
 DEADLINE_SECONDS = 20.0
 # Of 400 KB each: more than the buffers between server and client hold.
@@ -248,6 +248,38 @@ async def test_who_does_not_read_is_closed_and_nobody_waits_for_it(
     async with socket(service, f"?token={token}&since={received[-1]}", max_size=None) as back:
         await read(back)
         assert await read_ids(back, BIG_EVENTS - len(received)) == ids[len(received) :]
+
+
+async def test_nobody_has_more_than_so_many_sockets(
+    service: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_events, "MAX_STREAMS", 2)
+    _, token = await person(service)
+    _, other_token = await person(service, "other")
+    events = "/images/inference/events"
+    async with socket(service, f"?token={token}") as first, socket(service, f"?token={other_token}") as others:
+        async with service.stream("GET", events, headers=bearer(token)) as stream:
+            await read(first)
+            await read(others)
+            lines = stream.aiter_lines()
+            await anext(lines)
+            async with socket(service, f"?token={token}") as third:
+                assert await close_code(third) == (4429, "too_many_streams")
+            answer = await service.get(events, headers=bearer(token))
+            assert code(answer) == (429, "too_many_streams")
+            assert int(answer.headers["Retry-After"]) > 0
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            # As soon as the service has noticed that one has left.
+            while not await _is_let_in(service, token):
+                continue
+
+
+async def _is_let_in(service: httpx2.AsyncClient, token: str) -> bool:
+    async with socket(service, f"?token={token}") as connection:
+        try:
+            return bool(await connection.recv())
+        except ConnectionClosed:
+            return False
 
 
 async def test_tokens_stay_out_of_the_log(service: httpx2.AsyncClient) -> None:

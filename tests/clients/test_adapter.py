@@ -96,6 +96,7 @@ async def test_its_model_name_is_its_own(make: Make) -> None:
         ({"label": np.int64(281), "confidence": np.float32(0.5)}, (Category.PETS, 0.5, None)),
         ({"label": np.str_("cat"), "confidence": np.float64(0.5)}, (Category.PETS, 0.5, None)),
         (GOOD | {"description": " a\n cat\x00 "}, (Category.PETS, 0.9, "a cat")),
+        (GOOD | {"category": None}, (Category.PETS, 0.9, None)),
         (GOOD | {"description": "  "}, (Category.PETS, 0.9, None)),
         (GOOD | {"description": 7}, (Category.PETS, 0.9, None)),
         (GOOD | {"description": "x" * 9999}, (Category.PETS, 0.9, "x" * 500)),

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config import PROJECT_ROOT
 from app.server import draining
-from app.server.draining import DrainingProtocol, DrainingServer
+from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 from tests.server.application import app
 from tests.servers.processes import answers_http, free_port, start_process
 
@@ -79,9 +79,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[tuple[DrainingServer, Clients, "asyncio.Task[None]"]]:
+async def serving(
+    application: ASGIApp = app, **options: Any
+) -> AsyncIterator[tuple[DrainingServer, Clients, "asyncio.Task[None]"]]:
     """A server, whoever asks it, and its task, which ends when it has left."""
-    config = uvicorn.Config(app, http=DrainingProtocol, lifespan="off", log_config=None, **options)
+    config = uvicorn.Config(application, http=DrainingProtocol, lifespan="off", log_config=None, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server, clients = Server(config), Clients(listener.getsockname()[1])
         task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -204,6 +206,99 @@ async def test_after_its_last_request_a_server_waits_for_the_keep_alive_timeout(
         async with asyncio.timeout(DEADLINE_SECONDS):
             await task
         assert not server.should_exit
+
+
+async def sends_for_ever(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer /endless with a stream that only the client's leaving ends, /silent with one that says nothing more."""
+    if scope["path"] not in {"/endless", "/silent"}:
+        await app(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"first", "more_body": True})
+    if scope["path"] == "/endless":
+        # Longer than what the buffers on the way hold; it comes to an end only when the connection does.
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def open_stream(clients: Clients, path: str) -> Client:
+    client = await clients.connect()
+    client.writer.write(REQUEST.replace(b"/ ", path.encode() + b" ", 1))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await client.reader.readuntil(b"first")
+    return client
+
+
+async def test_after_its_last_request_a_server_does_not_wait_for_streams() -> None:
+    async with serving(sends_for_ever, limit_max_requests=2, timeout_keep_alive=3600) as (server, clients, _):
+        stream, client = await open_stream(clients, "/silent"), await clients.connect()
+        await client.ask()
+        assert not server.server_state.closes_after_answer
+        assert b"connection: close" not in await client.ask()
+        await until(lambda: server.server_state.closes_after_answer)
+        # Of those who were there, one has still to be told.
+        await asyncio.sleep(0.3)
+        assert not server.server_state.is_leaving
+        assert b"connection: close" in await client.ask()
+        await until(lambda: server.server_state.is_leaving)
+        stream.writer.close()
+
+
+@pytest.mark.parametrize("is_leaving", [False, True])
+async def test_who_stops_reading_is_cut_off(monkeypatch: pytest.MonkeyPatch, *, is_leaving: bool) -> None:
+    monkeypatch.setattr(draining, "UNREAD_CHECK_SECONDS", 0.02)
+    async with serving(sends_for_ever) as (server, clients, task):
+        idle, stuck = await open_stream(clients, "/silent"), await open_stream(clients, "/endless")
+        # asyncio's reader goes on until it has enough, and the kernel has buffers of megabytes.
+        stuck.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it reads as well
+        await until(lambda: any(unread > 60_000 for unread, _ in server._unread.values()))
+        await asyncio.sleep(0.3)
+        assert len(server.server_state.connections) == 2
+        if is_leaving:
+            monkeypatch.setattr(draining, "UNREAD_LEAVING_SECONDS", 0.2)
+            await leaving(server)
+        else:
+            monkeypatch.setattr(draining, "UNREAD_SECONDS", 0.2)
+        await until(lambda: len(server.server_state.connections) == 1)
+        assert not task.done()
+        idle.writer.close()
+        await until(lambda: not server._unread)
+
+
+async def accepts(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept a WebSocket, and wait for its end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        continue
+
+
+async def test_a_socket_that_answers_no_ping_is_closed() -> None:
+    options = {**WEBSOCKET_OPTIONS, "ws_ping_timeout": 0.1}
+    assert uvicorn.Config(accepts, **WEBSOCKET_OPTIONS).ws_ping_interval
+    async with serving(accepts, **options, ws_ping_interval=0.1) as (server, clients, _):
+        client = await clients.connect()
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        client.writer.write(REQUEST[:-2] + upgrade + b"Sec-WebSocket-Key: MTExMTExMTExMTExMTExMQ==\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+            # A ping, then a farewell (RFC 6455, section 5.2).
+            frames = await client.reader.read()
+        assert frames[:2] == b"\x89\x04"
+        assert b"\x88" in frames
+        await until(lambda: not server.server_state.connections)
+
+
+async def test_a_slow_reader_is_none_who_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "UNREAD_CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(draining, "UNREAD_SECONDS", 1.0)
+    async with serving(sends_for_ever) as (_, clients, _):
+        slow = await open_stream(clients, "/endless")
+        for _ in range(20):
+            await slow.reader.readexactly(4_000_000)
+            await asyncio.sleep(0.1)
 
 
 async def test_gunicorn_serves_on_uvloop_and_httptools() -> None:

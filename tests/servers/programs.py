@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
-from scripts.mysql_debian import exclusive
+from scripts.mysql_debian import FetchError, exclusive, fetch_client
 from scripts.mysql_programs import NoServerError, search_path, server_home
 
 INSTALL_TIMEOUT_SECONDS = 900
@@ -44,3 +45,26 @@ def get_program(name: str, package: str, *, elsewhere: str = "") -> str:
     if found is None:
         raise NoServerError(f"{advice}. apt-get said: {said}")
     return found
+
+
+def get_mysql_clients() -> Path:
+    """Return the folder of MySQL's own mysql and mysqldump: on the PATH, else out of Debian's packages.
+
+    Raises:
+        NoServerError: they are not here and cannot be fetched; the text says how to install them.
+    """
+    for folder in search_path().split(os.pathsep):
+        program = shutil.which("mysqldump", path=folder) if folder else None
+        if program is not None:
+            done = subprocess.run(  # noqa: S603 - a program of this machine
+                [program, "--version"], capture_output=True, text=True, timeout=20, check=False
+            )
+            # Debian's is a link to MariaDB's.
+            if done.returncode == 0 and "MariaDB" not in done.stdout:
+                return Path(folder)
+    try:
+        return fetch_client(server_home(), search_path())
+    except FetchError as error:
+        raise NoServerError(
+            f"The tests need MySQL's own mysqldump: install MySQL's client programs ({error})"
+        ) from error

@@ -1,8 +1,9 @@
 """A Redis server for tests: one per process of the test run, and others for tests that stop and restart theirs."""
 
+import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def running_redis(directory: Path, *options: str, port: int | None = None) -> It
                 raise
             break
         yield f"redis://127.0.0.1:{chosen}/0", process
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """The URL of a server that takes every connection and never says a word."""
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,21 +11,23 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import PROJECT_ROOT, DatabaseSettings, Settings
-from app.database.account_tables import LibraryImage, User
+from app.database.account_tables import LibraryImage as ImageRow
+from app.database.account_tables import User
 from app.database.engine import create_engine
 from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable
 from app.services import library as library_module
+from app.services.library_rows import LibraryImage
 from app.services.library_sweep import sweep
 from app.storage import LocalStorage, StorageError
+from app.storage.base import path_of
+from tests.databases import lost_answers
 from tests.fakes.images import BLUE, GREEN, jpeg_photo
 from tests.services.libraries import (
     PICTURE,
     add_users,
     library_on,
-    make_old,
     names_in,
     names_of_rows,
-    temporary_files,
     uploaded,
 )
 
@@ -102,33 +104,6 @@ async def test_an_account_that_goes_takes_its_pictures_along(
         with pytest.raises(InvalidToken):
             await library.add(users[0], uploaded(jpeg_photo(colour=BLUE)))
         assert await names_in(storage) == await names_of_rows(engine)
-
-
-async def test_the_sweep_removes_what_is_nobodys_and_old(
-    engine: AsyncEngine, storage: LocalStorage, tmp_path: Path
-) -> None:
-    users = await add_users(engine, 2)
-    async with library_on(engine, storage) as library:
-        kept = await library.add(users[0], uploaded())
-        gone = await library.add(users[1], uploaded(jpeg_photo(colour=GREEN)))
-    # By hand, so the library does not know.
-    async with engine.begin() as connection:
-        await connection.execute(delete(User).where(User.id == users[1]))
-    orphan = f"{'ab' * 32}-{'0' * 16}"
-    await storage.save(orphan, b"orphan")
-    (tmp_path / "incoming" / "cut-off").write_bytes(b"half")
-    foreign = tmp_path / "ab" / "ab" / "notes.txt"
-    foreign.write_text("not ours")
-
-    assert await sweep(engine, storage, older_than_seconds=3600) == 2
-    # It may be somebody's upload, for all that is known yet.
-    assert len(temporary_files(tmp_path)) == 1
-    make_old(tmp_path)
-    assert await sweep(engine, storage, older_than_seconds=3600) == 1
-    assert temporary_files(tmp_path) == []
-    assert foreign.exists()
-    assert gone.sha256 != kept.sha256
-    assert await names_in(storage) == await names_of_rows(engine) == {kept.stored.file, kept.stored.thumbnail}
 
 
 class BrokenStorage(LocalStorage):
@@ -214,4 +189,58 @@ async def test_a_process_may_be_killed_at_any_point(
     deaths = int(output.split()[-1])
     assert deaths >= ACTIONS[action], output.decode()
     async with engine.connect() as connection:
-        assert (await connection.scalars(select(LibraryImage.id))).all() == []
+        assert (await connection.scalars(select(ImageRow.id))).all() == []
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_an_upload_whose_commit_had_no_answer_is_there_once(
+    engine: AsyncEngine, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    users = await add_users(engine, 2)
+    async with library_on(engine, storage, quota_megabytes=1) as library:
+        if is_there:
+            await library.add(users[1], uploaded())
+        # The first transaction of a new picture finds that there is no file.
+        with lost_answers(engine, monkeypatch, count=1 if is_there else 2) as lost:
+            image = await library.add(users[0], uploaded())
+        assert lost
+        assert await library.page(users[0], skip=0, limit=10) == ([image], 1)
+        assert await library.read(image) == PICTURE
+    assert await names_in(storage) == await names_of_rows(engine)
+
+
+async def test_a_deletion_whose_commit_had_no_answer_is_one(
+    engine: AsyncEngine, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user,) = await add_users(engine, 1)
+    async with library_on(engine, storage) as library:
+        image = await library.add(user, uploaded())
+        with lost_answers(engine, monkeypatch) as lost:
+            await library.delete(user, image.id)
+        assert lost
+        assert await library.page(user, skip=0, limit=10) == ([], 0)
+
+
+async def break_file(storage: LocalStorage, folder: Path, image: LibraryImage, how: str) -> None:
+    """Do to a picture's file what a bad disk or a forgotten backup does."""
+    if how == "other bytes":
+        (folder / path_of(image.stored.file)).write_bytes(b"other bytes")
+    else:
+        await storage.remove(image.stored.thumbnail if how == "no thumbnail" else image.stored.file)
+
+
+@pytest.mark.parametrize("how", ["no file", "no thumbnail", "other bytes"])
+async def test_an_upload_mends_a_file_that_was_lost_or_damaged(
+    engine: AsyncEngine, storage: LocalStorage, tmp_path: Path, how: str
+) -> None:
+    users = await add_users(engine, 5)
+    async with library_on(engine, storage) as library:
+        first = await library.add(users[0], uploaded())
+        await break_file(storage, tmp_path, first, how)
+        images = await asyncio.gather(*(library.add(user, uploaded()) for user in users[1:]))
+        for user, image in [(users[0], first), *zip(users[1:], images, strict=True)]:
+            now = await library.get(user, image.id)
+            assert await library.read(now) == PICTURE
+            assert b"".join([piece async for piece in await library.open_thumbnail(now)]).startswith(b"\xff\xd8")
+    assert await names_in(storage) == await names_of_rows(engine)
+    assert len(await names_in(storage)) == 2

@@ -27,7 +27,7 @@ from app.services.tokens import TokenIssuer
 from app.storage import LocalStorage
 from tests.events import add_event, add_events, body_of, insert_event
 from tests.servers.processes import free_port
-from tests.servers.redis import running_redis
+from tests.servers.redis import running_redis, silent_server
 from tests.services.libraries import library_on
 
 DEADLINE_SECONDS = 20.0
@@ -56,11 +56,11 @@ async def session(accounts: AccountService) -> Session:
 
 @asynccontextmanager
 async def process(
-    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None
+    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None, *, max_streams: int = 1000
 ) -> AsyncIterator[TaskEvents]:
     """One process' stream."""
     signal = None if redis_url is None else RedisSignal(redis_url, key_space="test")
-    stream = TaskEvents(engine, accounts, signal)
+    stream = TaskEvents(engine, accounts, max_streams=max_streams, signal=signal)
     task = asyncio.create_task(stream.run())
     try:
         yield stream
@@ -166,6 +166,22 @@ async def test_the_order_is_that_of_the_ids_also_when_a_lower_one_is_committed_l
         assert await ids(listener, 3) == [late, *after]
 
 
+async def test_the_first_events_of_an_empty_table_may_be_committed_in_any_order(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    user_id = session.account.id
+    async with process(engine, accounts) as stream, stream.listen(session) as listener:
+        async with engine.begin() as slow:
+            late = await insert_event(slow, user_id, body_of())
+            after = await add_event(engine, user_id)
+            stream.announce()
+            assert await ids(listener, 1) == [after]
+        stream.announce()
+        assert await ids(listener, 1) == [late]
+
+
 async def test_what_is_committed_very_late_arrives_once_and_holds_up_nobody_for_long(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +241,17 @@ async def test_ids_are_not_given_out_twice(engine: AsyncEngine, session: Session
     async with engine.begin() as transaction:
         await transaction.execute(delete(TaskEvent))
     assert await add_event(engine, session.account.id) > first
+
+
+async def test_no_more_may_listen_than_there_is_room_for(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    async with process(engine, accounts, max_streams=2) as stream:
+        async with stream.listen(session), stream.listen(session):
+            with pytest.raises(ServerBusy):
+                await stream.listen(session).__aenter__()
+        async with stream.listen(session), stream.listen(session):
+            assert len(stream._listeners[session.account.id]) == 2
 
 
 async def test_the_service_ends(engine: AsyncEngine, accounts: AccountService, session: Session) -> None:
@@ -314,6 +341,22 @@ async def test_redis_may_vanish_and_come_back(
                 await hear()
             await until(lambda: not signal.in_contact)
             await hear()
+
+
+async def test_a_redis_that_never_answers_is_done_without(
+    engine: AsyncEngine, accounts: AccountService, session: Session
+) -> None:
+    async with (
+        silent_server() as address,
+        process(engine, accounts, address) as stream,
+        stream.listen(session) as listener,
+    ):
+        for _ in range(2):
+            event_id = await add_event(engine, session.account.id)
+            stream.announce()
+            assert await ids(listener, 1) == [event_id]
+        assert stream._signal is not None
+        assert not stream._signal.in_contact
 
 
 async def test_a_redis_that_has_gone_silent_is_left(

@@ -18,8 +18,9 @@ from app.errors import (
     ModelUnreachable,
     TaskNotFound,
     TaskNotPending,
+    TooManyTasks,
 )
-from app.services import task_runs
+from app.services import task_runs, tasks
 from app.services.task_expiry import EVENTS_KEPT, TaskExpiry
 from app.services.task_record import Task, TaskStatus
 from app.services.task_runs import ClaimLostError
@@ -207,6 +208,28 @@ async def test_either_it_is_cancelled_or_it_runs(engine: AsyncEngine) -> None:
         was_cancelled, was_claimed = isinstance(outcome[0], Task), outcome[1] != []
         assert was_cancelled != was_claimed
         assert len(await events_of(engine, task.id)) == 2
+
+
+async def test_nobody_has_more_than_so_many_unfinished(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_UNFINISHED", 4)
+    user_id, image_id = await make_image(engine)
+    other_id, other_image = await make_image(engine, "other")
+    attempts = [tasks_on(engine).submit(user_id, image_id, "dummy") for _ in range(9)]
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    made = [outcome for outcome in outcomes if isinstance(outcome, Task)]
+    assert len(made) == 4
+    assert {type(outcome) for outcome in outcomes} == {Task, TooManyTasks}
+    await tasks_on(engine).submit(other_id, other_image, "dummy")
+    # One that runs counts, one that has ended does not.
+    (claimed,) = await runs_on(engine).claim([made[0].id])
+    with pytest.raises(TooManyTasks):
+        await tasks_on(engine).submit(user_id, image_id, "dummy")
+    await run(engine, claimed)
+    await tasks_on(engine).cancel(user_id, made[1].id)
+    for _ in range(2):
+        await tasks_on(engine).submit(user_id, image_id, "dummy")
+    with pytest.raises(TooManyTasks):
+        await tasks_on(engine).submit(user_id, image_id, "dummy")
 
 
 async def test_somebody_elses_things_do_not_exist(engine: AsyncEngine) -> None:

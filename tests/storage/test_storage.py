@@ -69,6 +69,14 @@ async def test_an_empty_file_and_a_large_one(storage: Storage) -> None:
     assert await content(storage, OTHER) == large
 
 
+async def test_the_mark_is_no_file_of_the_library(storage: Storage) -> None:
+    assert await storage.read_mark() is None
+    for mark in ("ab" * 16, "cd" * 16):
+        await storage.write_mark(mark)
+        assert await storage.read_mark() == mark
+    assert await names_in(storage) == []
+
+
 async def test_many_at_once(storage: Storage) -> None:
     names = [f"{number:064x}-{'f' * 16}" for number in range(60)]
     await asyncio.gather(*(storage.save(name, name.encode()) for name in names))

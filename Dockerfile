@@ -1,0 +1,43 @@
+# The service, its task worker and its migrations in one image: docs/deployment.md.
+#
+# A tag without the last digit: `docker build --pull` brings Python's and Debian's security fixes.
+FROM docker.io/library/python:3.11-slim-bookworm AS python
+
+FROM python AS build
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+RUN python -m venv /opt/venv
+COPY requirements.txt /tmp/
+# Nothing is compiled: a package without a wheel for this platform stops the build.
+RUN /opt/venv/bin/python -m pip install --require-hashes --only-binary=:all: --requirement /tmp/requirements.txt
+# Before the rest of the code, so that a change of it does not fetch the weights again.
+COPY scripts/make_model scripts/make_model
+COPY app/clients/local/weights.sha256 app/clients/local/weights.sha256
+RUN /opt/venv/bin/python -m scripts.make_model \
+    && rm -rf scripts \
+    && /opt/venv/bin/python -m pip uninstall --yes pip setuptools
+COPY LICENSE gunicorn_config.py ./
+COPY sql sql
+COPY app app
+# The root file system may be read-only, so bytecode is written now.
+RUN /opt/venv/bin/python -m compileall -q app sql gunicorn_config.py
+
+FROM python
+# A number of its own, since Kubernetes' runAsNonRoot looks at numbers only. pip has done its work.
+RUN groupadd --gid 10001 classifier \
+    && useradd --uid 10001 --gid classifier --home-dir /data --no-create-home --shell /usr/sbin/nologin classifier \
+    && install --directory --owner classifier --group classifier /data \
+    && python -m pip uninstall --yes --no-cache-dir pip setuptools wheel
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    DATA_DIR=/data
+WORKDIR /app
+USER 10001:10001
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "app.alive"]
+CMD ["gunicorn", "-c", "gunicorn_config.py", "app.main:app"]

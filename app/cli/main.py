@@ -1,0 +1,51 @@
+"""The commands, each a thin layer: options in, one function of a neighbour called, its result shown, an exit status.
+
+Tables and JSON go to standard output, everything else to standard error, so that output can be piped.
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from app import VERSION
+from app.cli import classify, operate, statistics
+
+cli = typer.Typer(
+    name="image-classifier",
+    help="Classify photos, look at the statistics, and run the service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli.command("classify")(classify.classify)
+cli.command("stats")(statistics.stats)
+cli.command("serve")(operate.serve)
+cli.command("migrate")(operate.migrate_database)
+cli.command("purge-logs")(operate.purge_logs)
+cli.command("create-admin")(operate.create_admin)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"image-classifier {VERSION}", highlight=False)
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Classify photos, look at the statistics, and run the service."""
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""`image-classifier stats`: the service's statistics as tables."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.classify import DEFAULT_SERVER, ServerOption, category_name
+from app.cli.client import PhotoClient, RequestFailed
+
+# Key in the --json output -> path below /api/v1.
+SOURCES = {
+    "today": "/stats/today",
+    "cache": "/stats/cache-efficiency",
+    "categories": "/stats/category-distribution",
+    "users": "/stats/users/top?limit=5",
+}
+
+
+def stats(
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show today's requests, what the cache has saved, today's categories and the busiest users."""
+    client = PhotoClient(server, concurrency=1)
+    try:
+        figures = {name: client.get(path) for name, path in SOURCES.items()}
+    except RequestFailed as error:
+        Console(stderr=True).print(f"{server}: {error.code}: {error}", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    finally:
+        client.close()
+    if as_json:
+        sys.stdout.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+        return
+    output = Console()
+    for title in ("today", "cache"):
+        _print_figures(title, figures[title], output)
+    _print_rows(
+        "categories today",
+        ("category", "", "count", "%"),
+        [
+            (row["category"], category_name(row["category"]), row["count"], row["percentage"])
+            for row in figures["categories"]
+        ],
+        output,
+    )
+    _print_rows(
+        "users",
+        ("user", "requests", "hits", "hit rate %"),
+        [(row["user_id"], row["request_count"], row["cache_hits"], row["cache_hit_rate"]) for row in figures["users"]],
+        output,
+    )
+
+
+def _print_figures(title: str, figures: dict[str, Any], output: Console) -> None:
+    table = Table(title, "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.columns[1].justify = "right"
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
+    output.print(table)
+    output.print()
+
+
+def _print_rows(title: str, names: tuple[str, ...], rows: list[tuple[Any, ...]], output: Console) -> None:
+    if not rows:
+        return
+    table = Table(*names, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column, value in zip(table.columns, rows[0], strict=True):
+        column.justify = "right" if isinstance(value, (int, float)) else "left"
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row))
+    output.print(table)
+    output.print()

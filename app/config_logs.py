@@ -1,0 +1,35 @@
+"""Settings of the log files, of how their lines look, and of traces."""
+
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from app.config_source import SettingsGroup
+
+
+class LogFormat(StrEnum):
+    HUMAN = "human"
+    JSON = "json"
+
+
+class LogSettings(SettingsGroup):
+    """What tells an operator what the service does; not the request log in the database."""
+
+    folder: Path | None = Field(None, validation_alias="LOG_DIR")
+    """Folder for daily log files; empty: standard error only."""
+    format: LogFormat | None = Field(None, validation_alias="LOG_FORMAT")
+    """human: lines to read; json: an object in each line. Empty: json when ENV=production, else human."""
+    traces_endpoint: str | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """Base address of an OpenTelemetry receiver (OTLP over HTTP); empty: no traces."""
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _http_address(cls, value: str | None) -> str | None:
+        if value:
+            address = urlsplit(value)
+            if address.scheme not in {"http", "https"} or not address.hostname:
+                # Without the address: it may hold a password.
+                raise ValueError("not an address such as http://localhost:4318")
+        return value

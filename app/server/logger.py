@@ -1,0 +1,20 @@
+"""gunicorn's own messages, in the form and the places of ours, from the first on."""
+
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from app.config import load_settings
+from app.logs import configure_logging
+
+
+class SharedLogger(Logger):  # type: ignore[misc]  # it comes without types
+    """Hands everything to `app/logs.py`."""
+
+    def setup(self, cfg: Any) -> None:
+        """Read gunicorn's settings, then take its handlers away."""
+        super().setup(cfg)
+        try:
+            configure_logging(load_settings())
+        except OSError as error:
+            raise SystemExit(f"LOG_DIR cannot be used: {error}") from None

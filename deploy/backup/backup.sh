@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Writes one backup of the database while the service goes on, and deletes old ones. docs/operations.md has the rest.
+#
+#   MYSQL_OPTION_FILE=/etc/image-classifier/backup.cnf BACKUP_DIR=/var/backups/image-classifier deploy/backup/backup.sh
+#
+# MYSQL_OPTION_FILE  host, port, user and password below [client]: a command line would show them to everybody
+# BACKUP_DIR         folder of the backups
+# MYSQL_DATABASE     image_classifier
+# BACKUP_KEEP_DAYS   14; older ones are deleted after a backup that succeeded
+#
+# A file that bears its final name is complete. It holds user ids, addresses and password hashes, and is its owner's.
+
+set -euo pipefail
+umask 077
+
+die() {
+	echo "backup: $1" >&2
+	exit 1
+}
+
+options=${MYSQL_OPTION_FILE:?name the file with host, user and password}
+folder=${BACKUP_DIR:?name the folder of the backups}
+database=${MYSQL_DATABASE:-image_classifier}
+keep_days=${BACKUP_KEEP_DAYS:-14}
+
+[[ -r $options ]] || die "$options cannot be read"
+[[ -d $folder ]] || die "$folder is no folder"
+[[ $keep_days =~ ^[1-9][0-9]*$ ]] || die "BACKUP_KEEP_DAYS is a number of days"
+
+# What MariaDB's program writes of a MySQL server, MySQL does not take back: it has values for generated columns.
+client=$(command -v mysql || command -v mariadb) || die "install the client programs of MySQL or MariaDB"
+server=$("$client" --defaults-file="$options" --batch --skip-column-names --execute="SELECT VERSION()")
+if [[ $server == *MariaDB* ]]; then
+	dump=$(command -v mariadb-dump || command -v mysqldump) || die "install mariadb-client: the server is a MariaDB"
+else
+	dump=$(command -v mysqldump) || die "install MySQL's client programs: the server is a MySQL"
+	if "$dump" --version | grep -q MariaDB; then
+		die "install MySQL's own mysqldump: $dump is MariaDB's, and the server is a MySQL"
+	fi
+fi
+
+# One snapshot of all tables, without a lock. Tablespaces need a right that this user does not have to have.
+arguments=(--single-transaction --quick --routines --hex-blob --no-tablespaces --default-character-set=utf8mb4)
+if [[ $server != *MariaDB* ]]; then
+	# No replica is made from it.
+	arguments+=(--set-gtid-purged=OFF)
+fi
+
+exec 9>"$folder/.lock"
+flock --nonblock 9 || die "another backup is running"
+
+target=$folder/$database-$(date --utc +%Y%m%dT%H%M%SZ).sql.gz
+partial=$target.partial
+trap 'rm -f "$partial"' EXIT
+
+# MariaDB's first line is a command that MySQL's client does not know.
+"$dump" --defaults-file="$options" "${arguments[@]}" "$database" | sed '1{/enable the sandbox mode/d}' | gzip >"$partial"
+# The last line is written when everything else was.
+gzip --decompress --stdout "$partial" | tail -n 1 | grep -q '^-- Dump completed' || die "the dump is not complete"
+sync "$partial"
+mv "$partial" "$target"
+
+find "$folder" -maxdepth 1 -name "$database-*.sql.gz" -mmin "+$((keep_days * 24 * 60))" -delete
+echo "$target"

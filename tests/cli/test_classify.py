@@ -1,0 +1,159 @@
+"""`classify` and `stats` against a running service."""
+
+import asyncio
+import csv
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.cli.photos import MAX_EDGE, UnreadablePhoto, compress, find_photos
+from tests.cli.running import run
+from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.fakes.model_server import FakeModelServer
+
+GPS_IFD = 0x8825
+ORIENTATION = 0x0112
+ROTATED_LEFT = 6
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Three different photos, one of them twice, a hidden one, a text, and something that is no picture."""
+    folder = tmp_path / "album"
+    (folder / "2024").mkdir(parents=True)
+    for name, colour in (("a.jpg", "red"), ("b.png", "green"), ("2024/c.webp", "blue"), ("2024/again.jpg", "red")):
+        Image.new("RGB", (1600, 1200), colour).save(folder / name)
+    (folder / ".hidden.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    return folder
+
+
+def test_photos_are_found_in_order_once_and_without_hidden_files(album: Path) -> None:
+    found = [path.relative_to(album).as_posix() for path in find_photos([album, album / "a.jpg"])]
+    assert found == ["2024/again.jpg", "2024/c.webp", "a.jpg", "b.png", "broken.jpg"]
+
+
+def test_a_photo_is_shrunk_turned_upright_and_stripped(tmp_path: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = ROTATED_LEFT
+    exif.get_ifd(GPS_IFD)[1] = "N"
+    Image.new("RGB", (4000, 3000), "orange").save(path, exif=exif)
+    photo = compress(path)
+    with Image.open(io.BytesIO(photo.jpeg)) as image:
+        assert image.size == (MAX_EDGE * 3 // 4, MAX_EDGE)
+        assert not image.getexif()
+    assert photo == compress(path)
+    assert photo.original_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 no more"])
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadablePhoto):
+        compress(path)
+
+
+async def test_a_folder_is_uploaded_once_and_never_again(
+    service_url: str, model_server: FakeModelServer, album: Path, tmp_path: Path
+) -> None:
+    first = await run("classify", album, "--server", service_url, "--json", "--user-id", "cli", cwd=tmp_path)
+    assert first.status == 1, first.messages
+    answer: dict[str, Any] = json.loads(first.output)
+    summary = answer["summary"]
+    assert (summary["photos"], summary["uploads"], summary["duplicates"], summary["failed"]) == (5, 3, 1, 1)
+    assert summary["cost"] == pytest.approx(0.03)
+    assert summary["bytes_uploaded"] == sum(photo["uploaded_bytes"] for photo in answer["photos"])
+    assert sum(summary["categories"].values()) == 4
+    by_name = {Path(photo["path"]).name: photo for photo in answer["photos"]}
+    assert by_name["broken.jpg"]["error"] == "unreadable_photo"
+    assert by_name["again.jpg"]["image_hash"] == by_name["a.jpg"]["image_hash"]
+    assert model_server.call_count == 3
+
+    (album / "broken.jpg").unlink()
+    second = await run("classify", album, "-s", service_url, "--csv", cwd=tmp_path)
+    assert second.status == 0, second.messages
+    rows = list(csv.DictReader(io.StringIO(second.output)))
+    assert sorted(row["status"] for row in rows) == ["duplicate", "hit", "hit", "hit"]
+    assert {row["uploaded_bytes"] for row in rows} == {"0"}
+    assert model_server.call_count == 3
+
+    table = await run("classify", album, cwd=tmp_path, IMAGE_CLASSIFIER_SERVER=service_url)
+    assert table.status == 0
+    assert "hits" in table.output
+    assert "75 %" in table.output
+    shown = await run("stats", "--server", service_url, cwd=tmp_path)
+    assert "cli" in shown.output
+    figures = json.loads((await run("stats", "--server", service_url, "--json", cwd=tmp_path)).output)
+    assert figures["today"]["total_requests"] == 9
+    assert figures["cache"]["total_cached_images"] == 3
+
+
+async def test_a_service_that_cannot_be_reached_fails_each_photo_with_words(album: Path, tmp_path: Path) -> None:
+    (album / "broken.jpg").unlink()
+    done = await run("classify", album / "a.jpg", "--server", "http://127.0.0.1:9", cwd=tmp_path)
+    assert done.status == 1
+    assert "unreachable" in done.messages
+    assert (await run("stats", "--server", "http://127.0.0.1:9", cwd=tmp_path)).status == 1
+
+
+async def test_a_busy_service_is_asked_again_after_the_pause_it_names(album: Path, tmp_path: Path) -> None:
+    data = {"category": "pets", "confidence": 0.9, "description": None}
+    replies = iter(
+        [
+            HTTPResponse(503, b'{"success": false, "error": {"code": "server_busy"}}', {"Retry-After": "1"}),
+            HTTPResponse(200, json.dumps({"success": True, "cached": True, "data": data}).encode()),
+            HTTPResponse(404, b"<html>"),
+        ]
+    )
+
+    async def answer(request: HTTPRequest) -> HTTPResponse:
+        return next(replies)
+
+    with running_http_server(answer) as url:
+        done = await run("classify", album / "a.jpg", "--server", url, "--json", cwd=tmp_path)
+    assert done.status == 0, done.messages
+    shown = json.loads(done.output)
+    assert shown["photos"][0]["status"] == "hit"
+    assert shown["summary"]["cost"] is None
+
+
+async def test_ctrl_c_shows_what_was_done(album: Path, tmp_path: Path) -> None:
+    data = {"category": "pets", "confidence": 0.9, "description": None}
+    arrived, go_on = threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    async def answer(request: HTTPRequest) -> HTTPResponse:
+        if request.path.endswith("check-cache"):
+            asked.append(request.path)
+            if len(asked) == 2:
+                arrived.set()
+                await asyncio.to_thread(go_on.wait, 20)
+        return HTTPResponse(200, json.dumps({"success": True, "cached": True, "data": data}).encode())
+
+    async def second_photo_is_asked_about() -> None:
+        await asyncio.to_thread(arrived.wait, 20)
+        asyncio.get_running_loop().call_later(0.5, go_on.set)
+
+    with running_http_server(answer) as url:
+        done = await run(
+            *("classify", album, "--server", url, "--json", "--concurrency", "1"),
+            cwd=tmp_path,
+            interrupt_when=second_photo_is_asked_about,
+        )
+    assert done.status == 130, done.messages
+    assert "Stopped" in done.messages
+    assert 1 <= json.loads(done.output)["summary"]["photos"] < 5
+
+
+async def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
+    assert (await run("classify", tmp_path / "nowhere", cwd=tmp_path)).status == 2
+    assert (await run("classify", tmp_path, "--json", "--csv", cwd=tmp_path)).status == 2
+    assert (await run("--version", cwd=tmp_path)).output.startswith("image-classifier ")

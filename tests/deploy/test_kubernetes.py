@@ -1,0 +1,157 @@
+"""The manifests: kustomize builds them, the API server would take them, and what they name exists in the service."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
+import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from dotenv import dotenv_values
+
+from app.config import ModelSettings, Settings, load_settings
+from app.main import create_app
+from app.processes import pool_limits
+from tests.deploy.tools import DEPLOY, run_program, yaml_documents
+
+FOLDER = DEPLOY / "kubernetes"
+KUSTOMIZATION = FOLDER / "kustomization.yaml"
+EXAMPLE = FOLDER / "secret.example.yaml"
+# autoscaling/v2 and policy/v1 are in all that are still supported anywhere.
+VERSIONS = ["1.27", "1.30", kubernetes_validate.latest_version()]
+# Of MySQL's 151, some are for people and migrations (docs/configuration.md).
+MYSQL_CONNECTIONS = 140
+
+
+@pytest.fixture(scope="module")
+def built() -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send."""
+    done = run_program("kubectl", "kubernetes-client", "kustomize", FOLDER)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def one(built: list[dict[str, Any]], kind: str, name: str = "image-classifier") -> dict[str, Any]:
+    [found] = [each for each in built if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def pods(built: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each["spec"]["template"]["spec"] for each in built if "template" in each.get("spec", {})]
+
+
+def containers(built: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for pod in pods(built) for each in [*pod.get("initContainers", []), *pod["containers"]]]
+
+
+def deployed_environment(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: str) -> Settings:
+    """Settings of a pod whose secret has been filled in."""
+    secrets = dict.fromkeys(yaml_documents(EXAMPLE)[0]["stringData"], "0123456789abcdef" * 2)
+    secrets["REDIS_URL"] = "redis://:password@redis.example.com:6379/0"
+    monkeypatch.chdir(folder)
+    for name, value in {**dotenv_values(FOLDER / "config.env"), **secrets, **changes}.items():
+        monkeypatch.setenv(name, value or "")
+    return load_settings()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_they_are_valid(built: list[dict[str, Any]], version: str) -> None:
+    for document in [*built, *yaml_documents(EXAMPLE)]:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_misspelt_field_would_be_found(built: list[dict[str, Any]]) -> None:
+    wrong = {**one(built, "Service"), "specs": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_kustomization_names_every_file() -> None:
+    [kustomization] = yaml_documents(KUSTOMIZATION)
+    named = {
+        *kustomization["resources"],
+        *(name for each in kustomization["configMapGenerator"] for name in each["envs"]),
+    }
+    assert named == {path.name for path in FOLDER.iterdir()} - {KUSTOMIZATION.name, EXAMPLE.name}
+
+
+def test_containers_may_do_little_and_have_limits(built: list[dict[str, Any]]) -> None:
+    assert len(containers(built)) == 5
+    for container in containers(built):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+    for pod in pods(built):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_their_settings_are_the_services(
+    built: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = deployed_environment(monkeypatch, tmp_path)
+    assert settings.environment.value == "production"
+    assert settings.database.host == "mysql.example.com"
+    assert settings.database.migrate_on_start is False
+    assert settings.upload_dir.as_posix().startswith("/data/")
+    documented = (DEPLOY.parent / ".env.example").read_text()
+    names = [*dotenv_values(FOLDER / "config.env"), *yaml_documents(EXAMPLE)[0]["stringData"]]
+    assert [name for name in names if f"# {name}=" not in documented] == []
+
+
+def test_all_pods_together_leave_connections_for_people(
+    built: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    total = 0
+    counts = {"image-classifier": one(built, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]}
+    counts["image-classifier-worker"] = one(built, "Deployment", "image-classifier-worker")["spec"]["replicas"]
+    for name, count in counts.items():
+        deployment = one(built, "Deployment", name)["spec"]
+        changes = {
+            each["name"]: each["value"] for each in deployment["template"]["spec"]["containers"][0].get("env", [])
+        }
+        settings = deployed_environment(monkeypatch, tmp_path, **changes)
+        # It would raise if the share of a process were too small.
+        pool_limits(settings)
+        pods_at_once = count + deployment["strategy"]["rollingUpdate"]["maxSurge"]
+        total += pods_at_once * settings.database.max_connections_total
+    assert total <= MYSQL_CONNECTIONS
+
+
+def test_what_the_pods_run_and_are_asked_exists(built: list[dict[str, Any]]) -> None:
+    paths = create_app().openapi()["paths"]
+    [api] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert "get" in paths[api[probe]["httpGet"]["path"]]
+    commands = [each["command"] for each in containers(built) if "command" in each]
+    assert {tuple(command[:2]) for command in commands} == {("python", "-m")}
+    for command in commands:
+        assert importlib.util.find_spec(f"{command[2]}.__main__") is not None
+
+
+def test_pods_may_finish_what_is_under_way(built: list[dict[str, Any]]) -> None:
+    slowest = ModelSettings.model_validate({"timeout_seconds": 100, "max_retries": 10}).total_timeout_seconds
+    api, worker = (one(built, "Deployment", name) for name in ("image-classifier", "image-classifier-worker"))
+    # gunicorn's graceful_timeout (gunicorn_config.py), and preStop before it.
+    assert api["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= slowest + 15 + 5
+    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= slowest + 15
+
+
+def test_who_selects_pods_finds_them(built: list[dict[str, Any]]) -> None:
+    labels = one(built, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    worker = one(built, "Deployment", "image-classifier-worker")["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        one(built, "Service")["spec"]["selector"],
+        one(built, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(built, "NetworkPolicy", "image-classifier-api")["spec"]["podSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+        assert not selector.items() <= worker.items()
+    everybody = one(built, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    assert everybody.items() <= labels.items() & worker.items()

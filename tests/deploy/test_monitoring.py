@@ -1,0 +1,138 @@
+"""Alerts and dashboard: promtool takes them, each alert fires and rests when it should, and every metric exists."""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.config import PROJECT_ROOT
+from tests.deploy.tools import DEPLOY, run_program, yaml_documents
+from tests.fakes.images import jpeg_photo
+
+PROMETHEUS = DEPLOY / "prometheus"
+GRAFANA = DEPLOY / "grafana"
+DASHBOARD = json.loads((GRAFANA / "dashboards" / "image-classifier.json").read_text())
+GROUPS = yaml_documents(PROMETHEUS / "rules.yml")[0]["groups"]
+RULES: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
+ALERTS = [rule["alert"] for rule in RULES if "alert" in rule]
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+# Prometheus makes these itself.
+OF_PROMETHEUS = {"up", "ALERTS"}
+GRID_COLUMNS = 24
+# What Prometheus adds to every series when it scrapes it.
+SCRAPED_LABELS = {"job", "instance"}
+
+
+def promtool(*arguments: str | Path, cwd: Path | None = None) -> str:
+    done = run_program("promtool", "prometheus", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def dashboard_expressions() -> Iterator[str]:
+    """Every PromQL of the dashboard, with Grafana's variables filled in."""
+    texts = [target["expr"] for panel in panels() for target in panel["targets"]]
+    texts += [annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]]
+    for variable in DASHBOARD["templating"]["list"]:
+        found = re.fullmatch(r"label_values\((.+), \w+\)", variable["query"]["query"])
+        assert found is not None
+        texts.append(found[1])
+    for text in texts:
+        yield text.replace("$__rate_interval", "5m").replace("$instance", ".*")
+
+
+def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """Each metric that a PromQL names, with the labels it is asked for."""
+    for name, labels in re.findall(
+        r"\b((?:\w+:)*image_classifier\w*(?::\w+)*|up|ALERTS)\b(?:\{([^}]*)\})?", expression
+    ):
+        yield name, set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", labels))
+
+
+def test_prometheus_takes_configuration_and_rules() -> None:
+    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_the_alerts_fire_when_they_should() -> None:
+    promtool("test", "rules", "rules_test.yml", cwd=PROMETHEUS)
+
+
+def test_each_alert_is_tested_to_fire_and_to_rest() -> None:
+    ends = defaultdict(set)
+    for case in yaml_documents(PROMETHEUS / "rules_test.yml")[0]["tests"]:
+        for check in case["alert_rule_test"]:
+            ends[check["alertname"]].add(bool(check["exp_alerts"]))
+    assert ends == {alert: {True, False} for alert in ALERTS}
+
+
+def test_the_documentation_says_what_to_do_about_each_alert() -> None:
+    explained = re.findall(
+        r"^\| `(ImageClassifier\w+)` \|", (PROJECT_ROOT / "docs/operations.md").read_text(), re.MULTILINE
+    )
+    assert explained == ALERTS
+
+
+def test_prometheus_can_parse_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [{"record": f"x:{number}", "expr": text} for number, text in enumerate(dashboard_expressions())]
+    assert len(rules) > 40
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", tmp_path / "rules.yml")
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+async def test_every_metric_that_is_asked_for_is_exposed(api: httpx2.AsyncClient, service: httpx2.AsyncClient) -> None:
+    """Its labels too, where the service has shown them after a miss, an upload and a hit."""
+    photo = jpeg_photo()
+    body = {"image_hash": hashlib.sha256(photo).hexdigest()}
+    (await api.post("/classify/check-cache", json=body)).raise_for_status()
+    (await api.post("/classify", files={"image": photo})).raise_for_status()
+    (await api.post("/classify/check-cache", json=body)).raise_for_status()
+    names, labels = set[str](), defaultdict[str, set[str]](set)
+    for line in (await service.get("/metrics")).raise_for_status().text.splitlines():
+        if declared := re.match(r"# TYPE (\S+) (\w+)", line):
+            name, kind = declared.groups()
+            names |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name}
+        elif shown := re.match(r"(\w+)(?:\{(.*)\})? ", line):
+            labels[shown[1]] |= set(re.findall(r'(\w+)="', shown[2] or "")) | SCRAPED_LABELS
+    assert len(names) > 20
+    unknown, without_label = set(), set()
+    for text in [*dashboard_expressions(), *(rule["expr"] for rule in RULES)]:
+        for name, asked in selectors(text):
+            if name in RECORDED | OF_PROMETHEUS:
+                continue
+            if name not in names:
+                unknown.add(name)
+            elif name in labels and not asked <= labels[name]:
+                without_label.add((name, *asked - labels[name]))
+    assert (unknown, without_label) == (set(), set())
+
+
+def test_the_dashboard_is_laid_out_without_overlap() -> None:
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= GRID_COLUMNS for place in places)
+    for one, other in combinations(places, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or below, (one, other)
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert all(panel["title"] for panel in DASHBOARD["panels"])
+
+
+def test_the_dashboard_finds_its_data_source() -> None:
+    provisioned = yaml_documents(GRAFANA / "provisioning/datasources/prometheus.yml")[0]["datasources"]
+    uids = {panel["datasource"]["uid"] for panel in panels()}
+    uids |= {target["datasource"]["uid"] for panel in panels() for target in panel["targets"]}
+    uids |= {each["datasource"]["uid"] for key in ("annotations", "templating") for each in DASHBOARD[key]["list"]}
+    assert uids == {source["uid"] for source in provisioned}
