@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import day_in_utc
 from app.database.statements import timestamp_text
-from app.database.tables import RequestLog
+from app.database.tables import ErrorPeriod, RequestLog
 from app.errors import InvalidRequest
 from app.services.rollup_building import build_rollups
 from app.services.timeseries import MAX_NUMBERS, Bucket
@@ -27,7 +27,8 @@ SELECT
     SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) AS hits,
     COUNT(DISTINCT user_id) AS users,
     SUM(processing_time_ms) AS milliseconds,
-    COUNT(processing_time_ms) AS timed
+    COUNT(processing_time_ms) AS timed,
+    (SELECT SUM(errors) FROM stats_error WHERE period_start >= :start AND period_start < :end) AS errors
 FROM request_log
 WHERE created_at >= :start AND created_at < :end
 """
@@ -50,6 +51,7 @@ async def by_plain_sql(engine: AsyncEngine, starts: Sequence[datetime], end: dat
                     "money_spent": float((requests - hits) * Decimal("0.01")),
                     "money_saved": float(hits * Decimal("0.01")),
                     "latency": float(row.milliseconds) / timed if timed else 0,
+                    "errors": int(row.errors or 0),
                 }
             )
     return figures
@@ -61,6 +63,14 @@ async def test_buckets_equal_plain_sql(filled: AsyncEngine, bucket: Bucket, zone
     here = ZoneInfo(zone)
     if bucket is Bucket.DAY:
         await build_rollups(filled, here)
+    quarters = [datetime(2025, 10, 8, tzinfo=UTC) + timedelta(minutes=15 * number) for number in range(4 * 96)]
+    errors: list[dict[str, Any]] = [
+        {"period_start": quarter, "code": code, "shard": number % 3, "errors": number % 7 + 1}
+        for number, quarter in enumerate(quarters)
+        for code in ("model_timeout", "internal_error")
+    ]
+    async with filled.begin() as connection:
+        await connection.execute(insert(ErrorPeriod), errors)
     # The log begins on 8 October and ends on the 11th (UTC); some buckets before and after it are empty.
     first_day = 6 if bucket is Bucket.DAY else 7
     start, end = datetime(2025, 10, first_day, 5, 20, tzinfo=here), datetime(2025, 10, 13, 21, 50, tzinfo=here)
@@ -81,6 +91,7 @@ async def test_buckets_equal_plain_sql(filled: AsyncEngine, bucket: Bucket, zone
     assert [each.pop("start") for each in actual] == starts
     assert actual == [pytest.approx(each, abs=0.0051) for each in expected]
     assert sum(each["requests"] for each in actual) == 3000
+    assert sum(each["errors"] for each in actual) == sum(each["errors"] for each in errors)
     assert actual[0]["requests"] == actual[-1]["requests"] == 0
 
 
