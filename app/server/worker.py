@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from types import FrameType
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -21,11 +22,25 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # it comes without t
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._is_told_to_leave = False
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - CLOSING_SECONDS)
+
+    def init_signals(self) -> None:
+        """Note a signal that comes before the server listens to signals itself.
+
+        To die of it would reset the connections that the kernel has accepted for us, if all workers are starting.
+        """
+        super().init_signals()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._is_told_to_leave = True
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainingServer(self.config)
+        server.should_exit = self._is_told_to_leave
 
         def leave() -> None:
             server.should_exit = True

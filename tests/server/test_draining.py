@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import signal
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +75,37 @@ async def test_no_request_is_lost_when_workers_are_recycled_reloaded_and_stopped
     assert output.count("Maximum request limit") >= 2, output
     assert "Traceback" not in output
     assert "WORKER TIMEOUT" not in output
+
+
+def test_a_worker_that_is_told_to_leave_while_it_starts_first_answers_who_waits(environment: dict[str, str]) -> None:
+    port = free_port()
+
+    def has_forked(process: int) -> bool:
+        return bool(Path(f"/proc/{process}/task/{process}/children").read_text())
+
+    with start_process(
+        [*GUNICORN, "--workers", "1"],
+        ready=lambda: accepts(port),
+        env={**environment, "APP_PORT": str(port)},
+        cwd=PROJECT_ROOT,
+        grace_seconds=20,
+    ) as process:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /api/v1/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            while not has_forked(process.pid):
+                time.sleep(0.01)
+            # It takes a second or more to import the application.
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            client.settimeout(60)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        assert process.wait(60) == 0
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.timeout(300)
