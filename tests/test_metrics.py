@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import metrics
-from app.config import Settings
+from app.config import CacheSettings, Settings
 from app.main import create_app
 from app.services import request_recorder
 from tests.documents import DOCS
@@ -152,6 +152,23 @@ async def test_an_entry_that_another_process_stored_comes_from_the_database(
             await other.post("/api/v1/classify/check-cache", json={"image_hash": hashlib.sha256(photo).hexdigest()})
         assert await growth.of("cache_lookups_total", layer="database") == 1
         assert await growth.of("cache_lookups_total", layer="memory") == 2
+
+
+async def test_look_ups_that_share_a_query_are_counted_one_by_one(
+    service: httpx2.AsyncClient, settings: Settings
+) -> None:
+    photo = jpeg_photo(305, 200)
+    await service.post("/api/v1/classify", files={"image": photo})
+    image_hash = hashlib.sha256(photo).hexdigest()
+    without_memory = settings.model_copy(update={"cache": CacheSettings.model_validate({"memory_entries": 0})})
+    async with serving(create_app(without_memory)) as url, httpx2.AsyncClient(base_url=url) as other:
+        growth = await Growth.begin(other)
+        question = {"image_hash": image_hash}
+        await asyncio.gather(*(other.post("/api/v1/classify/check-cache", json=question) for _ in range(20)))
+        hashes = [image_hash, "0" * 64, image_hash]
+        await other.post("/api/v1/classify/check-cache/batch", json={"image_hashes": hashes})
+        assert await growth.of("cache_lookups_total", layer="database") == 22
+        assert await growth.of("cache_lookups_total", layer="miss") == 1
 
 
 async def test_failures_retries_and_the_breaker_are_counted(

@@ -86,7 +86,7 @@ def test_totals_are_those_of_all_workers_and_stay_when_one_is_killed(environment
         assert settled(url, lambda now: now["image_classifier_processes"] == 2)["image_classifier_processes"] == 2
         httpx2.post(f"{url}/api/v1/classify", files={"image": photo}, timeout=30).raise_for_status()
         ask(url, image_hash, 150)
-        now = settled(url, lambda now: now.get(HITS) == 150)
+        now = settled(url, lambda now: now.get(HITS) == 150 == now.get(CHECKED))
         assert now[CHECKED] == now[HITS] == now[IN_MEMORY] + now[IN_DATABASE] == 150
         assert now["image_classifier_money_saved_total"] == pytest.approx(1.5)
         # What was answered has been written down by now, wherever it was.
@@ -95,7 +95,9 @@ def test_totals_are_those_of_all_workers_and_stay_when_one_is_killed(environment
         while not set(workers(process)) - {killed} or killed in workers(process) or len(workers(process)) < 2:
             time.sleep(0.02)
         ask(url, image_hash, 100)
-        now = settled(url, lambda now: now.get(HITS) == 250 and now["image_classifier_processes"] == 2)
+        now = settled(
+            url, lambda now: now.get(HITS) == 250 == now.get(CHECKED) and now["image_classifier_processes"] == 2
+        )
         assert now[CHECKED] == now[HITS] == now[IN_MEMORY] + now[IN_DATABASE] == 250
         assert now["image_classifier_processes"] == 2
         folder = folder_of(workers(process)[0])

@@ -70,7 +70,10 @@ class CacheService:
         """
         if self._engine.dialect.name == "sqlite":
             return await self.get(image_hash)
-        return self.peek(image_hash) or (await self._find_in_redis([image_hash])).get(image_hash)
+        entry = self.peek(image_hash)
+        if entry is None and (entry := (await self._copies.find([image_hash])).get(image_hash)) is not None:
+            metrics.count(metrics.LOOKUPS_IN_REDIS)
+        return entry
 
     async def get(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image, or None.
@@ -79,7 +82,7 @@ class CacheService:
             ServerBusy: too many look-ups wait.
             AppError: the database failed.
         """
-        return self.peek(image_hash) or (await self._reader.find([image_hash])).get(image_hash)
+        return self.peek(image_hash) or (await self._find([image_hash])).get(image_hash)
 
     async def get_many(self, image_hashes: Sequence[str]) -> Mapping[str, CachedResult]:
         """Return the entries that exist, by hash; raises as `get` does."""
@@ -92,7 +95,7 @@ class CacheService:
             else:
                 found[image_hash] = entry
         if unknown:
-            found.update(await self._reader.find(unknown))
+            found.update(await self._find(unknown))
         return found
 
     def look_up(self, image_hash: str) -> Statement:
@@ -101,7 +104,10 @@ class CacheService:
 
     async def found(self, rows: Rows) -> CachedResult | None:
         """Return the entry that `look_up` has found, or None."""
-        return next(iter((await self._kept(rows)).values()), None)
+        entry = next(iter((await self._kept(rows)).values()), None)
+        if entry is not None:
+            metrics.count(metrics.LOOKUPS_IN_DATABASE)
+        return entry
 
     async def model_of(self, image_hash: str) -> str | None:
         """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
@@ -188,17 +194,21 @@ class CacheService:
         """Wait for the queries that are under way."""
         await self._reader.close()
 
-    async def _fetch(self, image_hashes: list[str]) -> Mapping[str, CachedResult]:
-        """Return what exists, from Redis or else with one query."""
-        found = await self._find_in_redis(image_hashes)
-        if rest := [each for each in image_hashes if each not in found]:
-            found.update(await self._select(rest))
-        return found
+    async def _find(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
+        """Return what exists, and count for each who asks where it was, also where several share a query."""
+        found = await self._reader.find(image_hashes)
+        for image_hash in image_hashes:
+            if image_hash in found:
+                _, is_in_redis = found[image_hash]
+                metrics.count(metrics.LOOKUPS_IN_REDIS if is_in_redis else metrics.LOOKUPS_IN_DATABASE)
+        return {image_hash: entry for image_hash, (entry, _) in found.items()}
 
-    async def _find_in_redis(self, image_hashes: list[str]) -> dict[str, CachedResult]:
-        found = await self._copies.find(image_hashes)
-        if found:
-            metrics.count(metrics.LOOKUPS_IN_REDIS, len(found))
+    async def _fetch(self, image_hashes: list[str]) -> Mapping[str, tuple[CachedResult, bool]]:
+        """Return what exists, from Redis or else with one query, and whether it was in Redis."""
+        in_redis = await self._copies.find(image_hashes)
+        found = {image_hash: (entry, True) for image_hash, entry in in_redis.items()}
+        if rest := [each for each in image_hashes if each not in found]:
+            found.update((image_hash, (entry, False)) for image_hash, entry in (await self._select(rest)).items())
         return found
 
     async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
@@ -222,8 +232,6 @@ class CacheService:
         for image_hash, category, confidence, description, is_provisional in rows:
             entry = CachedResult(Category(category), float(confidence), description)
             (provisional if is_provisional else entries)[image_hash] = entry
-        if rows:
-            metrics.count(metrics.LOOKUPS_IN_DATABASE, len(rows))
         self._copies.keep_in_memory(provisional)
         await self._copies.keep(entries)
         return entries | provisional
