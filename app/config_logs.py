@@ -1,4 +1,4 @@
-"""Settings of the log files, of how their lines look, and of traces."""
+"""Settings of the log files, of how their lines look, of traces, and of a task worker's metrics."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,8 @@ class LogSettings(SettingsGroup):
     """human: lines to read; json: an object in each line. Empty: json when ENV=production, else human."""
     traces_endpoint: str | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     """Base address of an OpenTelemetry receiver (OTLP over HTTP); empty: no traces."""
+    worker_metrics_port: int | None = Field(None, validation_alias="WORKER_METRICS_PORT", ge=1, le=65535)
+    """Port at which a process of `python -m app.tasks` shows its metrics; empty: none."""
 
     @field_validator("traces_endpoint")
     @classmethod

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from app import alive
@@ -35,6 +36,13 @@ def test_what_answers_something_else_is_not_the_service(tmp_path: Path) -> None:
         assert check(APP_PORT=str(port)) == 1
 
 
+def metrics_at(port: int) -> str:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    except httpx2.HTTPError:
+        return ""
+
+
 def port_is_open(port: int) -> bool:
     return f":{port:04X}" in Path("/proc/net/tcp").read_text()
 
@@ -43,11 +51,16 @@ def test_a_worker_shows_that_it_lives(environment: dict[str, str], tmp_path: Pat
     folder = tmp_path / "tmp"
     folder.mkdir()
     assert check("worker", TMPDIR=str(folder)) == 1
+    port = free_port()
     with start_process(
-        [sys.executable, "-m", "app.tasks"], ready=lambda: True, env=environment, cwd=PROJECT_ROOT
+        [sys.executable, "-m", "app.tasks"],
+        ready=lambda: True,
+        env={**environment, "WORKER_METRICS_PORT": str(port)},
+        cwd=PROJECT_ROOT,
     ) as worker:
         wait_until(lambda: check("worker", TMPDIR=str(folder)) == 0, "the worker has begun")
         assert worker.wait(0) is None
+        wait_until(lambda: "image_classifier_processes 1.0" in metrics_at(port), "the worker shows its figures")
     [file] = folder.glob("*.alive")
     os.utime(file, (file.stat().st_mtime - alive.SILENCE_SECONDS,) * 2)
     assert check("worker", TMPDIR=str(folder)) == 1

@@ -1,11 +1,13 @@
-"""`python -m app.tasks`: a process that runs tasks and serves nothing. Start as many as you like; SIGTERM ends them."""
+"""`python -m app.tasks`: a process that runs tasks and serves only its metrics. Start as many as you like."""
 
 import asyncio
 import contextlib
 import signal
 
 from loguru import logger
+from prometheus_client import start_http_server
 
+from app import metrics
 from app.alive import beat
 from app.clients.registry import ModelConfigurationError
 from app.config import Settings, load_settings
@@ -24,6 +26,8 @@ async def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, finish.set)
     async with open_resources(settings, is_worker=True):
+        if settings.log.worker_metrics_port is not None:
+            _show_metrics(settings.host, settings.log.worker_metrics_port)
         logger.info("task worker: ready")
         while not finish.is_set():
             beat()
@@ -31,6 +35,18 @@ async def work(settings: Settings) -> None:
                 async with asyncio.timeout(BEAT_SECONDS):
                     await finish.wait()
         logger.info("task worker: leaving")
+
+
+def _show_metrics(host: str, port: int) -> None:
+    """Serve the figures from a thread that ends with the process and can reach nothing else.
+
+    Raises:
+        SystemExit: the port cannot be had.
+    """
+    try:
+        start_http_server(port, addr=host, registry=metrics.REGISTRY)
+    except OSError as error:
+        raise SystemExit(f"WORKER_METRICS_PORT={port} cannot be opened: {error.strerror}.") from None
 
 
 def main() -> None:

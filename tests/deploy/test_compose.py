@@ -81,7 +81,7 @@ def test_settings_reach_those_whom_they_concern(tmp_path: Path) -> None:
         assert all(said[name][variable] != value for variable, value in FIXED.items())
         assert (said[name]["ENV"], said[name]["TASK_WORKERS"]) == ("production", "outside")
         assert said[name]["LLM_API_KEY"] == model["LLM_API_KEY"]
-    assert said["api"] == said["worker"]
+    assert said["worker"] == {**said["api"], "WORKER_METRICS_PORT": "9101"}
     assert set(said) == {"api", "worker", "mysql"}
     assert said["mysql"]["MYSQL_PASSWORD"] == said["api"]["MYSQL_PASSWORD"]
     assert "SECRET_KEY" not in said["mysql"]
