@@ -282,3 +282,12 @@ async def test_a_client_that_hangs_up_does_not_lose_the_paid_answer(
         await upload(api, data, timeout=0.15)
     assert (await upload(api, data)).json()["from_cache"] is True
     assert model_server.call_count == 1
+
+
+@pytest.mark.parametrize("user_id", ["account:5", "Account:5", "account:"])
+async def test_nobody_poses_as_somebody_who_has_signed_in(api: httpx2.AsyncClient, user_id: str) -> None:
+    asked = {"image_hash": "0" * 64}
+    by_header = await api.post("/classify/check-cache", json=asked, headers={"X-User-ID": user_id})
+    by_body = await api.post("/classify/check-cache", json={**asked, "user_id": user_id})
+    assert (by_header.status_code, by_body.status_code) == (400, 400)
+    assert by_header.json()["error"]["code"] == by_body.json()["error"]["code"] == "invalid_request"
