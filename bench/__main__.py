@@ -84,19 +84,20 @@ def _start_targets(stack: ExitStack, services: ExitStack, folder: Path, mysql: M
     naive = stack.enter_context(mysql.database(with_tables=True))
     ours, later = (stack.enter_context(mysql.database()) for _ in range(2))
     sqlite, demo = (stack.enter_context(sqlite_database(folder / f"{name}.db")) for name in ("sqlite", "demo"))
+    start_ours = partial(start_target, makes_schema=True)
     naive_command = ServiceCommand("naive", "bench.naive:app", folder, {"DATABASE_URL": naive.url})
     commands = [
         start_target(ServiceCommand("bare", "bench.bare:app", folder), None),
         start_target(ServiceCommand("yardstick", "bench.yardstick:app", folder), None),
         start_target(naive_command, naive.engine),
-        start_target(our_service("ours", ours.url, folder, model_url=model.url), ours.engine),
-        start_target(
+        start_ours(our_service("ours", ours.url, folder, model_url=model.url), ours.engine),
+        start_ours(
             our_service("ours, async", later.url, folder, model_url=model.url, LOG_DURABILITY="async"),
             later.engine,
             written_later=True,
         ),
-        start_target(our_service("ours, SQLite", sqlite.url, folder, model_url=model.url), sqlite.engine),
-        start_target(our_service("ours, SQLite, local model", demo.url, folder), demo.engine),
+        start_ours(our_service("ours, SQLite", sqlite.url, folder, model_url=model.url), sqlite.engine),
+        start_ours(our_service("ours, SQLite, local model", demo.url, folder), demo.engine),
     ]
     with ThreadPoolExecutor(2) as pool:
         return Targets(*pool.map(services.enter_context, commands))
