@@ -20,7 +20,7 @@ worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their ow
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 4 $(ARGS)
 
 image-test: $(VENV)/development ## Build the Dockerfile without Docker, and test the image (as root on Debian; 3 to 10 minutes)
 	@$(BIN)/python -m pytest tests/deploy/check_image.py

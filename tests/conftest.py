@@ -1,6 +1,7 @@
 """Fixtures: what touches the database runs on SQLite and on a real MySQL server, and on MariaDB where installed."""
 
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
+# Nobody is trusted by it, and no certificates are loaded, which takes as long as many a test.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
 
 
@@ -145,14 +148,14 @@ async def service_url(settings: Settings, engine: AsyncEngine) -> AsyncIterator[
 @pytest.fixture
 async def api(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a running service, over real HTTP."""
-    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=30, verify=NO_TLS) as client:
         yield client
 
 
 @pytest.fixture
 async def service(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the same service, for the paths of the signed-in side."""
-    async with httpx2.AsyncClient(base_url=service_url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=service_url, timeout=30, verify=NO_TLS) as client:
         yield client
 
 
