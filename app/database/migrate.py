@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from loguru import logger
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -28,15 +28,23 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
     """Create or upgrade the schema to `HEAD_REVISION`; wait for a database that is still starting.
 
     Raises:
-        DatabaseUnavailable: the database cannot be reached in time, or another process holds the lock too long.
+        DatabaseUnavailable: the database cannot be reached in time, another process holds the lock too long, or a
+            statement of the migrations fails.
     """
     await wait_for_database(engine, settings)
-    if await revision(engine) == HEAD_REVISION:
-        return
-    async with exclusive(engine) as connection:
-        if await connection.run_sync(_current_revision) != HEAD_REVISION:
-            await connection.run_sync(_upgrade)
-            logger.info("database schema is at revision {}", HEAD_REVISION)
+    try:
+        if await revision(engine) == HEAD_REVISION:
+            return
+        async with exclusive(engine) as connection:
+            if await connection.run_sync(_current_revision) != HEAD_REVISION:
+                await connection.run_sync(_upgrade)
+                logger.info("database schema is at revision {}", HEAD_REVISION)
+    except DBAPIError as error:
+        # Such as a right that is missing, or the same migration on another node of a cluster, whose locks are its own.
+        raise DatabaseUnavailable(
+            f"The tables cannot be brought to revision {HEAD_REVISION}. If another process is at it, start again when "
+            f"it is through. ({reason(error)})"
+        ) from error
 
 
 async def revision(engine: AsyncEngine) -> str | None:
@@ -81,8 +89,11 @@ async def exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
             yield connection
             await connection.commit()
-        finally:
-            await connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
+        except BaseException:
+            # The lock ends with its connection, also one that is lost already and could not be asked to release it.
+            await connection.invalidate()
+            raise
+        await connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
 
 
 async def wait_for_database(engine: AsyncEngine, settings: Settings) -> None:

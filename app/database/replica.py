@@ -72,7 +72,8 @@ class Replica:
             self._next_try = time.monotonic() + RETRY_SECONDS
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                result = await read(self._replica, work, max_attempts=MAX_ATTEMPTS)
+                # Whoever reads the log shall not take this for the main server.
+                result = await read(self._replica, work, max_attempts=MAX_ATTEMPTS, quietly=True)
         except (AppError, SQLAlchemyError, OSError) as error:
             if not self._is_away:
                 logger.warning(

@@ -62,24 +62,32 @@ _RETRYABLE = _LOST_CONNECTION | {
 
 
 async def read(
-    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS
+    engine: AsyncEngine,
+    work: Callable[[AsyncConnection], Awaitable[T]],
+    *,
+    max_attempts: int = MAX_ATTEMPTS,
+    quietly: bool = False,
 ) -> T:
-    """Run `work` in a transaction that only reads.
+    """Run `work` in a transaction that only reads; `quietly`: nothing is logged, the caller tells what is amiss.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, also after retries.
         ServerBusy: no connection became free in time.
     """
-    return await _run(engine, work, writes=False, max_attempts=max_attempts)
+    return await _run(engine, work, writes=False, max_attempts=max_attempts, quietly=quietly)
 
 
 async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in a transaction and commit it; raises as `read` does."""
-    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS)
+    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS, quietly=False)
 
 
-async def with_retries(attempt: Callable[[], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS) -> T:
+async def with_retries(
+    attempt: Callable[[], Awaitable[T]], *, max_attempts: int = MAX_ATTEMPTS, quietly: bool = False
+) -> T:
     """Return what `attempt` returns; it is tried again in a moment when what went wrong may pass.
+
+    What went wrong is logged, unless `quietly`.
 
     Raises:
         DatabaseUnavailable, ServerBusy: as `read`.
@@ -94,7 +102,8 @@ async def with_retries(attempt: Callable[[], Awaitable[T]], *, max_attempts: int
         except (DBAPIError, MySQLError, sqlite3.Error, OSError) as error:
             if not is_passing(error):
                 if is_unreachable(error):
-                    logger.error("the database cannot be used: {}", reason(error))
+                    if not quietly:
+                        logger.error("the database cannot be used: {}", reason(error))
                     raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
                 raise
             if (
@@ -102,15 +111,21 @@ async def with_retries(attempt: Callable[[], Awaitable[T]], *, max_attempts: int
                 or time.monotonic() - started_at > TOTAL_TIMEOUT_SECONDS - ATTEMPT_TIMEOUT_SECONDS
             ):
                 raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS) from error
-            logger.warning(
-                "database transaction attempt {} failed ({})", attempts, _number(error) or type(error).__name__
-            )
+            if not quietly:
+                logger.warning(
+                    "database transaction attempt {} failed ({})", attempts, _number(error) or type(error).__name__
+                )
             await asyncio.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempts)
             attempts += 1
 
 
 async def _run(
-    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, writes: bool, max_attempts: int
+    engine: AsyncEngine,
+    work: Callable[[AsyncConnection], Awaitable[T]],
+    *,
+    writes: bool,
+    max_attempts: int,
+    quietly: bool,
 ) -> T:
     async def attempt() -> T:
         # A connection on which this runs out is closed by SQLAlchemy, not used again.
@@ -127,7 +142,7 @@ async def _run(
                     await connection.invalidate()
                 raise
 
-    return await with_retries(attempt, max_attempts=max_attempts)
+    return await with_retries(attempt, max_attempts=max_attempts, quietly=quietly)
 
 
 def is_passing(error: BaseException) -> bool:

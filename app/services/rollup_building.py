@@ -6,7 +6,8 @@ loses nothing, and those that start together share the steps.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import day_in_utc
-from app.database.migrate import exclusive
+from app.database.engine import SQLITE_BEGIN_IMMEDIATE
 from app.database.statements import Statement, execute, timestamp_text, upsert
 from app.database.tables import PeriodTotals, RequestLog, StatsState, VisitorCount
 from app.database.transactions import is_passing, read, reason
@@ -32,8 +33,8 @@ from app.services.rollups import (
 # Some seconds of work: so much is lost at most when a process is stopped.
 ROWS_PER_STEP = 250_000
 RETRY_SECONDS = 1.0
-# Names in `stats_state`: how far the totals are built (the last id of the log, or COMPLETE), the zone for which the
-# visitors are built, and how far they are for another one ("zone day").
+# Names in `stats_state`: how far the totals are built (nothing, the last id of the log, or COMPLETE), the zone for
+# which the visitors are built, and how far they are for another one ("zone day").
 _TOTALS = "totals"
 _ZONE = "time_zone"
 _VISITORS = "visitors"
@@ -64,12 +65,37 @@ async def build_rollups(engine: AsyncEngine, zone: ZoneInfo) -> None:
     """
     while not _is_built(await read(engine, _read_state), zone):
         try:
-            async with exclusive(engine) as connection:
+            async with _only_builder(engine) as connection:
                 await _Builder(connection, zone).step(await _read_state(connection))
         except (DBAPIError, OSError) as error:
             if not is_passing(error):
                 raise DatabaseUnavailable(f"The statistics cannot be built. ({reason(error)})") from error
             await asyncio.sleep(RETRY_SECONDS)
+
+
+@asynccontextmanager
+async def _only_builder(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection in a transaction that no other process has at the same time; it is committed.
+
+    A row says so, not a named lock: some clusters refuse those, and in others each node knows its own only.
+    """
+    async with engine.connect() as connection:
+        await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: True})
+        async with connection.begin():
+            # Nothing is changed where the row is there, but it is locked.
+            await execute(connection, Statement(_upsert_state(engine.dialect.name, changed="name"), (_TOTALS, "")))
+            yield connection
+
+
+def _upsert_state(dialect: str, *, changed: str) -> str:
+    return upsert(
+        dialect,
+        table="stats_state",
+        keys=("name",),
+        updates={changed: "{new}"},
+        columns="name, value",
+        source="VALUES (%s, %s)",
+    )
 
 
 def _is_built(state: Mapping[str, str], zone: ZoneInfo) -> bool:
@@ -99,7 +125,7 @@ class _Builder:
             await self._build_visitors(date.fromisoformat(day) if zone == self._zone.key else date.min)
 
     async def _build_totals(self, built_until: str | None) -> None:
-        if built_until is None:
+        if not built_until:
             for table in _ROLLUPS:
                 await self._run(f"DELETE FROM {table}")  # noqa: S608 - our own tables
             await self._run(
@@ -190,15 +216,7 @@ class _Builder:
         )
 
     async def _keep(self, name: str, value: str) -> None:
-        text = upsert(
-            self._dialect,
-            table="stats_state",
-            keys=("name",),
-            updates={"value": "{new}"},
-            columns="name, value",
-            source="VALUES (%s, %s)",
-        )
-        await self._run(text, name, value)
+        await self._run(_upsert_state(self._dialect, changed="value"), name, value)
 
     async def _run(self, text: str, *parameters: object) -> None:
         await execute(self._connection, Statement(text, parameters))

@@ -15,6 +15,7 @@ from app.config import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION, migrate
 from app.database.schema import metadata
+from app.errors import DatabaseUnavailable
 from tests.databases import TestDatabase, admin_engine
 
 TABLES = frozenset(metadata.tables)
@@ -111,3 +112,15 @@ async def test_many_processes_may_migrate_at_once(empty_database: Settings, atte
             ]
     finally:
         await asyncio.gather(*(engine.dispose() for engine in engines))
+
+
+async def test_what_cannot_be_migrated_says_why(empty_database: Settings) -> None:
+    """Such as a table that a migration on another node of a cluster has just made."""
+    engine = create_engine(empty_database)
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("CREATE TABLE image_classification_cache (id INT)")
+        with pytest.raises(DatabaseUnavailable, match=r"revision .*image_classification_cache.* already exists"):
+            await migrate(engine, empty_database)
+    finally:
+        await engine.dispose()

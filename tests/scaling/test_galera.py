@@ -7,80 +7,28 @@ figures that are measured here.
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Table
 
 from app.config import DatabaseSettings, Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.packets import run
 from app.database.presence import create_presence
-from app.database.schema import metadata
 from app.database.statements import Statement
 from app.services.lease import LeaseService
 from tests.fakes.model_server import FakeModelServer
+from tests.scaling.books import check_books, check_nodes_agree
 from tests.scaling.load import Load, known_photos, report
-from tests.scaling.site import Site, site_on
-from tests.servers.galera import GaleraCluster, running_galera
-from tests.servers.waiting import wait_until
+from tests.scaling.site import site_on
+from tests.servers.galera import GaleraCluster
 
 pytestmark = [pytest.mark.galera, pytest.mark.timeout(300)]
 
 KNOWN_PHOTOS = 20
 # docs/scaling.md: after a node has died, requests may take so long, or be answered 503.
 FAILOVER_SECONDS = 15.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[GaleraCluster]:
-    with running_galera() as cluster:
-        yield cluster
-
-
-def check_books(site: Site, load: Load) -> None:
-    """Each 200 has its one row, whatever else has a row was asked too, and every sum agrees with the rows."""
-    node = next(each for each in site.cluster.nodes if each.is_synced())
-    asked = [row[0] for row in node.query(f"SELECT request_id FROM {site.database}.request_log")]
-    assert len(asked) == len(set(asked))
-    answered = [answer.request_id for answer in load.answers if answer.status == 200]
-    assert len(answered) == len(set(answered))
-    others = {answer.request_id for answer in load.answers if answer.status != 200}
-    assert set(answered) <= set(asked)
-    extra = set(asked) - set(answered)
-    assert len(extra - others) == KNOWN_PHOTOS
-    [(requests, hits, images, all_hits, entries, hit_count)] = node.query(
-        f"SELECT (SELECT SUM(requests) FROM {site.database}.stats_period),"
-        f" (SELECT SUM(hits) FROM {site.database}.stats_period),"
-        f" (SELECT SUM(images) FROM {site.database}.stats_cache),"
-        f" (SELECT SUM(hits) FROM {site.database}.stats_cache),"
-        f" COUNT(*), SUM(hit_count) FROM {site.database}.image_classification_cache"
-    )
-    [(rows, cached)] = node.query(f"SELECT COUNT(*), SUM(from_cache) FROM {site.database}.request_log")
-    assert (requests, hits, images, all_hits) == (rows, cached, entries, hit_count)
-    assert hit_count == entries + cached
-    assert node.query(f"SELECT COUNT(*) FROM {site.database}.model_call_lease") == [(0,)]
-
-
-def check_nodes_agree(site: Site) -> None:
-    """All nodes hold the same rows."""
-
-    # MariaDB's CHECKSUM TABLE has been seen to differ between nodes with the same rows in every column.
-    def columns(table: Table) -> str:
-        return ", ".join(f"IFNULL({column.name}, 'NULL')" for column in table.columns)
-
-    sums = [
-        f"SELECT COUNT(*), SUM(CRC32(CONCAT_WS('/', {columns(table)}))) FROM {site.database}.{table.name}"
-        for table in metadata.sorted_tables
-    ]
-
-    def agree() -> bool:
-        first, *others = ([node.query(each) for each in sums] for node in site.cluster.nodes)
-        return all(other == first for other in others)
-
-    wait_until(agree, "the nodes hold the same rows", 20)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +68,7 @@ async def test_a_lost_node_costs_no_row(
         assert {answer.status for answer in bad} <= {503}
         assert all(answer.retry_after for answer in bad)
         assert all(lost_at < answer.answered_at < lost_at + FAILOVER_SECONDS for answer in bad)
-        check_books(site, load)
+        check_books(site, load, others=KNOWN_PHOTOS)
         check_nodes_agree(site)
         assert model_server.call_count == KNOWN_PHOTOS + len(load.photos)
 
@@ -138,7 +86,7 @@ async def test_instances_on_different_nodes_agree(
         await running
         report(load, time.monotonic(), [])
         assert {answer.status for answer in load.answers} <= {200, 503}
-        check_books(site, load)
+        check_books(site, load, others=KNOWN_PHOTOS)
         check_nodes_agree(site)
         assert model_server.call_count == KNOWN_PHOTOS + len(load.photos)
 
