@@ -158,10 +158,11 @@ def test_nginx_goes_on_while_the_service_is_replaced(tmp_path: Path) -> None:
     assert nginx["dns_opt"] == ["ndots:1"]
 
 
-def test_nobody_is_stopped_before_the_work_is_done(tmp_path: Path) -> None:
-    """Docker kills after this time; what takes longest is gunicorn with the slowest model."""
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_nobody_is_stopped_before_the_work_is_done(name: str, tmp_path: Path) -> None:
+    """Docker kills after this time; what takes longest is the slowest model, whose call is paid for."""
     env_file(tmp_path, SECRETS)
-    minutes, seconds = re.fullmatch(r"(\d+)m(\d+)s", services(tmp_path)["api"]["stop_grace_period"]).groups()  # type: ignore[union-attr]
+    minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services(tmp_path)[name]["stop_grace_period"]).groups("0")  # type: ignore[union-attr]
     slowest = ModelSettings.model_validate({"timeout_seconds": 100, "max_retries": 10}).total_timeout_seconds
     # gunicorn_config.py adds 15 to it.
     assert 60 * int(minutes) + int(seconds) > slowest + 15
