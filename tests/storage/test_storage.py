@@ -3,7 +3,6 @@
 import asyncio
 import os
 import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -151,12 +150,6 @@ async def test_a_bucket_that_cannot_be_used(s3_bucket: str, s3_endpoint: str, mo
         assert "127.0.0.1" not in str(refused.value)
         with pytest.raises(StorageError):
             await names_in(storage)
-
-
-def test_s3_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(StorageError, match="obstore"):
-        S3Storage("bucket", prefix="", endpoint=None)
 
 
 @pytest.mark.parametrize(
