@@ -16,6 +16,7 @@ EVENT_STREAM = "text/event-stream"
 EVENT_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Below the idle limits of proxies, of which 30 s is a short one.
 PING_SECONDS = 15.0
+COMMENT = ": ping\n\n"
 # For the last word to a client that may not be reading.
 FAREWELL_SECONDS = 1.0
 
@@ -52,11 +53,11 @@ async def send_text(send: Send, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
-async def ping(send: Send) -> None:
-    """Send comments, which keep the connection of a stream of events open, for ever."""
+async def ping(send: Send, text: str = COMMENT) -> None:
+    """Send `text` every `PING_SECONDS`, which keeps the connection of a stream of events open, for ever."""
     while True:
         await asyncio.sleep(PING_SECONDS)
-        await send_text(send, ": ping\n\n")
+        await send_text(send, text)
 
 
 async def until_disconnect(receive: Receive) -> None:

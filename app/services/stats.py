@@ -1,12 +1,13 @@
 """Statistics: the figures of the specification's section 7.4, the same on MySQL and SQLite.
 
-They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each is one
-statement, so it sees one state of the database. Ratios, averages and money are computed here in decimals, so that both
-databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which user ids are
-one user is the database's matter: the specification's collation on MySQL takes "Device-A" and "device-a" for the same,
-SQLite does not.
+They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each, but for
+a series, is one statement, so it sees one state of the database. Ratios, averages and money are computed here in
+decimals, so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives
+zeros. Which user ids are one user is the database's matter: the specification's collation on MySQL takes "Device-A" and
+"device-a" for the same, SQLite does not.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -23,11 +24,17 @@ from app.config import StatisticsSettings
 from app.database.replica import Replica
 from app.database.tables import CachedImage, CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
+from app.errors import ServerBusy
 from app.services.figures import percent, ratio
 from app.services.rollups import ADDRESS, USER
 from app.services.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 T = TypeVar("T")
+
+# Series read at once by each process. A year takes a second or two, and a connection all the while: without a bound,
+# a dozen that ask for one would leave none for classification.
+MAX_SERIES_AT_ONCE = 2
+SERIES_WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ class StatsService:
         self._engine = engine
         self._settings = settings
         self._replica = replica
+        self._series = asyncio.Semaphore(MAX_SERIES_AT_ONCE)
 
     def today(self) -> date:
         """The current day in STATS_TIMEZONE."""
@@ -144,11 +152,21 @@ class StatsService:
 
         Raises:
             InvalidRequest: `start` is not before `end`, or the buckets are too many.
+            DatabaseUnavailable: as every reader.
+            ServerBusy: the same, or others read series for too long.
         """
         zone = self._settings.timezone
         start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
         bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
-        return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
+        try:
+            async with asyncio.timeout(SERIES_WAIT_SECONDS):
+                await self._series.acquire()
+        except TimeoutError as error:
+            raise ServerBusy from error
+        try:
+            return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
+        finally:
+            self._series.release()
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""

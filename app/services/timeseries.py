@@ -5,14 +5,13 @@ Days are those of STATS_TIMEZONE, of 23 or 25 hours where clocks change; hours b
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Integer, case, cast, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import InstrumentedAttribute
 
 from app.clock import day_in_utc
 from app.config import StatisticsSettings
@@ -70,6 +69,8 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
         InvalidRequest: `start` is not before `end`, or they are too many.
     """
     length = _LENGTHS[bucket]
+    # Arithmetic of one zone is that of its clocks: a day earlier is the same time of the day before. Hours are real.
+    end = end.astimezone(zone if bucket is Bucket.DAY else UTC)
     if start is None:
         start = end - _USUAL_NUMBERS[bucket] * length
     if start >= end:
@@ -122,14 +123,16 @@ async def read_buckets(
         func.sum(quarters.c.milliseconds).label("milliseconds"),
         func.sum(quarters.c.timed).label("timed"),
     ).group_by("number")
-    failures = (
-        select(
-            _number(dialect, bounds, ErrorPeriod.period_start).label("number"),
-            func.sum(ErrorPeriod.errors).label("errors"),
-        )
+    error_quarters = (
+        select(ErrorPeriod.period_start, func.sum(ErrorPeriod.errors).label("errors"))
         .where(ErrorPeriod.period_start >= bounds[0], ErrorPeriod.period_start < bounds[-1])
-        .group_by("number")
+        .group_by(ErrorPeriod.period_start)
+        .subquery()
     )
+    failures = select(
+        _number(dialect, bounds, error_quarters.c.period_start).label("number"),
+        func.sum(error_quarters.c.errors).label("errors"),
+    ).group_by("number")
     days = [start.astimezone(settings.timezone).date() for start in bounds[:-1]]
     visitors = (
         select(VisitorCount.day, func.sum(VisitorCount.visitors).label("users"))
@@ -166,9 +169,7 @@ async def read_buckets(
     return await read(select_figures)
 
 
-def _number(
-    dialect: str, bounds: Sequence[datetime], period_start: ColumnElement[datetime] | InstrumentedAttribute[datetime]
-) -> ColumnElement[int]:
+def _number(dialect: str, bounds: Sequence[datetime], period_start: ColumnElement[datetime]) -> ColumnElement[int]:
     """The number of the bucket that a row belongs to, for rows within `bounds`.
 
     Buckets of one length follow each other, but for the days on which clocks change: one branch for each such run.

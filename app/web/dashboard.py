@@ -28,6 +28,9 @@ from app.errors import DashboardLoginRequired
 from app.services.dashboard import DashboardFeed, Viewer
 from app.web.pages import page
 
+# An event, not a comment: scripts do not see comments, and the page wants to know that the service is still there.
+PING = "event: ping\ndata: {}\n\n"
+
 
 async def require_key(request: Request, resources: ResourcesDep) -> None:
     """Let nobody pass who does not log in with the admin key, where there is one.
@@ -63,7 +66,7 @@ class DashboardStream(StreamingResponse):
         """Watch and send; an error before the answer becomes one in the one format."""
         with self._feed.watch() as viewer:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await push(viewer.ended, _send_parts(viewer, send), ping(send), until_disconnect(receive))
+            await push(viewer.ended, _send_parts(viewer, send), ping(send, PING), until_disconnect(receive))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

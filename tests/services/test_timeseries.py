@@ -1,5 +1,6 @@
 """Series equal what plain SQL on the log gives for each of their buckets."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -14,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import day_in_utc
 from app.database.statements import timestamp_text
 from app.database.tables import ErrorPeriod, RequestLog
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ServerBusy
+from app.services import stats as stats_module
 from app.services.rollup_building import build_rollups
-from app.services.timeseries import MAX_NUMBERS, Bucket
+from app.services.timeseries import MAX_NUMBERS, Bucket, bucket_bounds
 from tests.services.test_stats import filled, log_row, stats_service
 
 __all__ = ["filled"]
@@ -157,3 +159,36 @@ async def test_too_many_buckets_and_a_wrong_order_are_refused(engine: AsyncEngin
     ):
         with pytest.raises(InvalidRequest):
             await stats.timeseries(bucket, start, end)
+
+
+def test_thirty_days_are_thirty_also_where_clocks_change() -> None:
+    zone = ZoneInfo("America/New_York")
+    for hour in range(366 * 24):
+        end = datetime(2025, 10, 1, 4, 30, tzinfo=UTC) + timedelta(hours=hour)
+        bounds = bucket_bounds(Bucket.DAY, None, end, zone)
+        assert len(bounds) - 1 == 30, end
+        assert bounds[-2] <= end < bounds[-1]
+        assert len(bucket_bounds(Bucket.HOUR, None, end, zone)) - 1 == 24, end
+
+
+async def test_series_leave_connections_for_others(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, may_end = 0, asyncio.Event()
+
+    async def read_for_long(*_: Any) -> list[Any]:
+        nonlocal reading
+        reading += 1
+        await may_end.wait()
+        return []
+
+    monkeypatch.setattr(stats_module, "read_buckets", read_for_long)
+    monkeypatch.setattr(stats_module, "SERIES_WAIT_SECONDS", 0.05)
+    stats = stats_service(engine)
+    running = [asyncio.create_task(stats.timeseries(Bucket.DAY)) for _ in range(5)]
+    refused, waiting = await asyncio.wait(running, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+    while len(waiting) > stats_module.MAX_SERIES_AT_ONCE:
+        refused, waiting = await asyncio.wait(running, timeout=0.05)
+    assert reading == len(waiting) == stats_module.MAX_SERIES_AT_ONCE
+    assert {type(task.exception()) for task in refused} == {ServerBusy}
+    may_end.set()
+    assert await asyncio.gather(*waiting) == [[], []]
+    assert await stats.timeseries(Bucket.DAY) == []

@@ -8,12 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from app.web.pages import FOLDER
 from tests.documents import DOCS, READMES, code_blocks
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.images import CORNERS, corners, encode, exif_rotated, gps_tagged, noisy_jpeg
+from tests.servers.browser import INSECURE_HOST
 
 CLIENT = "image-classifier.js"
 COFFEE = DOCS / "samples" / "coffee.jpg"
@@ -28,6 +29,15 @@ CLASSIFY = """async ([data, options]) => {
   const { classifyPhoto } = await import("/assets/image-classifier.js");
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   return classifyPhoto(new Blob([bytes]), options);
+}"""
+DIGEST = """async length => {
+  const { classifyPhoto } = await import("/assets/image-classifier.js");
+  // Bytes that no browser takes for a picture.
+  return (await classifyPhoto(new Blob([new Uint8Array(length).fill(length)]))).photo.hash;
+}"""
+FAILURE = """async () => {
+  const { ClassifyError, classifyPhoto } = await import("/assets/image-classifier.js");
+  return classifyPhoto(new Blob(["x"])).catch((error) => [error instanceof ClassifyError, error.code, error.message]);
 }"""
 ABORT = """async data => {
   const { classifyPhoto } = await import("/assets/image-classifier.js");
@@ -91,6 +101,45 @@ async def test_the_work_can_be_ended(demo: Page, service: httpx2.AsyncClient) ->
     assert await demo.evaluate(ABORT, base64.b64encode(COFFEE.read_bytes()).decode()) == "enough"
     today = (await service.get("/api/v1/stats/today")).json()["data"]
     assert today["total_requests"] == 0
+
+
+async def test_pages_without_https_hash_alike(page: Page, service_url: str) -> None:
+    await page.goto(f"{service_url}/demo".replace("127.0.0.1", INSECURE_HOST))
+    known = {"success": True, "cached": True, "data": {}}
+    await page.route("**/classify/check-cache", lambda route: route.fulfill(json=known))
+    # Around the ends of SHA-256's blocks of 64 bytes, whose last 8 are the length.
+    for length in (0, 1, 55, 56, 63, 64, 65, 119, 120, 200_000):
+        assert await page.evaluate(DIGEST, length) == sha256(bytes([length % 256]) * length).hexdigest(), length
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "null"), (200, "<html>"), (403, '{"error": "no"}'), (429, '{"message": "slow"}'), (502, '{"error": null}')],
+)
+async def test_what_a_gateway_says_is_an_error_of_ours(
+    demo: Page, page_problems: list[str], status: int, body: str
+) -> None:
+    await demo.route("**/classify/check-cache", lambda route: route.fulfill(status=status, body=body))
+    assert await demo.evaluate(FAILURE) == [True, "http_error", f"HTTP {status}"]
+    page_problems.clear()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_it_asks_again_when_it_was_told_to_wait(demo: Page, page_problems: list[str], status: int) -> None:
+    asked = 0
+
+    async def answer(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await route.fulfill(status=status, headers={"Retry-After": "0.01"}, json={"success": False})
+        else:
+            await route.fulfill(json={"success": True, "cached": True, "data": {}})
+
+    await demo.route("**/classify/check-cache", answer)
+    hashed = await demo.evaluate(DIGEST, 3)
+    assert (hashed, asked) == (sha256(b"\3\3\3").hexdigest(), 2)
+    page_problems.clear()
 
 
 async def test_the_readmes_example_works_on_a_page_of_another_origin(page: Page, service_url: str) -> None:

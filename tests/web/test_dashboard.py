@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.api import pushing
 from app.config import CacheSettings, ModelSettings, Settings, StatisticsSettings
 from app.errors import ServerBusy
 from app.main import create_app
@@ -104,6 +105,16 @@ async def test_it_is_computed_once_for_all_and_never_for_nobody(settings: Settin
             return not feed._viewers and feed._producer is None and tasks[0].done()
 
         await until(is_over, "nobody watches, and nothing is computed")
+
+
+async def test_silence_is_broken(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "PING_SECONDS", 0.05)
+    async with running(settings) as (client, _), client.stream("GET", "/dashboard/events") as answer:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            async for name, content in events(answer):
+                if name == "ping":
+                    assert content == {}
+                    break
 
 
 async def test_streams_end_with_the_service(settings: Settings) -> None:

@@ -6,11 +6,17 @@ from typing import Any
 import httpx2
 import pytest
 from playwright.async_api import Browser, Page, expect
+from sqlalchemy import insert
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api import pushing
+from app.clock import utc_now
 from app.config import CacheSettings, Settings
+from app.database.engine import create_engine
+from app.database.tables import PeriodTotals
 from app.leaving import announce_leaving
 from app.main import create_app
+from app.services.rollups import period_start
 from tests.api.test_classify import photo
 from tests.servers.browser import open_page
 from tests.serving import serving
@@ -27,6 +33,8 @@ REQUESTS = '[data-figure="requests"]'
 # The largest part comes last.
 FILLED = '[data-spark="users"] svg'
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+CUT_OFF = """[...document.querySelectorAll("dd[data-figure], .categories td")]
+  .filter((figure) => figure.scrollWidth > figure.clientWidth).map((figure) => figure.textContent)"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -132,6 +140,63 @@ async def test_an_id_cannot_become_markup(service_url: str, page: Page) -> None:
         await client.post("/api/v1/classify", files={"image": photo(1)}, headers={"X-User-ID": name})
     await visit(page, service_url)
     await expect(page.locator("#users tr td").first).to_have_text(name)
+
+
+async def test_the_largest_service_fits_every_screen(page: Page, settings: Settings) -> None:
+    app = create_app(settings)
+    sums = dict.fromkeys(("requests", "hits", "timed_requests", "processing_time_ms"), 10**12)
+    row = {"period_start": period_start(utc_now()), "category": "single_person", "shard": 0, "confidence_sum": 0}
+    async with serving(app) as url:
+        engine = create_engine(settings)
+        async with engine.begin() as connection:
+            await connection.execute(insert(PeriodTotals), row | sums)
+        await engine.dispose()
+        await visit(page, url)
+        await expect(page.locator(REQUESTS)).to_have_text("1tn")
+        await expect(page.locator('[data-figure="saved"]')).to_have_text("10bn")
+        # In one column, in two, and in the narrowest of three.
+        for width in (320, 360, 768, 901, 1100, 1184):
+            await page.set_viewport_size({"width": width, "height": 640})
+            assert await page.evaluate(OVERFLOW) == 0, width
+            assert await page.evaluate(CUT_OFF) == [], width
+        await page.goto("about:blank")
+
+
+async def test_only_what_is_new_is_read_out(service_url: str, page: Page) -> None:
+    await visit(page, service_url)
+    await page.evaluate(
+        """() => {
+          globalThis.changes = 0;
+          const observer = new MutationObserver((records) => (changes += records.length));
+          for (const live of document.querySelectorAll("[role=status], [role=alert], output"))
+            observer.observe(live, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    await classify(service_url, 1)
+    await expect(page.locator(REQUESTS)).to_have_text("1")
+    await expect(page.locator('[data-chart="requests"] desc')).to_contain_text("1 new photos")
+    assert await page.evaluate("changes") == 0
+
+
+async def test_keys_before_there_is_anything_to_read_do_nothing(service_url: str, page: Page) -> None:
+    await page.route("**/dashboard/events", lambda route: route.fulfill(content_type="text/event-stream", body=":\n\n"))
+    await page.goto(f"{service_url}/dashboard")
+    await page.locator('[data-chart="requests"] svg').focus()
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.locator("#live-text")).to_have_text("Connecting …")
+
+
+async def test_a_silent_connection_is_made_anew(service_url: str, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a network that is gone: nothing comes, and no end either."""
+    monkeypatch.setattr(pushing, "PING_SECONDS", 3600.0)
+    connections: list[str] = []
+    page.on("request", lambda request: connections.append(request.url) if request.url.endswith("/events") else None)
+    await page.clock.install()
+    await visit(page, service_url)
+    assert len(connections) == 1
+    async with page.expect_request("**/dashboard/events"):
+        await page.clock.fast_forward(60_000)
+    await expect(page.locator("#live")).to_have_class("dot on")
 
 
 async def test_it_comes_back_after_the_service_does(page: Page, page_problems: list[str], settings: Settings) -> None:

@@ -97,6 +97,7 @@ export class Chart {
   }
 
   #key(event) {
+    if (!this.data) return;
     const last = this.data.labels.length - 1;
     const at = this.at ?? last + (event.key === "ArrowLeft" ? 1 : 0);
     const target = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, Escape: null }[event.key];
@@ -203,7 +204,10 @@ export class Chart {
       if (at !== null) piece.append(" ", html("b", "", data.known?.[at] === false ? "–" : data.format(values[at])));
       if (at !== null || data.series.length > 1) pieces.push(piece);
     }
-    this.readout.replaceChildren(...pieces);
+    // It is read out at each change, which the same once more is none.
+    const read = pieces.map((piece) => piece.textContent).join("\n");
+    if (read !== this.read) this.readout.replaceChildren(...pieces);
+    this.read = read;
   }
 
   #fillTable() {

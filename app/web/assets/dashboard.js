@@ -6,10 +6,9 @@
 
 import { Chart, spark } from "./chart.js";
 import { texts } from "./dashboard-texts.js";
+import { follow } from "./event-stream.js";
 import { createI18n } from "./i18n.js";
 
-const FIRST_PAUSE_SECONDS = 1;
-const LONGEST_PAUSE_SECONDS = 30;
 const MAX_CODES = 3;
 const zone = document.body.dataset.timezone;
 const i18n = createI18n(texts);
@@ -30,13 +29,17 @@ const rate = (value) => i18n.number(value / 100, { style: "percent", maximumFrac
 const exactRate = (value) => i18n.number(value / 100, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const wholeRate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 0 });
 
+/** Whole as long as a tile on a phone has room for it. */
+const compact = (value) => (value < 1e6 ? whole(value) : i18n.number(value, { notation: "compact", maximumSignificantDigits: 4 }));
+
 function money(value) {
+  if (value >= 10_000) return compact(Math.round(value));
   const digits = value !== 0 && value < 1 ? 4 : 2;
   return i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: digits });
 }
 
 function duration(milliseconds) {
-  if (milliseconds >= 1000) return `${i18n.number(milliseconds / 1000, { maximumFractionDigits: 2 })}\u00a0s`;
+  if (milliseconds >= 1000) return `${i18n.number(milliseconds / 1000, { maximumSignificantDigits: 4, maximumFractionDigits: 2, roundingPriority: "lessPrecision" })}\u00a0s`;
   return `${i18n.number(milliseconds, { maximumFractionDigits: milliseconds < 10 ? 1 : 0 })}\u00a0ms`;
 }
 
@@ -58,9 +61,11 @@ const LONG_LABELS = {
 
 // ----- what is shown
 
-const put = (id, text) => {
-  document.getElementById(id).textContent = text;
-};
+/** Sets a text where it has changed: what is written anew is read out anew. */
+function put(id, text) {
+  const shown = document.getElementById(id);
+  if (shown.textContent !== text) shown.textContent = text;
+}
 
 function tile(name, figure, note) {
   document.querySelector(`[data-figure="${name}"]`).textContent = figure;
@@ -79,17 +84,17 @@ function showTiles() {
     const { figures } = today;
     // Noon in UTC is the same date everywhere near it; the day is the service's.
     put("day", i18n.time(new Date(`${today.day}T12:00Z`), { dateStyle: "full", timeZone: "UTC" }));
-    tile("requests", whole(figures.total_requests), latest ? t("noteRequests", { count: whole(latest.requests) }) : "");
-    tile("hitRate", rate(figures.cache_hit_rate), t("noteHits", { count: whole(figures.cache_hits) }));
+    tile("requests", compact(figures.total_requests), latest ? t("noteRequests", { count: compact(latest.requests) }) : "");
+    tile("hitRate", rate(figures.cache_hit_rate), t("noteHits", { count: compact(figures.cache_hits) }));
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
-    tile("spent", money(figures.estimated_cost), t("noteSpent", { count: whole(figures.cache_misses) }));
-    tile("users", whole(figures.unique_users), t("noteUsers", { count: whole(figures.unique_ips) }));
+    tile("spent", money(figures.estimated_cost), t("noteSpent", { count: compact(figures.cache_misses) }));
+    tile("users", compact(figures.unique_users), t("noteUsers", { count: compact(figures.unique_ips) }));
     const errors = Object.entries(today.errors);
-    const worst = errors.length ? t("noteErrors", { count: whole(errors[0][1]), code: errors[0][0] }) : "";
-    tile("errors", whole(errors.reduce((sum, [, count]) => sum + count, 0)), worst);
+    const worst = errors.length ? t("noteErrors", { count: compact(errors[0][1]), code: errors[0][0] }) : "";
+    tile("errors", compact(errors.reduce((sum, [, count]) => sum + count, 0)), worst);
     tile("latency", duration(figures.avg_processing_time_ms), latest ? t("noteLatency", { time: duration(latest.latency) }) : "");
   }
-  if (cache) tile("images", whole(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image, { maximumFractionDigits: 1 }) }));
+  if (cache) tile("images", compact(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image, { maximumFractionDigits: 1 }) }));
   if (hour) {
     for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency", errors: "errors" })) {
       sparkline(name, hour, key);
@@ -158,7 +163,7 @@ function showCharts() {
   });
 }
 
-function element(name, { text = null, className = "", colour = null, title = null } = {}, children = []) {
+function element(name, { text = null, className = "", colour = null, title = null, children = [] } = {}) {
   const made = document.createElement(name);
   if (text !== null) made.textContent = text;
   if (className) made.className = className;
@@ -167,6 +172,12 @@ function element(name, { text = null, className = "", colour = null, title = nul
   if (title) made.title = title;
   made.append(...children);
   return made;
+}
+
+/** Gives a table one row for each item; `cells` returns the options of a row's elements. */
+function fill(id, items, cells) {
+  const rows = items.map((item) => element("tr", { children: cells(item).map((cell) => element("td", cell)) }));
+  document.getElementById(id).replaceChildren(...rows);
 }
 
 function categoryName(category) {
@@ -181,40 +192,32 @@ function named(category) {
 function showCategories() {
   const shares = parts.categories ?? [];
   const largest = Math.max(1, ...shares.map(({ count }) => count));
-  const rows = shares.map(({ category, count, percentage }) => {
+  fill("categories", shares, ({ category, count, percentage }) => {
     const bar = element("div", { colour: category });
     bar.style.width = `${(100 * count) / largest}%`;
-    const track = element("div", { className: "track" }, [bar]);
-    return element("tr", {}, [
-      element("td", {}, named(category)),
-      element("td", { className: "share" }, [track]),
-      element("td", { className: "number", text: whole(count) }),
-      element("td", { className: "number muted", text: exactRate(percentage) }),
-    ]);
+    return [
+      { children: named(category), title: categoryName(category) },
+      { className: "share", children: [element("div", { className: "track", children: [bar] })] },
+      { className: "number", text: compact(count) },
+      { className: "number muted", text: exactRate(percentage) },
+    ];
   });
-  document.getElementById("categories").replaceChildren(...rows);
-}
-
-function fill(id, rows) {
-  document.getElementById(id).replaceChildren(...rows);
-  document.getElementById(`${id}-empty`).hidden = rows.length > 0;
 }
 
 function showTables() {
-  fill("images", (parts.images ?? []).map(({ hash, category, hit_count: count }) =>
-    element("tr", {}, [
-      element("td", { className: "hash", text: hash }),
-      element("td", { title: categoryName(category) }, named(category)),
-      element("td", { className: "number", text: whole(count) }),
-    ]),
-  ));
-  fill("users", (parts.users ?? []).map(({ user_id: user, request_count: count, cache_hit_rate: hitRate }) =>
-    element("tr", {}, [
-      element("td", { text: user, title: user }),
-      element("td", { className: "number", text: whole(count) }),
-      element("td", { className: "number", text: exactRate(hitRate) }),
-    ]),
-  ));
+  const { images = [], users = [] } = parts;
+  fill("images", images, ({ hash, category, hit_count: count }) => [
+    { className: "hash", text: hash },
+    { children: named(category), title: categoryName(category) },
+    { className: "number", text: compact(count) },
+  ]);
+  fill("users", users, ({ user_id: user, request_count: count, cache_hit_rate: hitRate }) => [
+    { text: user, title: user },
+    { className: "number", text: compact(count) },
+    { className: "number", text: exactRate(hitRate) },
+  ]);
+  document.getElementById("images-empty").hidden = images.length > 0;
+  document.getElementById("users-empty").hidden = users.length > 0;
 }
 
 function badge(id, isGood, text) {
@@ -226,10 +229,13 @@ function badge(id, isGood, text) {
 function showErrors() {
   const codes = Object.entries(parts.today?.errors ?? {}).slice(0, MAX_CODES);
   const rows = codes.map(([code, count]) =>
-    element("div", { className: "code" }, [
-      element("dt", { text: t("errorsToday", { code }) }),
-      element("dd", { className: "number", text: whole(count) }),
-    ]),
+    element("div", {
+      className: "code",
+      children: [
+        element("dt", { text: t("errorsToday", { code }) }),
+        element("dd", { className: "number", text: compact(count) }),
+      ],
+    }),
   );
   for (const old of document.querySelectorAll(".health .code")) old.remove();
   document.querySelector(".health").append(...rows);
@@ -238,7 +244,6 @@ function showErrors() {
 function showHealth() {
   const { health } = parts;
   document.getElementById("outage").hidden = !health || health.database;
-  document.body.classList.toggle("stale", !isConnected || (health ? !health.database : false));
   if (!health) return;
   const { model } = health;
   badge("database", health.database, t(health.database ? "connected" : "disconnected"));
@@ -259,7 +264,7 @@ const SHOWN_BY = {
   categories: [showCategories, showTables],
   images: [showTables],
   users: [showTables],
-  health: [showHealth],
+  health: [showHealth, showConnection],
 };
 
 function showAll() {
@@ -273,56 +278,19 @@ function showAll() {
   showConnection();
 }
 
-// ----- the stream
+// ----- what comes
 
-let source = null;
 let isConnected = false;
 let heardAt = new Date();
-let pause = FIRST_PAUSE_SECONDS;
-let timer = null;
 
 function showConnection() {
   const isNew = Object.keys(parts).length === 0;
+  document.body.classList.toggle("stale", !isConnected || parts.health?.database === false);
   document.getElementById("live").className = `dot ${isConnected ? "on" : isNew ? "" : "off"}`;
   const time = i18n.time(heardAt, { timeStyle: "medium", timeZone: zone });
-  put("live-text", isConnected ? t("live", { time }) : isNew ? t("connecting") : t("lost", { time }));
+  put("live-text", isConnected ? t("live") : isNew ? t("connecting") : t("lost", { time }));
+  put("live-time", isConnected ? time : "");
 }
-
-function listen() {
-  timer = null;
-  source = new EventSource("dashboard/events");
-  for (const [name, shows] of Object.entries(SHOWN_BY)) {
-    source.addEventListener(name, (event) => {
-      parts[name] = JSON.parse(event.data);
-      isConnected = true;
-      pause = FIRST_PAUSE_SECONDS;
-      heardAt = new Date();
-      for (const show of shows) show();
-      showConnection();
-    });
-  }
-  source.addEventListener("error", () => {
-    // Browsers try again after a broken connection, but give up for good after any other answer than a stream.
-    leave();
-    timer = setTimeout(listen, pause * 1000);
-    pause = Math.min(LONGEST_PAUSE_SECONDS, pause * 2);
-  });
-}
-
-function leave() {
-  source?.close();
-  clearTimeout(timer);
-  source = timer = null;
-  isConnected = false;
-  showHealth();
-  showConnection();
-}
-
-// A page that nobody sees costs the service nothing.
-document.addEventListener("visibilitychange", () => {
-  leave();
-  if (!document.hidden) listen();
-});
 
 for (const button of document.querySelectorAll("[data-span]")) {
   button.addEventListener("click", () => {
@@ -332,4 +300,16 @@ for (const button of document.querySelectorAll("[data-span]")) {
   });
 }
 i18n.onChange(showAll);
-if (!document.hidden) listen();
+follow(
+  "dashboard/events",
+  Object.keys(SHOWN_BY),
+  (name, content) => {
+    parts[name] = content;
+    for (const show of SHOWN_BY[name]) show();
+  },
+  (isOpen) => {
+    isConnected = isOpen;
+    if (isOpen) heardAt = new Date();
+    showConnection();
+  },
+);

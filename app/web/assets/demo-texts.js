@@ -10,8 +10,6 @@ const en = {
   heading: "The same photo is never paid for twice",
   introduction:
     "Your browser makes the photo small and hashes it. It asks the service with the hash alone, and uploads the photo only if the service does not know it yet.",
-  insecure:
-    "This page was not opened over HTTPS, so the browser computes no SHA-256 and the service cannot be asked first: each photo is uploaded. The service hashes it itself, so a known photo is still not paid for. Over HTTPS or on localhost nothing known is uploaded.",
   drop: "Drop photos here, or paste one",
   choose: "Choose photos",
   camera: "Take a photo",
@@ -89,8 +87,6 @@ const zh = {
   theme: "浅色或深色",
   heading: "同一张照片，绝不付第二次费",
   introduction: "浏览器先把照片压缩并计算哈希，只拿哈希去询问服务；服务没见过这张照片时，才会上传。",
-  insecure:
-    "当前页面不是通过 HTTPS 打开的，浏览器无法计算 SHA-256，也就不能先询问：每张照片都会上传。服务端会自行计算哈希，已知的照片仍然不会再付费。使用 HTTPS 或在本机打开时，已知的照片不会上传。",
   drop: "把照片拖到这里，或直接粘贴",
   choose: "选择照片",
   camera: "拍照",

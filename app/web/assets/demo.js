@@ -73,7 +73,7 @@ async function work(entry) {
   try {
     entry.answer = await classifyPhoto(entry.file, {
       // This page may live behind a path prefix.
-      server: new URL(".", document.baseURI).href.replace(/\/$/, ""),
+      server: new URL(".", document.baseURI).href,
       signal,
       maxBytes,
       onStep({ name, milliseconds }) {
@@ -98,7 +98,8 @@ function clear() {
   session.abort();
   session = new AbortController();
   for (const { element } of entries) {
-    URL.revokeObjectURL(element.querySelector(".thumbnail").src);
+    const image = element.querySelector(".thumbnail");
+    if (image) URL.revokeObjectURL(image.src);
     element.remove();
   }
   entries = [];
@@ -243,7 +244,10 @@ function showThumbnail({ file, element }) {
   const image = element.querySelector(".thumbnail");
   image.addEventListener("load", () => element.classList.add("with-thumbnail"));
   // Not a picture, or one that only the service can read: the entry does without.
-  image.addEventListener("error", () => image.remove());
+  image.addEventListener("error", () => {
+    URL.revokeObjectURL(image.src);
+    image.remove();
+  });
   image.src = URL.createObjectURL(file);
 }
 
@@ -274,7 +278,6 @@ document.addEventListener("drop", (event) => {
   add(event.dataTransfer.files);
 });
 
-find("insecure").hidden = isSecureContext;
 i18n.onChange(() => {
   entries.forEach(render);
   renderTotals();
