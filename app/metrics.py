@@ -154,7 +154,9 @@ def flush() -> None:
         _add(seconds, times)
     _requests.clear()
     for counter, amount in _counts.items():
-        counter.inc(amount)
+        # A plugin may report less than nothing, which a counter refuses: nothing else shall wait behind it for ever.
+        if amount > 0:
+            counter.inc(amount)
     _counts.clear()
     for histogram, values in _values.items():
         _add(histogram, values)

@@ -252,6 +252,18 @@ async def test_what_was_counted_shows_without_a_request_after_a_moment() -> None
     assert counter._value.get() == before + 2
 
 
+async def test_a_figure_that_cannot_be_added_costs_no_other_one() -> None:
+    metrics.flush()
+    before = metrics.TASKS_RETRIED._value.get(), metrics.COMMIT_ROWS._sum.get()
+    # As a plugin might have it.
+    metrics.count(metrics.TASKS_FAILED, -1)
+    metrics.count(metrics.TASKS_RETRIED)
+    metrics.observe(metrics.COMMIT_ROWS, 1)
+    for _ in range(2):
+        metrics.flush()
+    assert (metrics.TASKS_RETRIED._value.get(), metrics.COMMIT_ROWS._sum.get()) == (before[0] + 1, before[1] + 1)
+
+
 async def test_many_values_are_put_into_the_right_buckets() -> None:
     metrics.flush()
     before = [bucket.get() for bucket in metrics.COMMIT_ROWS._buckets]
