@@ -142,6 +142,15 @@ def count_request(method: str, route: str, status: int, outcome: str, seconds: f
         _flush_soon()
 
 
+def show_model(provider: str, model: str) -> None:
+    """Show the series of a model from its start: Prometheus misses the growth of one that is born with an event."""
+    MODEL_CALLS.labels(provider, model, "ok")
+    MODEL_CALL_SECONDS.labels(provider)
+    MODEL_RETRIES.labels(provider)
+    for direction in ("input", "output"):
+        MODEL_TOKENS.labels(provider, direction)
+
+
 def flush() -> None:
     """Hand over what was counted; in the event loop, at the end of the service too."""
     global _timer  # noqa: PLW0603 - the tally is the process's, like the metrics
