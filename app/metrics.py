@@ -88,6 +88,15 @@ MONEY_SAVED = _counter("money_saved_total", "COST_PER_API_CALL for each answer o
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
+# Of the whole installation, whoever is asked: whoever answers a scrape asks the database, and what it says last counts.
+TASKS_UNFINISHED = Gauge(
+    f"{PREFIX}_tasks_unfinished",
+    "Tasks that wait or run, of all instances together.",
+    ("status",),
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+
 PROCESSES = _sum_gauge("processes", "Processes that serve.")
 PROCESS_CPU_SECONDS = _counter("process_cpu_seconds_total", "CPU time of these processes, in seconds.")
 PROCESS_RESIDENT_BYTES = _sum_gauge("process_resident_bytes", "Memory of these processes (RSS), in bytes.")
