@@ -66,6 +66,24 @@ def test_prometheus_takes_configuration_and_rules() -> None:
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
+def test_task_workers_show_their_figures_where_prometheus_looks() -> None:
+    [scraping] = yaml_documents(PROMETHEUS / "prometheus.yml")[0]["scrape_configs"]
+    [port] = [str(each["port"]) for each in scraping["dns_sd_configs"] if each["names"] == ["worker"]]
+    compose = yaml_documents(PROJECT_ROOT / "docker-compose.yml")[0]["services"]["worker"]
+    assert compose["environment"]["WORKER_METRICS_PORT"] == port
+    unit = (DEPLOY / "systemd/image-classifier-worker.service").read_text()
+    assert f"\nEnvironment=WORKER_METRICS_PORT={port}\n" in unit
+    pod = yaml_documents(DEPLOY / "kubernetes/worker.yaml")[0]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    assert {"name": "WORKER_METRICS_PORT", "value": port} in container["env"]
+    assert [str(each["containerPort"]) for each in container["ports"]] == [port]
+    assert pod["metadata"]["annotations"] == {"prometheus.io/scrape": "true", "prometheus.io/port": port}
+    policies = yaml_documents(DEPLOY / "kubernetes/network-policy.yaml")
+    [policy] = [each["spec"] for each in policies if each["metadata"]["name"] == "image-classifier-worker"]
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": int(port)}]}]
+
+
 def test_the_alerts_fire_when_they_should() -> None:
     promtool("test", "rules", "rules_test.yml", cwd=PROMETHEUS)
 
