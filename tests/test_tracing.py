@@ -21,6 +21,8 @@ from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.servers.waiting import wait_until
+from tests.test_task_workers import Service, wait_for_workers, worker
 
 CHECK = "/api/v1/classify/check-cache"
 USER = "a-user-whom-no-trace-names"
@@ -135,6 +137,37 @@ def test_one_trace_shows_cache_model_and_commit(
     for secret in (USER, "secret-token", str(model_server.api_key), environment["LLM_BASE_URL"]):
         assert secret.encode() not in receiver.raw
     assert photo[100:124] not in receiver.raw
+
+
+def test_a_task_is_a_trace_of_its_own_in_the_worker_that_runs_it(
+    environment: dict[str, str], receiver: Receiver, model_server: FakeModelServer
+) -> None:
+    outside = {**environment, "TASK_WORKERS": "outside", "WEB_CONCURRENCY": "1"}
+    model_server.script(failure(401))
+    with traced(outside, receiver) as (process, url), httpx2.Client(base_url=url, timeout=60) as client:
+        service = Service(client)
+        with worker({**outside, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}) as worker_process:
+            wait_for_workers(worker_process)
+            task_id = service.ask(service.upload(343))
+            wait_until(lambda: service.task(task_id)["status"] == "completed", "the task")
+            again_id = service.ask(service.upload(343))
+            wait_until(lambda: service.task(again_id)["status"] == "completed", "the next task of this picture")
+            end(worker_process)
+        end(process)
+    tasks = sorted((span for span in receiver.spans if span.name == "task"), key=_began)
+    asked = ["  cache.look_up", "  cache.look_up", "  cache.look_up_and_lease", "  photo.prepare", "  model.call"]
+    assert [receiver.tree(task) for task in tasks] == [
+        ["task", *asked, "    model.attempt"],
+        ["task", *asked, "    model.attempt", "  cache.save", "  commit", "  result.save"],
+        ["task", "  cache.look_up", "  commit", "  result.save"],
+    ]
+    assert [attributes(task)["task_id"] for task in tasks] == [task_id, task_id, again_id]
+    assert [attributes(task)["attempt"] for task in tasks] == ["1", "2", "1"]
+    assert [attributes(task).get("error.type") for task in tasks] == ["model_authentication_failed", None, None]
+    asking = [attributes(each).get("task_id") for each in receiver.requests() if each.name.endswith("/inference/async")]
+    assert asking == [task_id, again_id]
+    assert all(not task.parent_span_id for task in tasks)
+    assert len({task.trace_id for task in tasks}) == len(tasks)
 
 
 def test_an_error_stands_in_the_span_that_it_leaves(

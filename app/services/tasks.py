@@ -14,7 +14,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app import metrics
+from app import metrics, tracing
 from app.clock import utc_now
 from app.database.account_tables import InferenceTask, LibraryImage, User
 from app.database.transactions import read, write
@@ -112,6 +112,8 @@ class TaskService:
         except IntegrityError:
             # The image, or its owner, went at this very moment.
             raise ImageNotFound from None
+        # The task is a trace of its own; this is the way to it from the request's.
+        tracing.describe(task_id=task_id)
         await self._announce(task_id)
         self._on_change()
         return task
