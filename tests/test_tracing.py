@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,6 +198,15 @@ def test_without_a_receiver_the_service_works_and_says_what_is_missing(environme
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {0, 128 + signal.SIGTERM}
         assert "opentelemetry" in process.output()
+
+
+def test_a_receiver_that_takes_and_says_nothing_holds_up_no_end(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        receiver = Receiver(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with traced({**environment, "OTEL_EXPORTER_OTLP_TIMEOUT": "100"}, receiver) as (process, url):
+            assert httpx2.get(f"{url}/api/v1/stats/today", timeout=30).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) in {0, 128 + signal.SIGTERM}
 
 
 @pytest.mark.parametrize("wrong", ["localhost:4318", "ftp://localhost", "http://"])
