@@ -9,6 +9,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from app.config_logs import LogFormat
 if TYPE_CHECKING:
     from loguru import Record
 
+# Marks what a log file has to say of itself.
+_NOT_IN_FILES = "not_in_files"
 LINE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS!UTC}Z {level:<7} {extra[request_id]} {name} {message}"
 
 
@@ -32,8 +35,13 @@ class _ToLoguru(logging.Handler):
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - the text does not fit its arguments; who logs must not fail of it
+            self.handleError(record)
+            return
         named = logger.patch(lambda line: line.update({"name": record.name}))
-        named.opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+        named.opt(exception=record.exc_info).log(level, "{}", message)
 
 
 def _hide_query(record: logging.LogRecord) -> None:
@@ -47,13 +55,34 @@ class _DailyFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lines_missing = 0
         folder.mkdir(parents=True, exist_ok=True)
+        # A folder in which nothing can be written is told at the start.
+        self._open().close()
 
     def write(self, line: str) -> None:
-        # One write in append mode: lines of several processes do not mix, and a new day needs no rotation.
+        # Told once, elsewhere: loguru would tell of each line at length, just when a disk is full.
+        elsewhere = logger.bind(**{_NOT_IN_FILES: True})
+        try:
+            # One write in append mode: lines of several processes do not mix, and a new day needs no rotation.
+            with self._open() as file:
+                file.write(line.encode("utf-8", "replace"))
+        except OSError as error:
+            if not self._lines_missing:
+                elsewhere.error("the log file in {} cannot be written: {}", self._folder, error.strerror)
+            self._lines_missing += line.count("\n")
+            return
+        if self._lines_missing:
+            missing, self._lines_missing = self._lines_missing, 0
+            elsewhere.warning("the log file in {} is written again; {} lines are missing in it", self._folder, missing)
+
+    def _open(self) -> FileIO:
         path = self._folder / f"image-classifier-{datetime.now(UTC):%Y-%m-%d}.log"
-        with path.open("ab", buffering=0) as file:
-            file.write(line.encode("utf-8", "replace"))
+        return path.open("ab", buffering=0)
+
+
+def _belongs_into_files(record: "Record") -> bool:
+    return _NOT_IN_FILES not in record["extra"]
 
 
 def log_format(settings: Settings) -> LogFormat:
@@ -64,7 +93,11 @@ def log_format(settings: Settings) -> LogFormat:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send all logs to standard error, and to daily files when LOG_DIR is set."""
+    """Send all logs to standard error, and to daily files when LOG_DIR is set.
+
+    Raises:
+        SystemExit: LOG_DIR cannot be used.
+    """
     line: Any = _json_line if log_format(settings) is LogFormat.JSON else LINE_FORMAT
     options: dict[str, Any] = {
         "level": "DEBUG" if settings.debug else "INFO",
@@ -76,7 +109,11 @@ def configure_logging(settings: Settings) -> None:
     logger.configure(extra={"request_id": "-"})
     logger.add(sys.stderr, **options)
     if settings.log.folder is not None:
-        logger.add(_DailyFile(settings.log.folder).write, **options)
+        try:
+            file = _DailyFile(settings.log.folder)
+        except OSError as error:
+            raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
+        logger.add(file.write, filter=_belongs_into_files, **options)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.INFO, force=True)
     for name in ("uvicorn", "uvicorn.error", "gunicorn.error"):
         logging.getLogger(name).handlers = []

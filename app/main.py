@@ -82,10 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with on_leaving(resources.task_events.end_streams), on_leaving(resources.dashboard.end_streams):
                 yield
 
-    try:
-        configure_logging(settings)
-    except OSError as error:
-        raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
+    configure_logging(settings)
     app = FastAPIOffline(
         title="Image Classifier",
         version=VERSION,

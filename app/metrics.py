@@ -88,6 +88,15 @@ MONEY_SAVED = _counter("money_saved_total", "COST_PER_API_CALL for each answer o
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
+# Of the whole installation, whoever is asked: whoever answers a scrape asks the database, and what it says last counts.
+TASKS_UNFINISHED = Gauge(
+    f"{PREFIX}_tasks_unfinished",
+    "Tasks that wait or run, of all instances together.",
+    ("status",),
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+
 PROCESSES = _sum_gauge("processes", "Processes that serve.")
 PROCESS_CPU_SECONDS = _counter("process_cpu_seconds_total", "CPU time of these processes, in seconds.")
 PROCESS_RESIDENT_BYTES = _sum_gauge("process_resident_bytes", "Memory of these processes (RSS), in bytes.")
@@ -142,6 +151,15 @@ def count_request(method: str, route: str, status: int, outcome: str, seconds: f
         _flush_soon()
 
 
+def show_model(provider: str, model: str) -> None:
+    """Show the series of a model from its start: Prometheus misses the growth of one that is born with an event."""
+    MODEL_CALLS.labels(provider, model, "ok")
+    MODEL_CALL_SECONDS.labels(provider)
+    MODEL_RETRIES.labels(provider)
+    for direction in ("input", "output"):
+        MODEL_TOKENS.labels(provider, direction)
+
+
 def flush() -> None:
     """Hand over what was counted; in the event loop, at the end of the service too."""
     global _timer  # noqa: PLW0603 - the tally is the process's, like the metrics
@@ -154,7 +172,9 @@ def flush() -> None:
         _add(seconds, times)
     _requests.clear()
     for counter, amount in _counts.items():
-        counter.inc(amount)
+        # A plugin may report less than nothing, which a counter refuses: nothing else shall wait behind it for ever.
+        if amount > 0:
+            counter.inc(amount)
     _counts.clear()
     for histogram, values in _values.items():
         _add(histogram, values)

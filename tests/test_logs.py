@@ -133,6 +133,12 @@ async def test_other_lines_are_objects_too_with_the_traceback_inside(
     assert {line["request_id"] for line in written} == {"-"}
 
 
+def test_a_library_that_logs_nonsense_is_not_disturbed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings)
+    logging.getLogger("uvicorn.error").warning("%d", "no number")
+    assert "no number" in capsys.readouterr().err
+
+
 async def test_nobody_forges_what_stands_before_the_user(
     capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:

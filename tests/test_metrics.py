@@ -179,6 +179,41 @@ async def test_look_ups_that_share_a_query_are_counted_one_by_one(
         assert await growth.of("cache_lookups_total", layer="miss") == 1
 
 
+async def test_every_look_up_under_load_is_counted_once_wherever_the_entry_was(
+    service: httpx2.AsyncClient, settings: Settings, redis_url: str
+) -> None:
+    photos = [jpeg_photo(350 + number, 200) for number in range(8)]
+    for photo in photos:
+        await service.post("/api/v1/classify", files={"image": photo})
+    cache = CacheSettings.model_validate({"memory_entries": 0, "redis_url": redis_url})
+    with_redis = settings.model_copy(update={"cache": cache})
+    limits = httpx2.Limits(max_connections=40)
+    async with serving(create_app(with_redis)) as url, httpx2.AsyncClient(base_url=url, limits=limits) as other:
+
+        async def ask(number: int) -> None:
+            photo = photos[number % len(photos)]
+            if number % 3:
+                body = {"image_hash": hashlib.sha256(photo).hexdigest()}
+                answer = await other.post("/api/v1/classify/check-cache", json=body, timeout=60)
+            else:
+                answer = await other.post("/api/v1/classify", files={"image": photo}, timeout=60)
+            assert answer.raise_for_status().json().get("cached", True)
+
+        growth = await Growth.begin(other)
+        await asyncio.gather(*(ask(number) for number in range(300)))
+        uploads = 100
+        in_database, in_redis = [await growth.of("cache_lookups_total", layer=layer) for layer in ("database", "redis")]
+        # An upload that finds another one of its photo under way waits for it without a look-up.
+        assert 300 - uploads <= in_database + in_redis <= 300
+        assert in_redis > in_database > 0
+        assert await growth.of("cache_lookups_total", layer="miss") == 0
+        assert await growth.of("commit_rows_sum") == 300
+        before = in_redis
+        for number in range(30):
+            await ask(number)
+        assert await growth.of("cache_lookups_total", layer="redis") == before + 30
+
+
 async def test_failures_retries_and_the_breaker_are_counted(
     service: httpx2.AsyncClient, growth: Growth, model_server: FakeModelServer, settings: Settings
 ) -> None:
@@ -250,6 +285,18 @@ async def test_what_was_counted_shows_without_a_request_after_a_moment() -> None
     assert counter._value.get() == before
     await asyncio.sleep(3 * metrics.FLUSH_SECONDS)
     assert counter._value.get() == before + 2
+
+
+async def test_a_figure_that_cannot_be_added_costs_no_other_one() -> None:
+    metrics.flush()
+    before = metrics.TASKS_RETRIED._value.get(), metrics.COMMIT_ROWS._sum.get()
+    # As a plugin might have it.
+    metrics.count(metrics.TASKS_FAILED, -1)
+    metrics.count(metrics.TASKS_RETRIED)
+    metrics.observe(metrics.COMMIT_ROWS, 1)
+    for _ in range(2):
+        metrics.flush()
+    assert (metrics.TASKS_RETRIED._value.get(), metrics.COMMIT_ROWS._sum.get()) == (before[0] + 1, before[1] + 1)
 
 
 async def test_many_values_are_put_into_the_right_buckets() -> None:

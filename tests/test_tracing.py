@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.servers.waiting import wait_until
+from tests.test_task_workers import Service, wait_for_workers, worker
 
 CHECK = "/api/v1/classify/check-cache"
 USER = "a-user-whom-no-trace-names"
@@ -137,6 +140,37 @@ def test_one_trace_shows_cache_model_and_commit(
     assert photo[100:124] not in receiver.raw
 
 
+def test_a_task_is_a_trace_of_its_own_in_the_worker_that_runs_it(
+    environment: dict[str, str], receiver: Receiver, model_server: FakeModelServer
+) -> None:
+    outside = {**environment, "TASK_WORKERS": "outside", "WEB_CONCURRENCY": "1"}
+    model_server.script(failure(401))
+    with traced(outside, receiver) as (process, url), httpx2.Client(base_url=url, timeout=60) as client:
+        service = Service(client)
+        with worker({**outside, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}) as worker_process:
+            wait_for_workers(worker_process)
+            task_id = service.ask(service.upload(343))
+            wait_until(lambda: service.task(task_id)["status"] == "completed", "the task")
+            again_id = service.ask(service.upload(343))
+            wait_until(lambda: service.task(again_id)["status"] == "completed", "the next task of this picture")
+            end(worker_process)
+        end(process)
+    tasks = sorted((span for span in receiver.spans if span.name == "task"), key=_began)
+    asked = ["  cache.look_up", "  cache.look_up", "  cache.look_up_and_lease", "  photo.prepare", "  model.call"]
+    assert [receiver.tree(task) for task in tasks] == [
+        ["task", *asked, "    model.attempt"],
+        ["task", *asked, "    model.attempt", "  cache.save", "  commit", "  result.save"],
+        ["task", "  cache.look_up", "  commit", "  result.save"],
+    ]
+    assert [attributes(task)["task_id"] for task in tasks] == [task_id, task_id, again_id]
+    assert [attributes(task)["attempt"] for task in tasks] == ["1", "2", "1"]
+    assert [attributes(task).get("error.type") for task in tasks] == ["model_authentication_failed", None, None]
+    asking = [attributes(each).get("task_id") for each in receiver.requests() if each.name.endswith("/inference/async")]
+    assert asking == [task_id, again_id]
+    assert all(not task.parent_span_id for task in tasks)
+    assert len({task.trace_id for task in tasks}) == len(tasks)
+
+
 def test_an_error_stands_in_the_span_that_it_leaves(
     environment: dict[str, str], receiver: Receiver, model_server: FakeModelServer
 ) -> None:
@@ -164,6 +198,15 @@ def test_without_a_receiver_the_service_works_and_says_what_is_missing(environme
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {0, 128 + signal.SIGTERM}
         assert "opentelemetry" in process.output()
+
+
+def test_a_receiver_that_takes_and_says_nothing_holds_up_no_end(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        receiver = Receiver(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with traced({**environment, "OTEL_EXPORTER_OTLP_TIMEOUT": "100"}, receiver) as (process, url):
+            assert httpx2.get(f"{url}/api/v1/stats/today", timeout=30).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) in {0, 128 + signal.SIGTERM}
 
 
 @pytest.mark.parametrize("wrong", ["localhost:4318", "ftp://localhost", "http://"])

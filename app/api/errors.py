@@ -24,10 +24,18 @@ from app.errors import (
     NotFound,
     PayloadTooLarge,
     ServerBusy,
+    TooManyLogins,
+    TooManyStreams,
+    TooManyTasks,
 )
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 from app.services.error_totals import count_error
 
+# Whom we refuse for want of room, or because they come too often.
+REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyTasks, TooManyStreams)
+for refusal in REFUSALS:
+    # Shown from the start: Prometheus takes a series that is born with its first event for one that has not grown.
+    metrics.REFUSED_REQUESTS.labels(refusal.code)
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
 # For one that lasts until somebody changes a setting.
@@ -63,7 +71,7 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
 
 def log_error(error: AppError) -> None:
     """Log and count what is not the caller's fault, and count whom we refuse for want of room."""
-    if isinstance(error, (ServerBusy, ModelBusy)) or error.status == HTTPStatus.TOO_MANY_REQUESTS:
+    if isinstance(error, REFUSALS):
         metrics.count(metrics.REFUSED_REQUESTS.labels(error.code))
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         count_error(error.code)

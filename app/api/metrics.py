@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from app import metrics
+from app.api.dependencies import TasksDep
 from app.metrics_files import locked_folder
 
 METRICS_PATH = "/metrics"
@@ -20,8 +21,9 @@ router = APIRouter()
 
 
 @router.get(METRICS_PATH, include_in_schema=False)
-async def show_metrics(request: Request) -> Response:
+async def show_metrics(request: Request, tasks: TasksDep) -> Response:
     """Return the figures; this request is not among them."""
+    await tasks.show_unfinished()
     # What this process has just answered is among them; the other ones are a tenth of a second late.
     metrics.flush()
     # Reading the files of many workers takes some milliseconds.

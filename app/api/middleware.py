@@ -25,7 +25,7 @@ _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
 LOGGED_PATH_MAX_LENGTH = 200
-# Of what is no route of the API: unknown addresses, pages and their files, redirects.
+# Of what has no route: unknown addresses, the files of pages, redirects, preflights.
 OTHER_ROUTE = "other"
 
 

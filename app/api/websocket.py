@@ -65,6 +65,7 @@ async def watch_tasks(websocket: WebSocket) -> None:
     except InvalidRequest as error:
         await _close(websocket, INVALID_REQUEST, error.code)
     except TooManyStreams as error:
+        log_error(error)
         await _close(websocket, TOO_MANY, error.code)
     except AppError as error:
         log_error(error)

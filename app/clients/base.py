@@ -105,6 +105,7 @@ class ModelClient(ABC):
 
     async def start(self) -> None:
         """Make ready for the first call (load weights, open connections)."""
+        metrics.show_model(self.provider, self.model)
         self._show_breaker()
         await self._start()
 

@@ -14,7 +14,4 @@ class SharedLogger(Logger):  # type: ignore[misc]  # it comes without types
     def setup(self, cfg: Any) -> None:
         """Read gunicorn's settings, then take its handlers away."""
         super().setup(cfg)
-        try:
-            configure_logging(load_settings())
-        except OSError as error:
-            raise SystemExit(f"LOG_DIR cannot be used: {error}") from None
+        configure_logging(load_settings())

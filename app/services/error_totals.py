@@ -93,6 +93,10 @@ class ErrorTotals:
             logger.debug("statistics: errors are not counted yet ({})", error.code)
             _counts.update(counts)
             return False
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next write must come
+            logger.warning("statistics: errors cannot be counted ({})", type(error).__name__)
+            _counts.update(counts)
+            return False
         except BaseException:
             _counts.update(counts)
             raise

@@ -28,6 +28,7 @@ from app.services.library_rows import LibraryImage
 from app.services.model_catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
 from app.services.request_record import RequestRecord, user_id_of_account
 from app.services.request_recorder import RequestRecorder
+from app.tracing import span
 
 # A picture is in memory while it is looked at; until there is room, it stays in the storage.
 MEMORY_TIMEOUT_SECONDS = 30.0
@@ -130,7 +131,8 @@ class InferenceService:
                 request_id=answer.request_id,
                 created_at=answer.answered_at,
             )
-            return await self.results.store(account_id, image.sha256, finding, on_saved)
+            with span("result.save"):
+                return await self.results.store(account_id, image.sha256, finding, on_saved)
 
         if client is self._models.service_client:
             answer = await self._classify(image, caller)

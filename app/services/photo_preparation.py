@@ -18,6 +18,9 @@ class PhotoPreparer:
     def __init__(self, decoder: ThreadPoolExecutor, settings: ImageSettings) -> None:
         self._decoder = decoder
         self._settings = settings
+        for each in settings.allowed_formats:
+            # As the other counters: there from the start.
+            metrics.IMAGES.labels(each.value)
 
     def inspect(self, data: bytes) -> photo.PhotoInfo:
         """Return what the header says; no pixel is decoded.

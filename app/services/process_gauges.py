@@ -4,6 +4,7 @@ A scrape is answered by one worker, which cannot look into the others: each writ
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -35,7 +36,9 @@ class ProcessGauges:
         metrics.LOG_QUEUE_LIMIT_ROWS.set(MAX_PENDING_ROWS)
         metrics.DATABASE_CONNECTIONS_LIMIT.set(self._connections_limit)
         while True:
-            self.refresh()
+            # No file can be opened when connections have taken all descriptors; that must not be the end of the rest.
+            with contextlib.suppress(OSError):
+                self.refresh()
             await asyncio.sleep(REFRESH_SECONDS)
 
     def refresh(self) -> None:

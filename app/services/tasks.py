@@ -3,19 +3,22 @@
 The row is the task. Whoever runs it is woken by its id, and finds it also when that message is lost.
 """
 
+import asyncio
+import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics, tracing
 from app.clock import utc_now
 from app.database.account_tables import InferenceTask, LibraryImage, User
 from app.database.transactions import read, write
-from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
+from app.errors import AppError, ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.services.task_record import (
     UNFINISHED,
     Task,
@@ -30,6 +33,8 @@ from app.services.task_record import (
 # Of one account; the oldest due task of all accounts is run first, so everybody waits behind them.
 MAX_UNFINISHED = 1000
 TOO_MANY_RETRY_AFTER_SECONDS = 10
+# Prometheus waits 10 s for all figures, and wants the others just when the database is away.
+GAUGE_TIMEOUT_SECONDS = 1.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -107,6 +112,8 @@ class TaskService:
         except IntegrityError:
             # The image, or its owner, went at this very moment.
             raise ImageNotFound from None
+        # The task is a trace of its own; this is the way to it from the request's.
+        tracing.describe(task_id=task_id)
         await self._announce(task_id)
         self._on_change()
         return task
@@ -132,6 +139,27 @@ class TaskService:
             return TaskPage([task_of(row) for row in await connection.execute(query)], total or 0)
 
         return await read(self._engine, select_page)
+
+    async def show_unfinished(self) -> None:
+        """Put into the metrics how many tasks wait and run; NaN where the database does not tell within a second."""
+        query = (
+            select(InferenceTask.status, func.count())
+            .where(InferenceTask.status.in_([status.value for status in UNFINISHED]))
+            .group_by(InferenceTask.status)
+        )
+
+        async def count(connection: AsyncConnection) -> dict[str, int]:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+        absent = 0.0
+        counted: dict[str, int] = {}
+        try:
+            async with asyncio.timeout(GAUGE_TIMEOUT_SECONDS):
+                counted = await read(self._engine, count, max_attempts=1)
+        except (AppError, SQLAlchemyError, OSError):
+            absent = math.nan
+        for status in UNFINISHED:
+            metrics.TASKS_UNFINISHED.labels(status.value).set(counted.get(status.value, absent))
 
     async def cancel(self, account_id: int, task_id: str) -> Task:
         """Cancel a task that has not begun, or that waits for its next attempt.

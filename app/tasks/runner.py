@@ -166,7 +166,7 @@ class TaskRunner:
 
     async def _execute(self, task: Task) -> None:
         try:
-            with span("task", attempt=task.attempts):
+            with span("task", task_id=task.id, attempt=task.attempts):
                 on_saved = partial(self._complete, task)
                 await self._inference.infer(
                     task.user_id, task.image_id, task.model_name, task_id=task.id, on_saved=on_saved

@@ -11,6 +11,7 @@ import pytest
 from loguru import logger
 
 import app.errors
+from app.api.errors import REFUSALS
 from app.errors import AppError, NotFound
 from app.services.stats import StatsService
 from tests.api.test_classify import error_code
@@ -167,3 +168,7 @@ async def test_a_path_cannot_forge_log_lines(api: httpx2.AsyncClient) -> None:
     assert "access GET /api/v1/x%0A2026" in line
     assert "\x1b" not in line
     assert len(line) < 350
+
+
+def test_every_refusal_of_those_who_come_too_often_is_counted_as_one() -> None:
+    assert {error for error in all_errors(AppError) if error.status == 429} <= set(REFUSALS)

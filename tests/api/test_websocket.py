@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from app import metrics
 from app.api import websocket as endpoint
 from app.clock import utc_now
 from app.services import task_events, task_listener
@@ -251,6 +252,12 @@ async def test_who_does_not_read_is_closed_and_nobody_waits_for_it(
         assert await read_ids(back, BIG_EVENTS - len(received)) == ids[len(received) :]
 
 
+def refusals() -> float:
+    """How many of either kind `/metrics` says were refused."""
+    metrics.flush()
+    return float(metrics.REFUSED_REQUESTS.labels("too_many_streams")._value.get())
+
+
 async def test_nobody_has_more_than_so_many_sockets(
     service: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,8 +271,10 @@ async def test_nobody_has_more_than_so_many_sockets(
             await read(others)
             lines = stream.aiter_lines()
             await anext(lines)
+            refused = refusals()
             async with socket(service, f"?token={token}") as third:
                 assert await close_code(third) == (4429, "too_many_streams")
+            assert refusals() == refused + 1
             answer = await service.get(events, headers=bearer(token))
             assert code(answer) == (429, "too_many_streams")
             assert int(answer.headers["Retry-After"]) > 0

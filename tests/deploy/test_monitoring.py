@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
@@ -15,6 +16,7 @@ import pytest
 from app.config import PROJECT_ROOT
 from tests.deploy.tools import DEPLOY, run_program, yaml_documents
 from tests.fakes.images import jpeg_photo
+from tests.servers.processes import answers_http, free_port, start_process
 
 PROMETHEUS = DEPLOY / "prometheus"
 GRAFANA = DEPLOY / "grafana"
@@ -62,6 +64,24 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 def test_prometheus_takes_configuration_and_rules() -> None:
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_task_workers_show_their_figures_where_prometheus_looks() -> None:
+    [scraping] = yaml_documents(PROMETHEUS / "prometheus.yml")[0]["scrape_configs"]
+    [port] = [str(each["port"]) for each in scraping["dns_sd_configs"] if each["names"] == ["worker"]]
+    compose = yaml_documents(PROJECT_ROOT / "docker-compose.yml")[0]["services"]["worker"]
+    assert compose["environment"]["WORKER_METRICS_PORT"] == port
+    unit = (DEPLOY / "systemd/image-classifier-worker.service").read_text()
+    assert f"\nEnvironment=WORKER_METRICS_PORT={port}\n" in unit
+    pod = yaml_documents(DEPLOY / "kubernetes/worker.yaml")[0]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    assert {"name": "WORKER_METRICS_PORT", "value": port} in container["env"]
+    assert [str(each["containerPort"]) for each in container["ports"]] == [port]
+    assert pod["metadata"]["annotations"] == {"prometheus.io/scrape": "true", "prometheus.io/port": port}
+    policies = yaml_documents(DEPLOY / "kubernetes/network-policy.yaml")
+    [policy] = [each["spec"] for each in policies if each["metadata"]["name"] == "image-classifier-worker"]
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": int(port)}]}]
 
 
 def test_the_alerts_fire_when_they_should() -> None:
@@ -116,6 +136,28 @@ async def test_every_metric_that_is_asked_for_is_exposed(api: httpx2.AsyncClient
             elif name in labels and not asked <= labels[name]:
                 without_label.add((name, *asked - labels[name]))
     assert (unknown, without_label) == (set(), set())
+
+
+def test_a_service_that_nobody_has_asked_shows_every_series_that_is_asked_for(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """What is born with its first event is growth that Prometheus does not see."""
+    port = free_port()
+    with start_process(
+        [sys.executable, "-m", "app"],
+        ready=lambda: answers_http(port, "/api/v1/health/live"),
+        env={**environment, "APP_PORT": str(port)},
+        cwd=PROJECT_ROOT,
+    ):
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).raise_for_status().text
+    shown = set(re.findall(r"^(\w+)", text, re.MULTILINE))
+    asked = {
+        name for text in [*dashboard_expressions(), *(rule["expr"] for rule in RULES)] for name, _ in selectors(text)
+    }
+    assert asked - RECORDED - OF_PROMETHEUS - shown == set()
+    assert 'image_classifier_model_calls_total{model="test-vision",outcome="ok",provider="custom"} 0.0' in text
+    for code in ("server_busy", "model_busy", "too_many_logins", "too_many_tasks", "too_many_streams"):
+        assert f'image_classifier_refused_requests_total{{code="{code}"}} 0.0' in text
 
 
 def test_the_dashboard_is_laid_out_without_overlap() -> None:

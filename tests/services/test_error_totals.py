@@ -98,6 +98,29 @@ async def test_errors_wait_for_a_database_that_is_away(settings: Settings, engin
     assert error_totals._counts == {}
 
 
+async def test_an_error_that_nobody_foresaw_is_tried_again(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = 0
+
+    def upsert(*_: object, **__: object) -> str:
+        nonlocal broken
+        broken += 1
+        return "NONSENSE"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(error_totals, "upsert_sums", upsert)
+        async with writing(engine):
+            count_error("model_timeout")
+
+            async def were_tried() -> bool:
+                return broken > 1
+
+            await until(were_tried, "a second try")
+            patch.undo()
+            await until_written(engine, 1)
+
+
 async def test_no_more_is_kept_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error_totals, "MAX_COUNTS", 2)
     for code in ("a", "b", "c", "a"):

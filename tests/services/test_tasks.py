@@ -1,15 +1,20 @@
 """What a task is: its states, who may change it, and an event for each change."""
 
 import asyncio
+import math
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import metrics
 from app.clock import utc_now
+from app.config import Settings
 from app.database.account_tables import InferenceTask, TaskEvent
+from app.database.engine import create_engine
 from app.database.transactions import write
 from app.errors import (
     ImageNotFound,
@@ -244,6 +249,35 @@ async def test_somebody_elses_things_do_not_exist(engine: AsyncEngine) -> None:
         with pytest.raises(TaskNotFound):
             await tasks.get(who, task_id)
     assert await tasks.page(other_id, skip=0, limit=10, status=None) == ([], 0)
+
+
+def shown_unfinished() -> dict[str, float]:
+    """What `/metrics` says of them."""
+    return {status: metrics.TASKS_UNFINISHED.labels(status)._value.get() for status in ("pending", "processing")}
+
+
+async def test_what_is_not_finished_is_shown_by_status(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    tasks = tasks_on(engine)
+    await tasks.show_unfinished()
+    assert shown_unfinished() == {"pending": 0, "processing": 0}
+    _, running, cancelled = [await tasks.submit(user_id, image_id, "dummy") for _ in range(3)]
+    await tasks.cancel(user_id, cancelled.id)
+    (claimed,) = await runs_on(engine).claim([running.id])
+    await tasks.show_unfinished()
+    assert shown_unfinished() == {"pending": 1, "processing": 1}
+    await run(engine, claimed)
+    await tasks.show_unfinished()
+    assert shown_unfinished() == {"pending": 1, "processing": 0}
+
+
+async def test_what_a_database_that_is_away_does_not_say_is_no_number(tmp_path: Path) -> None:
+    away = create_engine(Settings(data_dir=tmp_path / "missing" / "folder"))
+    try:
+        await tasks_on(away).show_unfinished()
+        assert all(math.isnan(number) for number in shown_unfinished().values())
+    finally:
+        await away.dispose()
 
 
 async def test_pages(engine: AsyncEngine) -> None:
