@@ -11,14 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.cli.photos import MAX_EDGE, UnreadablePhoto, compress, find_photos
 from tests.cli.running import run
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_server import FakeModelServer
-
-GPS_IFD = 0x8825
-ORIENTATION = 0x0112
-ROTATED_LEFT = 6
 
 
 @pytest.fixture
@@ -32,33 +27,6 @@ def album(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("no photo")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     return folder
-
-
-def test_photos_are_found_in_order_once_and_without_hidden_files(album: Path) -> None:
-    found = [path.relative_to(album).as_posix() for path in find_photos([album, album / "a.jpg"])]
-    assert found == ["2024/again.jpg", "2024/c.webp", "a.jpg", "b.png", "broken.jpg"]
-
-
-def test_a_photo_is_shrunk_turned_upright_and_stripped(tmp_path: Path) -> None:
-    path = tmp_path / "phone.jpg"
-    exif = Image.Exif()
-    exif[ORIENTATION] = ROTATED_LEFT
-    exif.get_ifd(GPS_IFD)[1] = "N"
-    Image.new("RGB", (4000, 3000), "orange").save(path, exif=exif)
-    photo = compress(path)
-    with Image.open(io.BytesIO(photo.jpeg)) as image:
-        assert image.size == (MAX_EDGE * 3 // 4, MAX_EDGE)
-        assert not image.getexif()
-    assert photo == compress(path)
-    assert photo.original_bytes == path.stat().st_size
-
-
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 no more"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "file.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UnreadablePhoto):
-        compress(path)
 
 
 async def test_a_folder_is_uploaded_once_and_never_again(
