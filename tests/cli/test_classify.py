@@ -64,12 +64,16 @@ async def test_a_folder_is_uploaded_once_and_never_again(
     assert figures["cache"]["total_cached_images"] == 3
 
 
-async def test_a_service_that_cannot_be_reached_fails_each_photo_with_words(album: Path, tmp_path: Path) -> None:
-    (album / "broken.jpg").unlink()
-    done = await run("classify", album / "a.jpg", "--server", "http://127.0.0.1:9", cwd=tmp_path)
+async def test_a_service_that_cannot_be_reached_is_told_at_once_and_once(album: Path, tmp_path: Path) -> None:
+    server = "http://user:hunter2@127.0.0.1:9"
+    done = await run("classify", album, "--server", server, "--concurrency", "1", cwd=tmp_path)
     assert done.status == 1
-    assert "unreachable" in done.messages
-    assert (await run("stats", "--server", "http://127.0.0.1:9", cwd=tmp_path)).status == 1
+    assert "again.jpg: unreachable: http://127.0.0.1:9 cannot be reached" in done.messages
+    assert "4 of 5 photos were not classified" in done.messages
+    figures = await run("stats", "--server", server, cwd=tmp_path)
+    assert figures.status == 1
+    assert "unreachable" in figures.messages
+    assert "hunter2" not in done.messages + figures.messages
 
 
 async def test_a_busy_service_is_asked_again_after_the_pause_it_names(album: Path, tmp_path: Path) -> None:
@@ -117,11 +121,18 @@ async def test_ctrl_c_shows_what_was_done(album: Path, tmp_path: Path) -> None:
             interrupt_when=second_photo_is_asked_about,
         )
     assert done.status == 130, done.messages
-    assert "Stopped" in done.messages
+    assert "Waiting for the uploads under way" in done.messages
+    assert "Stopped; 3 of 5 photos were not classified" in done.messages
     assert 1 <= json.loads(done.output)["summary"]["photos"] < 5
 
 
 async def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
     assert (await run("classify", tmp_path / "nowhere", cwd=tmp_path)).status == 2
     assert (await run("classify", tmp_path, "--json", "--csv", cwd=tmp_path)).status == 2
+    for server in ("photos.example.com", "http://[::1", "ftp://photos.example.com", ""):
+        done = await run("stats", "--server", server, cwd=tmp_path)
+        assert (done.status, "Traceback" in done.messages) == (2, False)
+    assert (await run("classify", tmp_path, "--user-id", "a\nb", cwd=tmp_path)).status == 2
+    nothing = await run("classify", tmp_path, cwd=tmp_path)
+    assert (nothing.status, nothing.messages) == (0, "There are no photos.\n")
     assert (await run("--version", cwd=tmp_path)).output.startswith("image-classifier ")
