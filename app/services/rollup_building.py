@@ -72,6 +72,15 @@ async def build_rollups(engine: AsyncEngine, zone: ZoneInfo) -> None:
             await asyncio.sleep(RETRY_SECONDS)
 
 
+async def totals_are_built(engine: AsyncEngine) -> bool:
+    """Whether all rows of the log are summed up, so that old ones may be deleted.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be used.
+    """
+    return (await read(engine, _read_state)).get(_TOTALS) == _COMPLETE
+
+
 def _is_built(state: Mapping[str, str], zone: ZoneInfo) -> bool:
     return state.get(_TOTALS) == _COMPLETE and state.get(_ZONE) == zone.key
 
