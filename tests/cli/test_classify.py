@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from app.cli.main import cli
 from tests.cli.running import run
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_server import FakeModelServer
@@ -126,13 +128,26 @@ async def test_ctrl_c_shows_what_was_done(album: Path, tmp_path: Path) -> None:
     assert 1 <= json.loads(done.output)["summary"]["photos"] < 5
 
 
-async def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
-    assert (await run("classify", tmp_path / "nowhere", cwd=tmp_path)).status == 2
-    assert (await run("classify", tmp_path, "--json", "--csv", cwd=tmp_path)).status == 2
-    for server in ("photos.example.com", "http://[::1", "ftp://photos.example.com", ""):
-        done = await run("stats", "--server", server, cwd=tmp_path)
-        assert (done.status, "Traceback" in done.messages) == (2, False)
-    assert (await run("classify", tmp_path, "--user-id", "a\nb", cwd=tmp_path)).status == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify", "nowhere"],
+        ["classify", ".", "--json", "--csv"],
+        ["classify", ".", "--user-id", "a\nb"],
+        ["classify", ".", "--concurrency", "65"],
+        ["stats", "--server", "photos.example.com"],
+        ["stats", "--server", "http://[::1"],
+        ["stats", "--server", "ftp://photos.example.com"],
+        ["stats", "--server", ""],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
+    assert "Invalid value" in done.stderr
+
+
+async def test_without_photos_nothing_is_asked(tmp_path: Path) -> None:
     nothing = await run("classify", tmp_path, cwd=tmp_path)
     assert (nothing.status, nothing.messages) == (0, "There are no photos.\n")
     assert (await run("--version", cwd=tmp_path)).output.startswith("image-classifier ")
