@@ -62,6 +62,19 @@ def test_a_floor_imports_only_what_it_may_know(floor: str) -> None:
     assert wrong == []
 
 
+def test_the_service_does_not_know_its_command_line() -> None:
+    others = set(APP.rglob("*.py")) - set(files_of("cli"))
+    wrong = [path for path in others if any(f"{module}.".startswith("app.cli.") for module in imported_modules(path))]
+    assert wrong == []
+
+
+def test_the_client_does_not_wait_for_what_only_the_service_needs() -> None:
+    """Database and settings take a second, three quarters of the time until `--help` is there."""
+    code = "import sys, app.cli.main; print({'sqlalchemy', 'alembic', 'pydantic', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - ours
+    assert done.stdout == "set()\n"
+
+
 def test_the_photo_package_knows_nothing_of_ours() -> None:
     for path in files_of("photo"):
         foreign = {m for m in imported_modules(path) if m.startswith("app.") and not m.startswith("app.photo")}

@@ -1,23 +1,26 @@
 """`image-classifier classify`: a folder of photos through the whole client flow, and what that saved."""
 
-import csv
-import json
-import sys
+import signal
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx2
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app.categories import CATEGORY_TEXTS, Category
-from app.cli.client import PhotoClient, PhotoResult, RequestFailed, Stopped
+from app.cli.client import PhotoClient, PhotoResult
 from app.cli.photos import find_photos
+from app.cli.service import RequestFailed, ServiceConnection, Stopped
+from app.cli.terminal import messages, say, shown, write_csv, write_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 MAX_CONCURRENCY = 64
@@ -25,8 +28,34 @@ MAX_CONCURRENCY = 64
 SHOWN_FAILURES = 10
 INTERRUPTED = 130
 
+
+def _is_address(server: str) -> str:
+    try:
+        url = httpx2.URL(server)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
+        # It is not repeated: it may hold a password.
+        raise typer.BadParameter(f"an address such as {DEFAULT_SERVER} is needed.")
+    return server
+
+
+def _is_user_id(user_id: str | None) -> str | None:
+    if user_id is not None and not user_id.isprintable():
+        raise typer.BadParameter("characters that cannot be seen are not allowed.")
+    return user_id
+
+
 ServerOption = Annotated[
-    str, typer.Option("--server", "-s", metavar="URL", envvar="IMAGE_CLASSIFIER_SERVER", help="Where the service is.")
+    str,
+    typer.Option(
+        "--server",
+        "-s",
+        metavar="URL",
+        envvar="IMAGE_CLASSIFIER_SERVER",
+        help="Where the service is.",
+        callback=_is_address,
+    ),
 ]
 
 
@@ -34,7 +63,8 @@ ServerOption = Annotated[
 class Summary:
     """The run in figures. Bytes saved are those of JPEGs that did not have to be uploaded.
 
-    Costs are in the currency of the service's COST_PER_API_CALL, None where it has not counted any request today.
+    An upload costs nothing where somebody else had uploaded the same photo in the meantime. Costs are in the currency
+    of the service's COST_PER_API_CALL, None where it has not counted any request today.
     """
 
     photos: int
@@ -52,8 +82,12 @@ class Summary:
 def classify(
     paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", exists=True)],
     server: ServerOption = DEFAULT_SERVER,
-    user_id: Annotated[str | None, typer.Option(help="Whose request it is, in the statistics.")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=MAX_CONCURRENCY, help="At once.")] = 4,
+    user_id: Annotated[
+        str | None, typer.Option(help="Whose request it is, in the statistics.", callback=_is_user_id)
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, max=MAX_CONCURRENCY, help="Photos at once.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV line for each photo.")] = False,
 ) -> None:
@@ -63,31 +97,37 @@ def classify(
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
+    # A photo of 100 megapixels is nothing to warn of.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     found = list(find_photos(paths))
-    messages = Console(stderr=True)
-    client = PhotoClient(server, user_id=user_id, concurrency=concurrency)
+    service = ServiceConnection(server, user_id=user_id, connections=concurrency)
+    client = PhotoClient(service)
     try:
-        results, finished = _run(client, found, concurrency, messages)
-        summary = summarize(results, _cost_per_call(client) if results else None)
+        results, finished = _run(client, service, found, concurrency)
+        summary = summarize(results, _cost_per_call(service) if results else None)
     finally:
-        client.close()
+        service.close()
     if as_json:
-        sys.stdout.write(json.dumps(_as_object(results, summary), ensure_ascii=False, indent=2) + "\n")
+        write_json(_as_object(results, summary))
     elif as_csv:
-        _write_csv(results)
+        write_csv([field.name for field in fields(PhotoResult)], (result.as_dict() for result in results))
     else:
-        _show(results, summary, Console(), messages)
+        _show(results, summary, Console())
+    if not found:
+        say("There are no photos.")
+    if len(results) < len(found):
+        why = f" ({client.failure.code}: {client.failure})" if client.failure else ""
+        say(f"Stopped{why}; {len(found) - len(results)} of {len(found)} photos were not classified.")
     if not finished:
-        messages.print(f"Stopped; {len(found) - len(results)} of {len(found)} photos were not classified.")
         raise typer.Exit(INTERRUPTED)
     if summary.failed:
         raise typer.Exit(1)
 
 
 def summarize(results: Sequence[PhotoResult], cost_per_call: float | None) -> Summary:
-    """Add the results up; each upload is one model call, each hit and duplicate saves one."""
+    """Add the results up: what was not from the cache is a model call, what was has saved one."""
     statuses = Counter(result.status for result in results)
-    saved = statuses["hit"] + statuses["duplicate"]
+    from_cache = Counter(result.from_cache for result in results)
     categories = Counter(result.category for result in results if result.category is not None)
     return Summary(
         photos=len(results),
@@ -97,54 +137,41 @@ def summarize(results: Sequence[PhotoResult], cost_per_call: float | None) -> Su
         failed=statuses["failed"],
         bytes_uploaded=sum(result.uploaded_bytes for result in results),
         bytes_saved=sum(result.compressed_bytes for result in results if result.status in {"hit", "duplicate"}),
-        cost=None if cost_per_call is None else round(statuses["uploaded"] * cost_per_call, 6),
-        cost_saved=None if cost_per_call is None else round(saved * cost_per_call, 6),
+        cost=None if cost_per_call is None else round(from_cache[False] * cost_per_call, 6),
+        cost_saved=None if cost_per_call is None else round(from_cache[True] * cost_per_call, 6),
         categories=dict(categories.most_common()),
     )
 
 
 def _run(
-    client: PhotoClient, paths: Sequence[Path], concurrency: int, messages: Console
+    client: PhotoClient, service: ServiceConnection, paths: Sequence[Path], concurrency: int
 ) -> tuple[list[PhotoResult], bool]:
     """Return what became of the files, in their order, and whether the user let it finish."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done: dict[int, PhotoResult] = {}
+    futures: list[Future[PhotoResult]] = []
     finished = True
     with (
         Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress,
         ThreadPoolExecutor(concurrency) as pool,
     ):
         task = progress.add_task("Classifying", total=len(paths))
-        futures = {pool.submit(client.classify, path): index for index, path in enumerate(paths)}
         try:
-            _collect(futures, done, lambda: progress.advance(task))
+            futures.extend(pool.submit(client.classify, path) for path in paths)
+            for _ in as_completed(futures):
+                progress.advance(task)
         except KeyboardInterrupt:
             finished = False
-            client.stop()
-            for future in futures:
-                future.cancel()
-            _collect({future: index for future, index in futures.items() if not future.cancelled()}, done, lambda: None)
-    return [done[index] for index in sorted(done)], finished
+            # An upload may take two minutes; who does not want to wait for it, shall not have to.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            service.stop()
+            say("Waiting for the uploads under way; Ctrl-C again leaves at once.")
+    return [future.result() for future in futures if not isinstance(future.exception(), Stopped)], finished
 
 
-def _collect(
-    futures: dict[Future[PhotoResult], int], done: dict[int, PhotoResult], advance: Callable[[], object]
-) -> None:
-    pending = set(futures)
-    while pending:
-        ready, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in ready:
-            try:
-                done[futures[future]] = future.result()
-            except Stopped:
-                continue
-            advance()
-
-
-def _cost_per_call(client: PhotoClient) -> float | None:
+def _cost_per_call(service: ServiceConnection) -> float | None:
     """Return what the service counts for a model call: a day's costs are that times its misses and its hits."""
     try:
-        today = client.get("/stats/today")
+        today = service.get("/stats/today")
         total = today["total_requests"]
         return (today["estimated_cost"] + today["cost_saved"]) / total if total else None
     except (RequestFailed, Stopped, KeyError, TypeError):
@@ -155,13 +182,7 @@ def _as_object(results: Iterable[PhotoResult], summary: Summary) -> dict[str, An
     return {"summary": asdict(summary), "photos": [result.as_dict() for result in results]}
 
 
-def _write_csv(results: Iterable[PhotoResult]) -> None:
-    writer = csv.DictWriter(sys.stdout, [field.name for field in fields(PhotoResult)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.as_dict() for result in results)
-
-
-def _show(results: Sequence[PhotoResult], summary: Summary, output: Console, messages: Console) -> None:
+def _show(results: Sequence[PhotoResult], summary: Summary, output: Console) -> None:
     table = Table("", "", title=None, show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("photos", str(summary.photos))
     table.add_row("hits", f"{summary.hits}{_percent(summary.hits, summary.photos)}")
@@ -176,14 +197,14 @@ def _show(results: Sequence[PhotoResult], summary: Summary, output: Console, mes
         shares = Table("category", "", "photos", box=None, padding=(0, 2, 0, 0), header_style="dim")
         shares.columns[2].justify = "right"
         for key, count in summary.categories.items():
-            shares.add_row(key, category_name(key), str(count))
+            shares.add_row(shown(key), category_name(key), str(count))
         output.print()
         output.print(shares)
     failures = [result for result in results if result.status == "failed"]
     for result in failures[:SHOWN_FAILURES]:
-        messages.print(f"{result.path}: {result.error}: {result.message}", markup=False, highlight=False)
+        say(f"{result.path}: {result.error}: {result.message}")
     if len(failures) > SHOWN_FAILURES:
-        messages.print(f"and {len(failures) - SHOWN_FAILURES} more; --json lists them all")
+        say(f"and {len(failures) - SHOWN_FAILURES} more; --json lists them all")
 
 
 def category_name(key: str) -> str:

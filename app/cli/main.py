@@ -3,13 +3,15 @@
 Tables and JSON go to standard output, everything else to standard error, so that output can be piped.
 """
 
+import io
+import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import classify, operate, statistics
+from app.cli import admin_key, classify, operate, statistics
 
 cli = typer.Typer(
     name="image-classifier",
@@ -24,7 +26,7 @@ cli.command("stats")(statistics.stats)
 cli.command("serve")(operate.serve)
 cli.command("migrate")(operate.migrate_database)
 cli.command("purge-logs")(operate.purge_logs)
-cli.command("create-admin")(operate.create_admin)
+cli.command("create-admin")(admin_key.create_admin)
 
 
 def _show_version(wanted: bool) -> None:
@@ -44,6 +46,10 @@ def options(
 
 def main() -> None:
     """Run the command that the arguments name."""
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's or pipe's encoding does not have must not end the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli()
 
 

@@ -1,10 +1,12 @@
 """What a client does to a photo before it asks: find it, turn it upright, shrink it, encode it, hash it.
 
-The recipe is the one of the README's examples. Whoever changes it gets other bytes, so other hashes, and pays again.
+The recipe is the one of the README's Python. Whoever changes it gets other bytes, so other hashes, and pays again.
 """
 
 import hashlib
 import io
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from PIL import Image, ImageOps
 
 MAX_EDGE = 1024
 QUALITY = 80
+# The largest photos of phones, of 200 megapixels, are half as large.
+MAX_FILE_BYTES = 200_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"})
 
 
@@ -33,7 +37,8 @@ class CompressedPhoto:
 def find_photos(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield files as they are named, and of folders, to any depth, the files with a picture's suffix, sorted.
 
-    Hidden files and folders inside a folder are left out. A file that is named twice is yielded once.
+    Hidden files and folders inside a folder are left out, and links to folders are not followed. A file that is named
+    twice is yielded once. A folder that cannot be read is yielded itself, so that it does not go unnoticed.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -47,32 +52,67 @@ def find_photos(paths: Iterable[Path]) -> Iterator[Path]:
 def compress(path: Path) -> CompressedPhoto:
     """Return the photo as the service wants it: upright JPEG without metadata, long edge at most MAX_EDGE pixels.
 
+    Transparent parts are white; what they hide is not shown.
+
     Raises:
         UnreadablePhoto: it cannot be read or decoded.
     """
     pillow_heif.register_heif_opener()
     try:
-        original = path.read_bytes()
+        original = _read(path)
         with Image.open(io.BytesIO(original)) as image:
-            # Whole powers of two are left out while decoding: four times faster for a camera's photo.
+            # Whole powers of two are left out while decoding: four times faster for 48 megapixels.
             image.draft("RGB", (2 * MAX_EDGE, 2 * MAX_EDGE))
-            photo = ImageOps.exif_transpose(image).convert("RGB")
+            photo = _as_rgb(ImageOps.exif_transpose(image))
+        photo.thumbnail((MAX_EDGE, MAX_EDGE))
+        encoded = io.BytesIO()
+        # Pillow would copy the comment, where some cameras and editors note who and where.
+        photo.save(encoded, "JPEG", quality=QUALITY, comment=b"")
+    except UnreadablePhoto:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadablePhoto("too many pixels") from None
     except OSError as error:
         raise UnreadablePhoto(error.strerror or "not a picture, or damaged") from None
     except Exception as error:  # noqa: BLE001 - Pillow raises anything on hostile bytes
         raise UnreadablePhoto(f"not a picture, or damaged ({type(error).__name__})") from None
-    photo.thumbnail((MAX_EDGE, MAX_EDGE))
-    encoded = io.BytesIO()
-    photo.save(encoded, "JPEG", quality=QUALITY)
     jpeg = encoded.getvalue()
     return CompressedPhoto(jpeg, hashlib.sha256(jpeg).hexdigest(), len(original))
 
 
+def _read(path: Path) -> bytes:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise UnreadablePhoto("the folder cannot be read")
+    # A pipe or a device would be waited for, for ever.
+    if not stat.S_ISREG(mode):
+        raise UnreadablePhoto("not a file")
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadablePhoto(f"larger than {MAX_FILE_BYTES // 1_000_000} MB")
+    return data
+
+
+def _as_rgb(photo: Image.Image) -> Image.Image:
+    if photo.mode.startswith("I;16"):
+        # A scan: Pillow would cut values at 255 and show white; the high byte is the picture.
+        photo = photo.point(lambda value: value / 256).convert("L")
+    if photo.has_transparency_data:
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+    return photo.convert("RGB")
+
+
 def _pictures_below(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    found: list[Path] = []
+    unreadable: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES and _is_file(path)]
+    found += [Path(error.filename) for error in unreadable]
+    return sorted(found)
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path's own raises where we may not look

@@ -1,15 +1,15 @@
 """`image-classifier stats`: the service's statistics as tables."""
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app.cli.classify import DEFAULT_SERVER, ServerOption, category_name
-from app.cli.client import PhotoClient, RequestFailed
+from app.cli.service import RequestFailed, ServiceConnection
+from app.cli.terminal import say, shown, write_json
 
 # Key in the --json output -> path below /api/v1.
 SOURCES = {
@@ -25,18 +25,25 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show today's requests, what the cache has saved, today's categories and the busiest users."""
-    client = PhotoClient(server, concurrency=1)
+    service = ServiceConnection(server)
     try:
-        figures = {name: client.get(path) for name, path in SOURCES.items()}
+        figures = {name: service.get(path) for name, path in SOURCES.items()}
+        if as_json:
+            write_json(figures)
+        else:
+            _print(figures, Console())
     except RequestFailed as error:
-        Console(stderr=True).print(f"{server}: {error.code}: {error}", markup=False, highlight=False)
-        raise typer.Exit(1) from None
-    finally:
-        client.close()
-    if as_json:
-        sys.stdout.write(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+        say(f"{error.code}: {error}")
+    except (AttributeError, KeyError, TypeError):
+        say("This is not the service's answer.")
+    else:
         return
-    output = Console()
+    finally:
+        service.close()
+    raise typer.Exit(1)
+
+
+def _print(figures: dict[str, Any], output: Console) -> None:
     for title in ("today", "cache"):
         _print_figures(title, figures[title], output)
     _print_rows(
@@ -60,7 +67,7 @@ def _print_figures(title: str, figures: dict[str, Any], output: Console) -> None
     table = Table(title, "", box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.columns[1].justify = "right"
     for name, value in figures.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
+        table.add_row(shown(name.replace("_", " ")), _cell(value))
     output.print(table)
     output.print()
 
@@ -72,6 +79,10 @@ def _print_rows(title: str, names: tuple[str, ...], rows: list[tuple[Any, ...]],
     for column, value in zip(table.columns, rows[0], strict=True):
         column.justify = "right" if isinstance(value, (int, float)) else "left"
     for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row))
+        table.add_row(*map(_cell, row))
     output.print(table)
     output.print()
+
+
+def _cell(value: Any) -> Text:
+    return shown(f"{value:,}" if isinstance(value, (int, float)) else str(value))

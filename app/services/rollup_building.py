@@ -98,6 +98,15 @@ def _upsert_state(dialect: str, *, changed: str) -> str:
     )
 
 
+async def totals_are_built(engine: AsyncEngine) -> bool:
+    """Whether all rows of the log are summed up, so that old ones may be deleted.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be used.
+    """
+    return (await read(engine, _read_state)).get(_TOTALS) == _COMPLETE
+
+
 def _is_built(state: Mapping[str, str], zone: ZoneInfo) -> bool:
     return state.get(_TOTALS) == _COMPLETE and state.get(_ZONE) == zone.key
 

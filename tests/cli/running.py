@@ -22,14 +22,18 @@ async def run(
     *arguments: str | Path,
     cwd: Path,
     interrupt_when: Callable[[], Awaitable[object]] | None = None,
+    stdin: int = subprocess.DEVNULL,
     **environment: str,
 ) -> Done:
-    """Run `image-classifier` to its end; `interrupt_when` returns at the moment to press Ctrl-C."""
+    """Run `image-classifier` to its end; `interrupt_when` returns at the moment to press Ctrl-C.
+
+    `stdin` is a file descriptor, such as that of a terminal.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "app.cli", *arguments),
         cwd=cwd,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), "COLUMNS": "200", **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -10,15 +10,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from app.cli.photos import MAX_EDGE, UnreadablePhoto, compress, find_photos
+from app.cli.main import cli
 from tests.cli.running import run
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_server import FakeModelServer
-
-GPS_IFD = 0x8825
-ORIENTATION = 0x0112
-ROTATED_LEFT = 6
 
 
 @pytest.fixture
@@ -32,33 +29,6 @@ def album(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("no photo")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     return folder
-
-
-def test_photos_are_found_in_order_once_and_without_hidden_files(album: Path) -> None:
-    found = [path.relative_to(album).as_posix() for path in find_photos([album, album / "a.jpg"])]
-    assert found == ["2024/again.jpg", "2024/c.webp", "a.jpg", "b.png", "broken.jpg"]
-
-
-def test_a_photo_is_shrunk_turned_upright_and_stripped(tmp_path: Path) -> None:
-    path = tmp_path / "phone.jpg"
-    exif = Image.Exif()
-    exif[ORIENTATION] = ROTATED_LEFT
-    exif.get_ifd(GPS_IFD)[1] = "N"
-    Image.new("RGB", (4000, 3000), "orange").save(path, exif=exif)
-    photo = compress(path)
-    with Image.open(io.BytesIO(photo.jpeg)) as image:
-        assert image.size == (MAX_EDGE * 3 // 4, MAX_EDGE)
-        assert not image.getexif()
-    assert photo == compress(path)
-    assert photo.original_bytes == path.stat().st_size
-
-
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 no more"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "file.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UnreadablePhoto):
-        compress(path)
 
 
 async def test_a_folder_is_uploaded_once_and_never_again(
@@ -96,12 +66,16 @@ async def test_a_folder_is_uploaded_once_and_never_again(
     assert figures["cache"]["total_cached_images"] == 3
 
 
-async def test_a_service_that_cannot_be_reached_fails_each_photo_with_words(album: Path, tmp_path: Path) -> None:
-    (album / "broken.jpg").unlink()
-    done = await run("classify", album / "a.jpg", "--server", "http://127.0.0.1:9", cwd=tmp_path)
+async def test_a_service_that_cannot_be_reached_is_told_at_once_and_once(album: Path, tmp_path: Path) -> None:
+    server = "http://user:hunter2@127.0.0.1:9"
+    done = await run("classify", album, "--server", server, "--concurrency", "1", cwd=tmp_path)
     assert done.status == 1
-    assert "unreachable" in done.messages
-    assert (await run("stats", "--server", "http://127.0.0.1:9", cwd=tmp_path)).status == 1
+    assert "again.jpg: unreachable: http://127.0.0.1:9 cannot be reached" in done.messages
+    assert "4 of 5 photos were not classified" in done.messages
+    figures = await run("stats", "--server", server, cwd=tmp_path)
+    assert figures.status == 1
+    assert "unreachable" in figures.messages
+    assert "hunter2" not in done.messages + figures.messages
 
 
 async def test_a_busy_service_is_asked_again_after_the_pause_it_names(album: Path, tmp_path: Path) -> None:
@@ -149,11 +123,31 @@ async def test_ctrl_c_shows_what_was_done(album: Path, tmp_path: Path) -> None:
             interrupt_when=second_photo_is_asked_about,
         )
     assert done.status == 130, done.messages
-    assert "Stopped" in done.messages
+    assert "Waiting for the uploads under way" in done.messages
+    assert "Stopped; 3 of 5 photos were not classified" in done.messages
     assert 1 <= json.loads(done.output)["summary"]["photos"] < 5
 
 
-async def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
-    assert (await run("classify", tmp_path / "nowhere", cwd=tmp_path)).status == 2
-    assert (await run("classify", tmp_path, "--json", "--csv", cwd=tmp_path)).status == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify", "nowhere"],
+        ["classify", ".", "--json", "--csv"],
+        ["classify", ".", "--user-id", "a\nb"],
+        ["classify", ".", "--concurrency", "65"],
+        ["stats", "--server", "photos.example.com"],
+        ["stats", "--server", "http://[::1"],
+        ["stats", "--server", "ftp://photos.example.com"],
+        ["stats", "--server", ""],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
+    assert "Invalid value" in done.stderr
+
+
+async def test_without_photos_nothing_is_asked(tmp_path: Path) -> None:
+    nothing = await run("classify", tmp_path, cwd=tmp_path)
+    assert (nothing.status, nothing.messages) == (0, "There are no photos.\n")
     assert (await run("--version", cwd=tmp_path)).output.startswith("image-classifier ")

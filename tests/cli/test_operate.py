@@ -2,21 +2,21 @@
 
 import asyncio
 import os
-import stat
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
-from dotenv import dotenv_values
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config import PROJECT_ROOT, Settings
+from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION
 from app.database.tables import RequestLog
+from app.services.rollup_building import build_rollups
 from tests.cli.running import run
 from tests.servers.processes import free_port, start_process
 
@@ -30,19 +30,46 @@ async def test_the_schema_is_checked_made_and_found_up_to_date(empty_database: S
     assert f"empty -> {HEAD_REVISION}" in made.messages
     assert (await run("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)).status == 0
     assert "up to date" in (await run("migrate", cwd=tmp_path, DATABASE_URL=url)).messages
+    # The service writes what the log holds into the statistics, before anything may be deleted.
+    early = await run("purge-logs", "--older-than", "1", cwd=tmp_path, DATABASE_URL=url)
+    assert early.status == 1
+    assert "start the service once" in early.messages
+
+
+async def test_a_database_of_another_version_is_left_alone(empty_database: Settings, tmp_path: Path) -> None:
+    url = empty_database.database_url.render_as_string(hide_password=False)
+    engine = create_engine(empty_database)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES ('9999')"))
+    await engine.dispose()
+    for command in (["migrate"], ["migrate", "--check"], ["purge-logs"], ["purge-logs", "--dry-run"]):
+        done = await run(*command, cwd=tmp_path, DATABASE_URL=url)
+        assert done.status == 1
+        assert "9999" in done.messages
+        assert "Traceback" not in done.messages
+
+
+async def test_looking_creates_nothing(tmp_path: Path) -> None:
+    for command in (["migrate", "--check"], ["purge-logs", "--dry-run"], ["purge-logs"]):
+        done = await run(*command, cwd=tmp_path, LOG_DIR="logs")
+        assert done.status == 1
+        assert len(done.messages.splitlines()) == 1, done.messages
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
 
 
 async def test_a_database_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     done = await run("purge-logs", cwd=tmp_path, DATABASE_URL="mysql://root:secret@127.0.0.1:9/x")
     assert done.status == 1
-    assert "cannot be reached" in done.messages
+    assert "The database cannot be used. Check MYSQL_* or DATABASE_URL." in done.messages
     assert "secret" not in done.messages
     assert "Traceback" not in done.messages
 
 
-async def test_old_log_rows_are_counted_and_then_deleted(
-    settings: Settings, engine: AsyncEngine, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def log_url(settings: Settings, engine: AsyncEngine) -> str:
+    """The URL of a database with log rows of yesterday, and of 40 and 50 days ago."""
+    await build_rollups(engine, settings.statistics.timezone)
     async with engine.begin() as connection:
         for days in (1, 40, 50):
             row = {
@@ -54,7 +81,11 @@ async def test_old_log_rows_are_counted_and_then_deleted(
                 "created_at": utc_now() - timedelta(days=days),
             }
             await connection.execute(insert(RequestLog).values(row))
-    url = settings.database_url.render_as_string(hide_password=False)
+    return settings.database_url.render_as_string(hide_password=False)
+
+
+async def test_old_log_rows_are_counted_and_then_deleted(log_url: str, tmp_path: Path) -> None:
+    url = log_url
     counted = await run("purge-logs", "--older-than", "30", "--dry-run", cwd=tmp_path, DATABASE_URL=url)
     assert counted.messages.startswith("2 log rows"), counted.messages
     deleted = await run("purge-logs", cwd=tmp_path, DATABASE_URL=url, LOG_RETENTION_DAYS="45")
@@ -64,27 +95,24 @@ async def test_old_log_rows_are_counted_and_then_deleted(
     assert left.messages.startswith("2 log rows")
 
 
-async def test_the_administrators_key_is_written_once_and_keeps_the_rest(tmp_path: Path) -> None:
-    env_file = tmp_path / ".env"
-    env_file.write_text("# mine\nAPP_PORT=8001\nADMIN_API_KEY=\n")
-    made = await run("create-admin", cwd=tmp_path)
-    assert made.status == 0, made.messages
-    key = made.output.strip()
-    assert len(key) >= 43
-    assert dotenv_values(env_file) == {"APP_PORT": "8001", "ADMIN_API_KEY": key}
-    assert env_file.read_text().startswith("# mine\n")
-    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
-    refused = await run("create-admin", cwd=tmp_path)
-    assert refused.status == 1
-    assert refused.output == ""
-    assert dotenv_values(env_file)["ADMIN_API_KEY"] == key
-    replaced = await run("create-admin", "--force", cwd=tmp_path)
-    assert dotenv_values(env_file)["ADMIN_API_KEY"] == replaced.output.strip() != key
-    shown = await run("create-admin", "--print-only", cwd=tmp_path)
-    assert shown.output != replaced.output
-    assert dotenv_values(env_file)["ADMIN_API_KEY"] == replaced.output.strip()
-    left = await asyncio.to_thread(os.listdir, tmp_path)
-    assert left == [".env"]
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+async def test_who_sits_at_a_terminal_is_asked_first(log_url: str, tmp_path: Path) -> None:
+    for answer, left in (("n", 3), ("y", 0)):
+        user, terminal = os.openpty()
+        os.write(user, f"{answer}\n".encode())
+        done = await run("purge-logs", "--older-than", "0", cwd=tmp_path, stdin=terminal, DATABASE_URL=log_url)
+        os.close(user)
+        os.close(terminal)
+        assert "Delete 3 log rows older than 0 days? [y/N]" in done.messages
+        assert (done.status == 0) == (answer == "y")
+        counted = await run("purge-logs", "--older-than", "0", "--dry-run", cwd=tmp_path, DATABASE_URL=log_url)
+        assert counted.messages.startswith(f"{left} log rows")
+
+
+@pytest.mark.parametrize("days", ["-1", "36501", "99999999999"])
+async def test_days_that_no_calendar_has_are_wrong_usage(days: str, tmp_path: Path) -> None:
+    done = await run("purge-logs", "--older-than", days, cwd=tmp_path)
+    assert (done.status, "Traceback" in done.messages) == (2, False)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

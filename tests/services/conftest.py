@@ -1,22 +1,62 @@
-"""Two processes that want leases."""
+"""Fixtures of the services' tests."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.database.presence import Presence
+from app.services import cache_copies
+from app.services.accounts import AccountService, Session
 from app.services.lease import LeaseService
+from app.services.login_throttle import LoginThrottle
+from app.services.passwords import PasswordHasher
+from app.services.tokens import TokenIssuer
+from app.storage import LocalStorage
 from tests.services.leases import process
+from tests.services.libraries import library_on
 
 
 @pytest.fixture
 async def ours(engine: AsyncEngine) -> AsyncIterator[LeaseService]:
+    """Leases as one process takes them."""
     async with process(engine) as (leases, _):
         yield leases
 
 
 @pytest.fixture
 async def theirs(engine: AsyncEngine) -> AsyncIterator[tuple[LeaseService, Presence]]:
+    """Those of another process, and its presence."""
     async with process(engine) as both:
         yield both
+
+
+@pytest.fixture
+def long_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of entries count for long: a busy machine may take the real five seconds for two lines of a test."""
+    monkeypatch.setattr(cache_copies, "TRUST_SECONDS", 600.0)
+
+
+@pytest.fixture
+async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[AccountService]:
+    """The accounts of a service."""
+    passwords = PasswordHasher()
+    async with library_on(engine, LocalStorage(tmp_path)) as library:
+        yield AccountService(
+            engine,
+            passwords=passwords,
+            tokens=TokenIssuer("k" * 32, timedelta(days=1)),
+            throttle=LoginThrottle(engine),
+            library=library,
+        )
+    passwords.close()
+
+
+@pytest.fixture
+async def session(accounts: AccountService) -> Session:
+    """Somebody who has signed up and in."""
+    account = await accounts.register("testuser", "test@example.com", "testpassword123")
+    return Session(account, 0, utc_now() + timedelta(days=1))

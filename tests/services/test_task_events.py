@@ -1,92 +1,21 @@
-"""The stream itself: one watch for all, ids that appear late, Redis that comes and goes, and the service's end."""
+"""The stream itself: one watch for all, ids that appear late, and the service's end."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.database import transactions
 from app.database.account_tables import TaskEvent
 from app.errors import DatabaseUnavailable, ServerBusy
-from app.services import redis_signal, task_events
+from app.services import task_events
 from app.services.accounts import AccountService, Session
-from app.services.login_throttle import LoginThrottle
-from app.services.passwords import PasswordHasher
-from app.services.redis_signal import RedisSignal
-from app.services.task_events import TaskEvents
-from app.services.task_listener import Ending, Listener, TaskChange, task_change
-from app.services.tokens import TokenIssuer
-from app.storage import LocalStorage
+from app.services.task_listener import Ending, TaskChange, task_change
 from tests.events import add_event, add_events, body_of, insert_event
-from tests.servers.processes import free_port
-from tests.servers.redis import running_redis, silent_server
-from tests.services.libraries import library_on
-
-DEADLINE_SECONDS = 20.0
-NEVER = 3600.0
-
-
-@pytest.fixture
-async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[AccountService]:
-    passwords = PasswordHasher()
-    async with library_on(engine, LocalStorage(tmp_path)) as library:
-        yield AccountService(
-            engine,
-            passwords=passwords,
-            tokens=TokenIssuer("k" * 32, timedelta(days=1)),
-            throttle=LoginThrottle(engine),
-            library=library,
-        )
-    passwords.close()
-
-
-@pytest.fixture
-async def session(accounts: AccountService) -> Session:
-    account = await accounts.register("testuser", "test@example.com", "testpassword123")
-    return Session(account, 0, utc_now() + timedelta(days=1))
-
-
-@asynccontextmanager
-async def process(
-    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None, *, max_streams: int = 1000
-) -> AsyncIterator[TaskEvents]:
-    """One process' stream."""
-    signal = None if redis_url is None else RedisSignal(redis_url, key_space="test")
-    stream = TaskEvents(engine, accounts, max_streams=max_streams, signal=signal)
-    task = asyncio.create_task(stream.run())
-    try:
-        yield stream
-    finally:
-        assert not task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if signal is not None:
-            await signal.close()
-
-
-async def ids(listener: Listener, count: int) -> list[int]:
-    """The ids of the next events."""
-    seen: list[int] = []
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        async for change in listener.events():
-            seen.append(change.id)
-            if len(seen) == count:
-                break
-    return seen
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - what changes tells nobody
-            await asyncio.sleep(0.005)
+from tests.services.event_streams import NEVER, ids, process, until
 
 
 class Queries:
@@ -280,99 +209,6 @@ async def test_a_database_that_is_away_for_a_while(
         assert listener.user_id in stream._listeners
         monkeypatch.setattr(task_events, "read", read)
         assert await ids(listener, 1) == [event_id]
-
-
-# ----- Redis
-
-
-async def test_with_redis_other_processes_hear_at_once(
-    engine: AsyncEngine,
-    accounts: AccountService,
-    session: Session,
-    redis_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(task_events, "POLL_SECONDS", NEVER)
-    monkeypatch.setattr(task_events, "POLL_WITH_SIGNAL_SECONDS", NEVER)
-    async with process(engine, accounts, redis_url) as here, process(engine, accounts, redis_url) as there:
-        await in_contact(there)
-        async with there.listen(session) as listener:
-            for _ in range(5):
-                event_id = await add_event(engine, session.account.id)
-                here.announce()
-                assert await ids(listener, 1) == [event_id]
-
-
-async def in_contact(stream: TaskEvents) -> None:
-    signal = stream._signal
-    assert signal is not None
-    await until(lambda: signal.in_contact)
-
-
-async def test_redis_may_vanish_and_come_back(
-    engine: AsyncEngine,
-    accounts: AccountService,
-    session: Session,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(redis_signal, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(task_events, "POLL_WITH_SIGNAL_SECONDS", NEVER)
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.05)
-    port = free_port()
-    url = f"redis://127.0.0.1:{port}/0"
-    async with (
-        process(engine, accounts, url) as here,
-        process(engine, accounts, url) as there,
-        there.listen(session) as listener,
-    ):
-
-        async def hear() -> None:
-            event_id = await add_event(engine, session.account.id)
-            here.announce()
-            assert await ids(listener, 1) == [event_id]
-
-        signal = there._signal
-        assert signal is not None
-        await hear()
-        for _ in range(2):
-            with running_redis(tmp_path, port=port):
-                await in_contact(there)
-                await hear()
-            await until(lambda: not signal.in_contact)
-            await hear()
-
-
-async def test_a_redis_that_never_answers_is_done_without(
-    engine: AsyncEngine, accounts: AccountService, session: Session
-) -> None:
-    async with (
-        silent_server() as address,
-        process(engine, accounts, address) as stream,
-        stream.listen(session) as listener,
-    ):
-        for _ in range(2):
-            event_id = await add_event(engine, session.account.id)
-            stream.announce()
-            assert await ids(listener, 1) == [event_id]
-        assert stream._signal is not None
-        assert not stream._signal.in_contact
-
-
-async def test_a_redis_that_has_gone_silent_is_left(
-    engine: AsyncEngine, accounts: AccountService, monkeypatch: pytest.MonkeyPatch, redis_url: str
-) -> None:
-    monkeypatch.setattr(redis_signal, "SILENCE_SECONDS", 0.1)
-    async with process(engine, accounts, redis_url) as stream:
-        await in_contact(stream)
-        signal = stream._signal
-        assert signal is not None
-        # A server that answers its pings stays.
-        await asyncio.sleep(0.5)
-        assert signal.in_contact
-
-
-# ----- events
 
 
 def test_an_event_is_its_body_and_its_id() -> None:
