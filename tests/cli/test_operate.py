@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx2
 import pytest
 from dotenv import dotenv_values
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config import PROJECT_ROOT, Settings
+from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION
 from app.database.tables import RequestLog
 from tests.cli.running import run
@@ -30,6 +31,21 @@ async def test_the_schema_is_checked_made_and_found_up_to_date(empty_database: S
     assert f"empty -> {HEAD_REVISION}" in made.messages
     assert (await run("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)).status == 0
     assert "up to date" in (await run("migrate", cwd=tmp_path, DATABASE_URL=url)).messages
+
+
+async def test_tables_of_a_newer_version_are_told_in_a_sentence(empty_database: Settings, tmp_path: Path) -> None:
+    """Whoever goes back to an old version without a restore."""
+    url = empty_database.database_url.render_as_string(hide_password=False)
+    await run("migrate", cwd=tmp_path, DATABASE_URL=url)
+    engine = create_engine(empty_database)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await engine.dispose()
+    done = await run("migrate", cwd=tmp_path, DATABASE_URL=url)
+    assert done.status == 1
+    # However wide the terminal is.
+    assert f"9999, which this version does not know ({HEAD_REVISION}" in " ".join(done.messages.split())
+    assert "Traceback" not in done.messages
 
 
 async def test_a_database_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
