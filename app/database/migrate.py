@@ -28,15 +28,21 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
     """Create or upgrade the schema to `HEAD_REVISION`; wait for a database that is still starting.
 
     Raises:
-        DatabaseUnavailable: the database cannot be reached in time, another process holds the lock too long, or a
-            statement of the migrations fails.
+        DatabaseUnavailable: the database cannot be reached in time, another process holds the lock too long, the
+            tables are those of a newer version, or a statement of the migrations fails.
     """
     await wait_for_database(engine, settings)
     try:
         if await revision(engine) == HEAD_REVISION:
             return
         async with exclusive(engine) as connection:
-            if await connection.run_sync(_current_revision) != HEAD_REVISION:
+            current = await connection.run_sync(_current_revision)
+            if current is not None and current > HEAD_REVISION:
+                raise DatabaseUnavailable(
+                    f"The tables are at revision {current}, which this version does not know ({HEAD_REVISION} is its "
+                    "last): start the newer version again, or restore a backup from before it."
+                )
+            if current != HEAD_REVISION:
                 await connection.run_sync(_upgrade)
                 logger.info("database schema is at revision {}", HEAD_REVISION)
     except DBAPIError as error:

@@ -25,11 +25,15 @@ keep_days=${BACKUP_KEEP_DAYS:-14}
 
 [[ -r $options ]] || die "$options cannot be read"
 [[ -d $folder ]] || die "$folder is no folder"
+[[ $database =~ ^[0-9A-Za-z_][0-9A-Za-z_-]*$ ]] || die "MYSQL_DATABASE is a name of letters, digits, _ and -"
 [[ $keep_days =~ ^[1-9][0-9]*$ ]] || die "BACKUP_KEEP_DAYS is a number of days"
 
 # What MariaDB's program writes of a MySQL server, MySQL does not take back: it has values for generated columns.
 client=$(command -v mysql || command -v mariadb) || die "install the client programs of MySQL or MariaDB"
-server=$("$client" --defaults-file="$options" --batch --skip-column-names --execute="SELECT VERSION()")
+ask() {
+	"$client" --defaults-file="$options" --batch --skip-column-names --execute="$1"
+}
+server=$(ask "SELECT VERSION()")
 if [[ $server == *MariaDB* ]]; then
 	dump=$(command -v mariadb-dump || command -v mysqldump) || die "install mariadb-client: the server is a MariaDB"
 else
@@ -39,8 +43,15 @@ else
 	fi
 fi
 
-# One snapshot of all tables, without a lock. Tablespaces need a right that this user does not have to have.
+# A database of another name, one that was made anew, or one that this user may not read is dumped without an error.
+tables=$(ask "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$database'
+	AND table_name IN ('alembic_version', 'image_classification_cache', 'request_log')")
+[[ $tables == 3 ]] || die "$database does not hold the service's tables, or this user may not read them"
+
+# One snapshot of all tables, without a lock. Tablespaces need a right that this user does not have to have, and so
+# does a LOCK TABLES when it is restored, which strict clusters refuse.
 arguments=(--single-transaction --quick --routines --hex-blob --no-tablespaces --default-character-set=utf8mb4)
+arguments+=(--skip-add-locks)
 if [[ $server != *MariaDB* ]]; then
 	# No replica is made from it.
 	arguments+=(--set-gtid-purged=OFF)
@@ -49,6 +60,8 @@ fi
 exec 9>"$folder/.lock"
 flock --nonblock 9 || die "another backup is running"
 
+# What a power cut or a kill -9 has left of an earlier one.
+rm -f "$folder/$database"-????????T??????Z.sql.gz.partial
 target=$folder/$database-$(date --utc +%Y%m%dT%H%M%SZ).sql.gz
 partial=$target.partial
 trap 'rm -f "$partial"' EXIT
@@ -59,6 +72,8 @@ trap 'rm -f "$partial"' EXIT
 gzip --decompress --stdout "$partial" | tail -n 1 | grep -q '^-- Dump completed' || die "the dump is not complete"
 sync "$partial"
 mv "$partial" "$target"
+# The name, too, before an older one goes.
+sync "$folder"
 
-find "$folder" -maxdepth 1 -name "$database-*.sql.gz" -mmin "+$((keep_days * 24 * 60))" -delete
+find "$folder" -maxdepth 1 -name "$database-????????T??????Z.sql.gz" -mmin "+$((keep_days * 24 * 60))" -delete
 echo "$target"

@@ -19,7 +19,7 @@ options=${MYSQL_OPTION_FILE:?name the file with host, user and password}
 database=${MYSQL_DATABASE:-image_classifier}
 
 [[ -r $options ]] || die "$options cannot be read"
-[[ $database =~ ^[0-9A-Za-z_]+$ ]] || die "MYSQL_DATABASE is a name of letters, digits and _"
+[[ $database =~ ^[0-9A-Za-z_][0-9A-Za-z_-]*$ ]] || die "MYSQL_DATABASE is a name of letters, digits, _ and -"
 gzip --test "$file" || die "$file is damaged"
 gzip --decompress --stdout "$file" | tail -n 1 | grep -q '^-- Dump completed' || die "$file is not complete"
 client=$(command -v mysql || command -v mariadb) || die "install mysql-client or mariadb-client"
@@ -28,7 +28,8 @@ ask() {
 	"$client" --defaults-file="$options" --default-character-set=utf8mb4 --batch --skip-column-names "$@"
 }
 
-ask --execute="CREATE DATABASE IF NOT EXISTS $database DEFAULT CHARACTER SET utf8mb4 DEFAULT COLLATE utf8mb4_unicode_ci"
+ask --execute="CREATE DATABASE IF NOT EXISTS \`$database\`
+	DEFAULT CHARACTER SET utf8mb4 DEFAULT COLLATE utf8mb4_unicode_ci"
 tables=$(ask --execute="SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$database'")
 [[ $tables == 0 ]] || die "$database has $tables tables; restore into an empty database"
 

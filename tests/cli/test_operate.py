@@ -58,6 +58,21 @@ async def test_looking_creates_nothing(tmp_path: Path) -> None:
     assert await asyncio.to_thread(os.listdir, tmp_path) == []
 
 
+async def test_tables_of_a_newer_version_are_told_in_a_sentence(empty_database: Settings, tmp_path: Path) -> None:
+    """Whoever goes back to an old version without a restore."""
+    url = empty_database.database_url.render_as_string(hide_password=False)
+    await run("migrate", cwd=tmp_path, DATABASE_URL=url)
+    engine = create_engine(empty_database)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await engine.dispose()
+    done = await run("migrate", cwd=tmp_path, DATABASE_URL=url)
+    assert done.status == 1
+    # However wide the terminal is.
+    assert f"9999, which this version does not know ({HEAD_REVISION}" in " ".join(done.messages.split())
+    assert "Traceback" not in done.messages
+
+
 async def test_a_database_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     done = await run("purge-logs", cwd=tmp_path, DATABASE_URL="mysql://root:secret@127.0.0.1:9/x")
     assert done.status == 1

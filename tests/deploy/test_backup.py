@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import migrated
 from tests.databases import TestDatabase, admin_engine, fresh_database
-from tests.deploy.backups import BACKUP, RESTORE, back_up, backups_in, client_path, run_script, variables
+from tests.deploy.backups import BACKUP, RESTORE, back_up, backups_in, client_path, restore, run_script, variables
 from tests.deploy.tools import DEPLOY, run_program
 from tests.servers.databases import Servers
 from tests.servers.programs import get_program
@@ -78,6 +78,62 @@ async def test_a_dump_that_fails_half_way_leaves_no_file(variables_of_it: dict[s
     done = run_script(BACKUP, {**variables_of_it, "BACKUP_DIR": str(tmp_path)}, file_blocks=1)
     assert done.returncode != 0
     assert backups_in(tmp_path) == []
+
+
+async def test_a_database_that_is_not_the_services_is_no_backup(
+    variables_of_it: dict[str, str], known_database: TestDatabase, tmp_path: Path
+) -> None:
+    """The wrong name, or one that was dropped and made anew: a dump of nothing would push out the good ones."""
+    old = tmp_path / f"{known_database.name}-20200101T000000Z.sql.gz"
+    old.touch()
+    os.utime(old, (0, 0))
+    async with admin_engine(known_database.server_url) as engine, engine.connect() as connection:
+        await connection.exec_driver_sql(f"DROP DATABASE {known_database.name}")
+        await connection.exec_driver_sql(f"CREATE DATABASE {known_database.name}")
+    done = run_script(BACKUP, {**variables_of_it, "BACKUP_DIR": str(tmp_path)})
+    assert done.returncode == 1
+    assert "does not hold the service's tables" in done.stderr
+    assert backups_in(tmp_path) == [old]
+
+
+async def test_only_backups_of_the_same_database_are_deleted(variables_of_it: dict[str, str], tmp_path: Path) -> None:
+    """And what a power cut has left of one; what lies beside them is somebody else's."""
+    name = variables_of_it["MYSQL_DATABASE"]
+    left_over = tmp_path / f"{name}-20200101T000000Z.sql.gz.partial"
+    others = [tmp_path / f"{name}-test-20200101T000000Z.sql.gz", tmp_path / f"{name}-before-the-upgrade.sql.gz"]
+    for file in [left_over, *others]:
+        file.touch()
+        os.utime(file, (0, 0))
+    backup = back_up(variables_of_it, tmp_path)
+    assert set(backups_in(tmp_path)) == {backup, *others}
+
+
+async def test_a_database_whose_name_has_a_dash_comes_back(
+    servers: Servers, known_database: TestDatabase, variables_of_it: dict[str, str], tmp_path: Path
+) -> None:
+    name = f"{known_database.name}-copy"
+    backup = back_up(variables_of_it, tmp_path)
+    async with admin_engine(known_database.server_url) as engine, engine.connect() as connection:
+        try:
+            assert f"restored {name}: schema" in restore({**variables_of_it, "MYSQL_DATABASE": name}, backup)
+            back_up({**variables_of_it, "MYSQL_DATABASE": name}, tmp_path)
+        finally:
+            await connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{name}`")
+
+
+@pytest.mark.parametrize("script", [BACKUP, RESTORE])
+async def test_a_name_that_is_more_than_a_name_is_refused(
+    variables_of_it: dict[str, str], tmp_path: Path, script: Path
+) -> None:
+    environment = {**variables_of_it, "MYSQL_DATABASE": "--help", "BACKUP_DIR": str(tmp_path)}
+    done = run_script(script, environment, *([tmp_path / "any.sql.gz"] if script == RESTORE else []))
+    assert done.returncode == 1
+    assert "MYSQL_DATABASE is a name of" in done.stderr
+
+
+async def test_nothing_is_locked_by_a_restore(variables_of_it: dict[str, str], tmp_path: Path) -> None:
+    """Clusters that are strict refuse LOCK TABLES, and it is a right of its own."""
+    assert b"LOCK TABLES" not in gzip.decompress(back_up(variables_of_it, tmp_path).read_bytes())
 
 
 async def test_mariadbs_program_is_refused_for_mysql(

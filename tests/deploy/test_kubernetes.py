@@ -9,8 +9,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from app.config import ModelSettings, Settings, load_settings
+from app.database.migrate import WAIT_FOR_DATABASE_SECONDS
 from app.main import create_app
-from app.processes import pool_limits
+from app.photo.sandbox import MEMORY_BYTES as DECODER_BYTES
+from app.processes import pool_limits, worker_bytes
+from app.resources import MAX_DECODERS
 from tests.deploy.tools import DEPLOY, run_program, yaml_documents
 
 FOLDER = DEPLOY / "kubernetes"
@@ -90,6 +93,30 @@ def test_containers_may_do_little_and_have_limits(built: list[dict[str, Any]]) -
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_pods_have_room_for_the_worst_photos(
+    built: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Kubernetes kills a container as a whole when its memory is used up, and with it all that is under way."""
+    for name in ("image-classifier", "image-classifier-worker"):
+        [container] = one(built, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        changes = {each["name"]: each["value"] for each in container.get("env", [])}
+        settings = deployed_environment(monkeypatch, tmp_path, **changes)
+        needed = (settings.workers or 1) * (worker_bytes(settings) + MAX_DECODERS * DECODER_BYTES)
+        limit = container["resources"]["limits"]["memory"]
+        assert limit.endswith("Gi")
+        assert int(limit.removesuffix("Gi")) * 1024**3 >= needed
+
+
+def test_a_worker_that_hangs_is_replaced(built: list[dict[str, Any]]) -> None:
+    [worker] = one(built, "Deployment", "image-classifier-worker")["spec"]["template"]["spec"]["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert worker[probe]["exec"]["command"] == ["python", "-m", "app.alive", "worker"]
+    # Its heartbeat is written where a read-only file system lets it, and waits for the database first.
+    assert {"name": "tmp", "mountPath": "/tmp"} in worker["volumeMounts"]  # noqa: S108 - in the container
+    started_within = worker["startupProbe"]["periodSeconds"] * worker["startupProbe"]["failureThreshold"]
+    assert started_within > WAIT_FOR_DATABASE_SECONDS
 
 
 def test_their_settings_are_the_services(
