@@ -15,7 +15,8 @@ import httpx2
 UPLOAD_TIMEOUT_SECONDS = 120.0
 TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 10.0
-MAX_ATTEMPTS = 5
+# Fifteen seconds of pauses, in which a service restarts.
+MAX_ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 60.0
 # Full, limited or starting: a later try may do. After a model's failure (502, 504) another would cost another call.
