@@ -118,6 +118,7 @@ def test_a_refused_photo_is_sent_once_and_the_next_goes_on(photo: Path, refusal:
         (error(404, "not_found"), 1),
         (HTTPResponse(200, b"<html>Welcome", HTML), 1),
         (HTTPResponse(200, b"[" * 100_000), 1),
+        (HTTPResponse(200, b"[]", {"content-encoding": "gzip"}), 1),
         (HTTPResponse(200, b'{"success": true}'), 1),
         (HTTPResponse(401, b"<html>", HTML), 1),
         (HTTPResponse(301, b"", {"Location": "https://photos.example.com/"}), 1),
@@ -140,6 +141,14 @@ def test_a_service_in_trouble_does_not_end_the_run(photo: Path) -> None:
     script = Script(*[error(503, "database_unavailable")] * 6, HIT)
     with client_of(script) as client:
         assert client.classify(photo).error == "database_unavailable"
+        Image.new("RGB", (20, 30), "teal").save(photo)
+        assert client.classify(photo).status == "hit"
+
+
+def test_a_photo_that_breaks_each_connection_does_not_end_the_run(photo: Path) -> None:
+    script = Script(MISS, *[BROKEN_OFF] * 6, HIT)
+    with client_of(script) as client:
+        assert client.classify(photo).error == "unreachable"
         Image.new("RGB", (20, 30), "teal").save(photo)
         assert client.classify(photo).status == "hit"
 
