@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import uvicorn
 from pydantic import SecretStr
+from typer.main import get_command
 
+from app.cli.main import cli
 from app.clients.registry import create_model_client
 from app.config import PROJECT_ROOT, ModelSettings, Settings
 from app.errors import AppError
@@ -114,6 +116,19 @@ def test_every_error_code_is_documented_with_its_status() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8").partition("\n## Errors\n")[2].partition("\n## ")[0]
     documented = {row[0]: int(row[1]) for row in table_rows(text)}
     assert documented == {error.code: error.status for error in error_classes()} | FRAMEWORK_CODES
+
+
+# ----- command line
+
+
+def test_every_command_and_option_is_documented() -> None:
+    text = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    commands = vars(get_command(cli))["commands"]
+    names = {name for command in commands.values() for option in command.params for name in option.opts}
+    options = {name for name in names if name.startswith("--")}
+    shown = set(re.findall(r"--[a-z][a-z-]+", text))
+    assert shown == options | {"--help"}
+    assert all(re.search(rf"image-classifier {name}\b|^\| `{name}\b", text, re.MULTILINE) for name in commands)
 
 
 # ----- links and JSON

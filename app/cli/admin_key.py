@@ -18,6 +18,7 @@ from app.cli.terminal import say
 KEY_NAME = "ADMIN_API_KEY"
 # 256 bits, as RFC 4086 asks of a key that must not be guessed for long.
 KEY_BYTES = 32
+OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 
 
 def create_admin(
@@ -46,7 +47,7 @@ def create_admin(
 
 
 def _write_setting(path: Path, name: str, value: str, *, replace: bool) -> None:
-    """Write NAME=value into an `.env` file, whole or not at all, readable for its owner only.
+    """Write NAME=value into an `.env` file, whole or not at all, not readable for everybody.
 
     Raises:
         FileExistsError: it has a value for it, and `replace` is not said.
@@ -68,7 +69,9 @@ def _write_setting(path: Path, name: str, value: str, *, replace: bool) -> None:
             file.write("\n".join([*kept, f"{name}={value}"]) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        Path(new).chmod(stat.S_IRUSR | stat.S_IWUSR)
+        mode = None if before is None else stat.S_IMODE(before.st_mode)
+        # A group that could read it, such as the service's, still can; everybody can no longer.
+        Path(new).chmod(OWNER_ONLY if mode is None or mode & stat.S_IRWXO else mode)
         if before is not None and hasattr(os, "chown"):
             # Root's hand must not take the file away from the service that reads it.
             os.chown(new, before.st_uid, before.st_gid)

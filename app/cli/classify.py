@@ -174,7 +174,8 @@ def _cost_per_call(service: ServiceConnection) -> float | None:
         today = service.get("/stats/today")
         total = today["total_requests"]
         return (today["estimated_cost"] + today["cost_saved"]) / total if total else None
-    except (RequestFailed, Stopped, KeyError, TypeError):
+    # Who presses Ctrl-C now wants to see the results.
+    except (RequestFailed, Stopped, KeyError, TypeError, KeyboardInterrupt):
         return None
 
 

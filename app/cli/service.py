@@ -15,7 +15,8 @@ import httpx2
 UPLOAD_TIMEOUT_SECONDS = 120.0
 TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 10.0
-MAX_ATTEMPTS = 5
+# Fifteen seconds of pauses, in which a service restarts.
+MAX_ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 60.0
 # Full, limited or starting: a later try may do. After a model's failure (502, 504) another would cost another call.
@@ -135,10 +136,14 @@ class ServiceConnection:
                 if isinstance(error, httpx2.ReadTimeout | httpx2.WriteTimeout) and not again_after_timeout:
                     raise RequestFailed("timeout", "the service takes too long to answer") from None
                 reason = f"{self._address} cannot be reached: {error} ({type(error).__name__})"
-                failure = RequestFailed("unreachable", reason, concerns_all=True)
-                if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not self._has_answered:
+                is_away = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                failure = RequestFailed("unreachable", reason, concerns_all=is_away)
+                if is_away and not self._has_answered:
                     raise failure from None
                 wait = pause
+            except httpx2.RequestError:
+                # Bytes that are not what their headers say.
+                raise RequestFailed(NOT_OURS, _not_ours(200)) from None
             else:
                 self._has_answered = True
                 answer = _json(response)

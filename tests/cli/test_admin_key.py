@@ -45,11 +45,14 @@ async def test_a_link_stays_a_link_and_its_file_belongs_to_whom_it_belonged(tmp_
     (tmp_path / ".env").symlink_to(real)
     owner = SOMEBODY if os.geteuid() == 0 else os.geteuid()
     os.chown(real, owner, os.getegid())
+    # A group may read it, such as that of the service.
+    real.chmod(0o640)
     made = await run("create-admin", cwd=tmp_path)
     assert made.status == 0, made.messages
     assert (tmp_path / ".env").is_symlink()
     assert dotenv_values(real)["ADMIN_API_KEY"] == made.output.strip()
     assert real.stat().st_uid == owner
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(("name", "reason"), [("latin", "is not UTF-8"), ("[b]folder[/]", "Is a directory")])

@@ -128,6 +128,28 @@ async def test_ctrl_c_shows_what_was_done(album: Path, tmp_path: Path) -> None:
     assert 1 <= json.loads(done.output)["summary"]["photos"] < 5
 
 
+async def test_ctrl_c_while_costs_are_asked_for_loses_nothing(album: Path, tmp_path: Path) -> None:
+    data = {"category": "pets", "confidence": 0.9, "description": None}
+    asked, go_on = threading.Event(), threading.Event()
+
+    async def answer(request: HTTPRequest) -> HTTPResponse:
+        if request.path.endswith("/stats/today"):
+            asked.set()
+            await asyncio.to_thread(go_on.wait, 20)
+        return HTTPResponse(200, json.dumps({"success": True, "cached": True, "data": data}).encode())
+
+    with running_http_server(answer) as url:
+        done = await run(
+            *("classify", album / "a.jpg", "--server", url, "--json"),
+            cwd=tmp_path,
+            interrupt_when=lambda: asyncio.to_thread(asked.wait, 20),
+        )
+        go_on.set()
+    assert done.status == 0, done.messages
+    summary = json.loads(done.output)["summary"]
+    assert (summary["hits"], summary["cost"]) == (1, None)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

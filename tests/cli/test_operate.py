@@ -10,7 +10,9 @@ import httpx2
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from typer.testing import CliRunner
 
+from app.cli.main import cli
 from app.clock import utc_now
 from app.config import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
@@ -43,7 +45,7 @@ async def test_a_database_of_another_version_is_left_alone(empty_database: Setti
         await connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
         await connection.execute(text("INSERT INTO alembic_version VALUES ('9999')"))
     await engine.dispose()
-    for command in (["migrate"], ["migrate", "--check"], ["purge-logs"], ["purge-logs", "--dry-run"]):
+    for command in (["migrate"], ["purge-logs"]):
         done = await run(*command, cwd=tmp_path, DATABASE_URL=url)
         assert done.status == 1
         assert "9999" in done.messages
@@ -51,7 +53,7 @@ async def test_a_database_of_another_version_is_left_alone(empty_database: Setti
 
 
 async def test_looking_creates_nothing(tmp_path: Path) -> None:
-    for command in (["migrate", "--check"], ["purge-logs", "--dry-run"], ["purge-logs"]):
+    for command in (["migrate", "--check"], ["purge-logs"]):
         done = await run(*command, cwd=tmp_path, LOG_DIR="logs")
         assert done.status == 1
         assert len(done.messages.splitlines()) == 1, done.messages
@@ -125,9 +127,10 @@ async def test_who_sits_at_a_terminal_is_asked_first(log_url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("days", ["-1", "36501", "99999999999"])
-async def test_days_that_no_calendar_has_are_wrong_usage(days: str, tmp_path: Path) -> None:
-    done = await run("purge-logs", "--older-than", days, cwd=tmp_path)
-    assert (done.status, "Traceback" in done.messages) == (2, False)
+def test_days_that_no_calendar_has_are_wrong_usage(days: str) -> None:
+    done = CliRunner().invoke(cli, ["purge-logs", "--older-than", days])
+    assert done.exit_code == 2
+    assert "Invalid value" in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -118,11 +118,12 @@ def test_a_refused_photo_is_sent_once_and_the_next_goes_on(photo: Path, refusal:
         (error(404, "not_found"), 1),
         (HTTPResponse(200, b"<html>Welcome", HTML), 1),
         (HTTPResponse(200, b"[" * 100_000), 1),
+        (HTTPResponse(200, b"[]", {"content-encoding": "gzip"}), 1),
         (HTTPResponse(200, b'{"success": true}'), 1),
         (HTTPResponse(401, b"<html>", HTML), 1),
         (HTTPResponse(301, b"", {"Location": "https://photos.example.com/"}), 1),
-        (HTTPResponse(502, b"<html>", HTML), 5),
-        (BROKEN_OFF, 5),
+        (HTTPResponse(502, b"<html>", HTML), 6),
+        (BROKEN_OFF, 6),
     ],
 )
 def test_what_is_no_service_ends_the_run(photo: Path, answer: HTTPResponse, tries: int) -> None:
@@ -137,14 +138,22 @@ def test_what_is_no_service_ends_the_run(photo: Path, answer: HTTPResponse, trie
 
 
 def test_a_service_in_trouble_does_not_end_the_run(photo: Path) -> None:
-    script = Script(*[error(503, "database_unavailable")] * 5, HIT)
+    script = Script(*[error(503, "database_unavailable")] * 6, HIT)
     with client_of(script) as client:
         assert client.classify(photo).error == "database_unavailable"
         Image.new("RGB", (20, 30), "teal").save(photo)
         assert client.classify(photo).status == "hit"
 
 
-def test_a_service_that_dies_is_asked_five_times(photo: Path) -> None:
+def test_a_photo_that_breaks_each_connection_does_not_end_the_run(photo: Path) -> None:
+    script = Script(MISS, *[BROKEN_OFF] * 6, HIT)
+    with client_of(script) as client:
+        assert client.classify(photo).error == "unreachable"
+        Image.new("RGB", (20, 30), "teal").save(photo)
+        assert client.classify(photo).status == "hit"
+
+
+def test_a_service_that_dies_is_asked_six_times(photo: Path) -> None:
     script = Script(HIT)
     with running_http_server(script) as url:
         connection = ServiceConnection(url)

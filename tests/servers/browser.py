@@ -7,7 +7,6 @@ on another machine that is reached without HTTPS.
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,11 +16,10 @@ import pytest
 from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 from scripts.mysql_programs import NoServerError, search_path
-from tests.servers.programs import get_program
+from tests.servers.programs import get_program, run_installer
 
 INSECURE_HOST = "insecure.test"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-DOWNLOAD_TIMEOUT_SECONDS = 600
 TIMEOUT_MILLISECONDS = 15_000
 _LOCAL_SCHEMES = {"data", "blob", "about"}
 
@@ -39,16 +37,9 @@ def find_chromium() -> str | None:
         return get_program("chromium", "chromium", elsewhere="python -m playwright install --only-shell chromium")
     except NoServerError as error:
         advice = error
-    done = subprocess.run(
-        [sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DOWNLOAD_TIMEOUT_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise NoServerError(f"{advice}. Playwright said: {done.stderr.strip()[-500:]}")
+    said = run_installer([sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"])
+    if said is not None:
+        raise NoServerError(f"{advice}. Playwright said: {said}")
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from scripts.mysql_debian import FetchError, exclusive, fetch_client
 from scripts.mysql_programs import NoServerError, search_path, server_home
 
-INSTALL_TIMEOUT_SECONDS = 900
+INSTALL_TIMEOUT_SECONDS = 900.0
 
 
 def get_program(name: str, package: str, *, elsewhere: str = "") -> str:
@@ -27,24 +27,32 @@ def get_program(name: str, package: str, *, elsewhere: str = "") -> str:
     # A package must not start a server of its own.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with exclusive(server_home() / "apt.lock"):
-        said = ""
+        said: str | None = None
         for arguments in (["update"], ["install", "--yes", "--no-install-recommends", package]):
             if (found := shutil.which(name, path=search_path())) is not None:
                 return found
-            done = subprocess.run(  # noqa: S603 - apt-get with arguments of our own
-                [apt_get, "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_TIMEOUT_SECONDS,
-                check=False,
-            )
-            said = done.stderr.strip()[-500:]
+            said = run_installer([apt_get, "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments], environment)
     found = shutil.which(name, path=search_path())
     if found is None:
-        raise NoServerError(f"{advice}. apt-get said: {said}")
+        raise NoServerError(f"{advice}. apt-get said: {said or f'it has installed {package}'}")
     return found
+
+
+def run_installer(command: list[str], environment: dict[str, str] | None = None) -> str | None:
+    """Run a program that installs another; return the end of what it says if it fails or takes too long, else None."""
+    try:
+        done = subprocess.run(  # noqa: S603 - arguments of our own
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing for {INSTALL_TIMEOUT_SECONDS:g} seconds"
+    return done.stderr.strip()[-500:] if done.returncode else None
 
 
 def get_mysql_clients() -> Path:
