@@ -86,18 +86,26 @@ def locked_folder(folder: str, *, exclusive: bool = False) -> Iterator[None]:
 
 
 def _own(folder: str) -> None:
-    owner = os.open(Path(folder) / OWNER_NAME, os.O_WRONLY | os.O_CREAT, 0o600)
+    file = Path(folder) / f"{OWNER_NAME}.new"
+    owner = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
     # Never closed: forks have it too, and the kernel lets go of it when the last of them ends, however it ends.
     fcntl.flock(owner, fcntl.LOCK_EX)
+    # Its name only now: another master that starts at this moment must not take it for that of a dead one.
+    file.rename(Path(folder) / OWNER_NAME)
 
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of masters that were killed."""
     for file in parent.glob(f"{FOLDER_PREFIX}*/{OWNER_NAME}"):
-        # Somebody else's folder cannot be opened, and one that is in use cannot be locked.
-        with suppress(OSError), file.open("a") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(file.parent)
+        # Somebody else's file cannot be opened, and one that is in use cannot be locked. What a stranger puts there can
+        # neither keep us waiting nor lead us elsewhere.
+        with suppress(OSError):
+            owner = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent)
+            finally:
+                os.close(owner)
 
 
 def _remove_folder(folder: str, owner: int) -> None:

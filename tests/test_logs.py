@@ -16,6 +16,8 @@ from typing import Any
 import httpx2
 import pytest
 from loguru import logger
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from app.access_log import AccessLog
 from app.config import PROJECT_ROOT, Environment, Settings
@@ -94,6 +96,7 @@ async def test_an_access_line_says_who_asked_and_what_came_of_it(json_service: h
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 
 
+@pytest.mark.usefixtures("engine")
 async def test_who_is_logged_in_is_named_as_in_the_request_log(json_service: httpx2.AsyncClient) -> None:
     with captured() as lines:
         me = await sign_up(json_service)
@@ -104,6 +107,33 @@ async def test_who_is_logged_in_is_named_as_in_the_request_log(json_service: htt
         written = await access_lines(lines, 4)
     assert {line["user"] for line in written[-2:]} == {f"account:{me['id']}"}
     assert token not in "".join(lines)
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_socket_has_one_line_at_its_end(json_service: httpx2.AsyncClient) -> None:
+    address = str(json_service.base_url).replace("http", "ws", 1).rstrip("/")
+    with captured() as lines:
+        me = await sign_up(json_service)
+        token = await log_in(json_service)
+        async with connect(f"{address}/ws/inference?token={token}", proxy=None) as socket:
+            assert json.loads(await socket.recv())["event"] == "hello"
+            assert socket.response is not None
+            request_id = socket.response.headers["X-Request-ID"]
+        async with connect(f"{address}/ws/inference?token=secret-token", proxy=None) as socket:
+            await socket.wait_closed()
+        with pytest.raises(InvalidStatus):
+            await connect(f"{address}/ws/nowhere?token=secret-token", proxy=None)
+        written = [line for line in await access_lines(lines, 5) if line["path"].startswith("/ws")]
+    keys = ("method", "path", "status", "outcome", "cached", "user")
+    assert sorted(tuple(str(line[key]) for key in keys) for line in written) == [
+        ("GET", "/ws/inference", "101", "client_error", "None", "None"),
+        ("GET", "/ws/inference", "101", "ok", "None", f"account:{me['id']}"),
+        ("GET", "/ws/nowhere", "403", "client_error", "None", "None"),
+    ]
+    assert request_id in {line["request_id"] for line in written}
+    assert len({line["request_id"] for line in written}) == len(written)
+    assert token not in "".join(lines)
+    assert "secret-token" not in "".join(lines)
 
 
 async def test_other_lines_are_objects_too_with_the_traceback_inside(

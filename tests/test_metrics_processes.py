@@ -1,5 +1,6 @@
 """`/metrics` of real gunicorn workers: the counts of all, exact, also of those that have ended."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -148,6 +149,33 @@ def test_while_a_scrape_reads_nothing_is_moved(tmp_path: Path, monkeypatch: pyte
     metrics_files.add_up_ended(set())
     [(_, value, _, _)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_ended.db"))
     assert value == 12
+
+
+def test_a_master_that_starts_at_the_same_time_finds_no_folder_that_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"{metrics_files.FOLDER_PREFIX}1"
+    folder.mkdir()
+    lock = fcntl.flock
+
+    def lock_late(file: int, operation: int) -> None:
+        # The other one looks just before we lock.
+        monkeypatch.undo()
+        metrics_files._remove_abandoned(tmp_path)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    metrics_files._own(str(folder))
+    assert [file.name for file in folder.iterdir()] == [metrics_files.OWNER_NAME]
+
+
+def test_nobody_makes_a_master_wait_at_its_start(tmp_path: Path) -> None:
+    folder = tmp_path / f"{metrics_files.FOLDER_PREFIX}1"
+    folder.mkdir()
+    # Everybody may write to the folder of temporary files; to open this one waits for a reader.
+    os.mkfifo(folder / metrics_files.OWNER_NAME)
+    metrics_files._remove_abandoned(tmp_path)
+    assert (folder / metrics_files.OWNER_NAME).exists()
 
 
 def test_what_a_killed_master_has_left_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -24,6 +24,12 @@ REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 # nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
+# https://www.rfc-editor.org/rfc/rfc6455#section-7.4; ours of 4400 to 4499 mean what the HTTP status would.
+NORMAL_CLOSURE = 1000
+INTERNAL_ERROR_CLOSURE = 1011
+# The end, a client that goes away, a service that restarts.
+GOOD_CLOSURES = frozenset({NORMAL_CLOSURE, 1001, 1012})
+CLIENT_ERROR_CLOSURES = range(4400, 4500)
 LOGGED_PATH_MAX_LENGTH = 200
 # Of what has no route: unknown addresses, the files of pages, redirects, preflights.
 OTHER_ROUTE = "other"
@@ -37,7 +43,7 @@ class RequestContextMiddleware:
         self._log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             try:
                 await self._app(scope, receive, send)
             finally:
@@ -50,25 +56,36 @@ class RequestContextMiddleware:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            kind = message["type"]
+            if kind in {"http.response.start", "websocket.accept"}:
+                status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
+            elif kind == "websocket.close":
+                if status == CLIENT_CLOSED_REQUEST:
+                    # What the server makes of it when nothing was accepted.
+                    status = HTTPStatus.FORBIDDEN
+                else:
+                    scope["state"]["close_code"] = message.get("code", NORMAL_CLOSURE)
             await send(message)
 
         tracing.describe(request_id=request_id)
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except Exception:
+                if scope["type"] == "websocket":
+                    scope["state"]["close_code"] = INTERNAL_ERROR_CLOSURE
+                raise
             finally:
                 self._note(scope, status, time.perf_counter() - started_at)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count the request, unless it asked for the figures, and log it."""
+        """Log the request, and count it, unless it asked for the figures or is a socket, which has a gauge."""
         state: dict[str, Any] = scope["state"]
-        method: str = scope["method"]
+        method: str = scope.get("method", "GET")
         path: str = scope["path"]
         outcome = outcome_of(status, state)
-        if path != METRICS_PATH:
+        if path != METRICS_PATH and scope["type"] == "http":
             metrics.count_request(method, route_of(scope), status, outcome, seconds)
         client = scope["client"]
         self._log.write(
@@ -98,8 +115,12 @@ def route_of(scope: Scope) -> str:
 def outcome_of(status: int, state: Mapping[str, Any]) -> str:
     """What became of a request: hit, miss, ok, client_error or server_error; gone where nobody waited for the answer.
 
-    `state["cached"]` is there where the cache was asked, and says whether it knew.
+    `state["cached"]` is there where the cache was asked, and says whether it knew; `state["close_code"]` where a socket
+    was accepted and then closed by us.
     """
+    close_code = state.get("close_code")
+    if close_code is not None and close_code not in GOOD_CLOSURES:
+        return "client_error" if close_code in CLIENT_ERROR_CLOSURES else "server_error"
     if status < HTTPStatus.BAD_REQUEST:
         cached = state.get("cached")
         return "ok" if cached is None else "hit" if cached else "miss"

@@ -13,6 +13,7 @@ from app.api.dependencies import resources_of
 from app.api.errors import log_error
 from app.api.pushing import FAREWELL_SECONDS, hello, push
 from app.errors import AppError, AuthenticationRequired, InvalidRequest, TooManyStreams
+from app.services.request_record import user_id_of_account
 from app.services.task_listener import Ending, Listener
 from app.services.tokens import TOKEN_MAX_CHARACTERS
 
@@ -56,6 +57,8 @@ async def watch_tasks(websocket: WebSocket) -> None:
         if token is None:
             token = await _read_token(websocket)
         session = await resources.accounts.session_of(token)
+        # For the access log.
+        websocket.state.user = user_id_of_account(session.account.id)
         async with resources.task_events.listen(session, since) as listener:
             ending = await push(listener.ended, _send(websocket, listener), _receive(websocket))
         if ending is not None:
