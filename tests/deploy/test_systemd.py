@@ -71,6 +71,17 @@ def test_systemd_waits_longer_than_the_service_takes_to_end(name: str) -> None:
     assert int(stop.partition("=")[2]) >= slowest + 15 + 5
 
 
+def test_a_backup_does_not_go_to_the_disk_below_a_missing_mount(units: Path) -> None:
+    """And where its folder is missing, the script says so; systemd would only name a number."""
+    unit = units / "image-classifier-backup.service"
+    text = unit.read_text()
+    [folder] = re.findall(r"BACKUP_DIR=(\S+)", text)
+    assert f"RequiresMountsFor={folder}\n" in text
+    assert f"ReadWritePaths=-{folder}\n" in text
+    # It means nothing in the wrong section, of which systemd would tell.
+    assert "RequiresMountsFor" not in systemd_analyze("verify", "--man=no", unit).stderr
+
+
 def test_the_example_of_the_environment_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its empty values filled in, the service takes it, as systemd reads it: all behind = is the value."""
     monkeypatch.chdir(tmp_path)
