@@ -10,10 +10,12 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 
 from app.config import ModelSettings, Settings, load_settings
 from app.database.migrate import WAIT_FOR_DATABASE_SECONDS
+from app.database.transactions import TOTAL_TIMEOUT_SECONDS
 from app.main import create_app
 from app.photo.sandbox import MEMORY_BYTES as DECODER_BYTES
 from app.processes import pool_limits, worker_bytes
 from app.resources import MAX_DECODERS
+from app.services.health import DATABASE_CHECK_TIMEOUT_SECONDS
 from tests.deploy.tools import DEPLOY, run_program, yaml_documents
 
 FOLDER = DEPLOY / "kubernetes"
@@ -107,6 +109,14 @@ def test_pods_have_room_for_the_worst_photos(
         limit = container["resources"]["limits"]["memory"]
         assert limit.endswith("Gi")
         assert int(limit.removesuffix("Gi")) * 1024**3 >= needed
+
+
+def test_a_failover_of_the_database_takes_no_pod_out_of_service(built: list[dict[str, Any]]) -> None:
+    """Requests wait for the new server; without pods there would be nobody for whom they could wait."""
+    [api] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
+    probe = api["readinessProbe"]
+    assert probe["timeoutSeconds"] > DATABASE_CHECK_TIMEOUT_SECONDS
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) >= TOTAL_TIMEOUT_SECONDS
 
 
 def test_a_worker_that_hangs_is_replaced(built: list[dict[str, Any]]) -> None:
