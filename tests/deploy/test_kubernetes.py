@@ -8,12 +8,14 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from app.config import ModelSettings, Settings, load_settings
+from app.config import PROJECT_ROOT, ModelSettings, Settings, load_settings
 from app.database.migrate import WAIT_FOR_DATABASE_SECONDS
+from app.database.transactions import TOTAL_TIMEOUT_SECONDS
 from app.main import create_app
 from app.photo.sandbox import MEMORY_BYTES as DECODER_BYTES
 from app.processes import pool_limits, worker_bytes
 from app.resources import MAX_DECODERS
+from app.services.health import DATABASE_CHECK_TIMEOUT_SECONDS
 from tests.deploy.tools import DEPLOY, run_program, yaml_documents
 
 FOLDER = DEPLOY / "kubernetes"
@@ -109,14 +111,31 @@ def test_pods_have_room_for_the_worst_photos(
         assert int(limit.removesuffix("Gi")) * 1024**3 >= needed
 
 
+def test_a_failover_of_the_database_takes_no_pod_out_of_service(built: list[dict[str, Any]]) -> None:
+    """Requests wait for the new server; without pods there would be nobody for whom they could wait."""
+    [api] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
+    probe = api["readinessProbe"]
+    assert probe["timeoutSeconds"] > DATABASE_CHECK_TIMEOUT_SECONDS
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) >= TOTAL_TIMEOUT_SECONDS
+
+
+@pytest.mark.parametrize("name", ["image-classifier", "image-classifier-worker"])
+def test_a_start_that_takes_its_time_is_not_cut_off(built: list[dict[str, Any]], name: str) -> None:
+    """As docker-compose.yml has it: the database is waited for, and an upgrade may sum up a long log."""
+    [compose] = yaml_documents(PROJECT_ROOT / "docker-compose.yml")
+    patience = int(compose["services"]["api"]["healthcheck"]["start_period"].removesuffix("s"))
+    assert patience > WAIT_FOR_DATABASE_SECONDS
+    [container] = one(built, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= patience
+
+
 def test_a_worker_that_hangs_is_replaced(built: list[dict[str, Any]]) -> None:
     [worker] = one(built, "Deployment", "image-classifier-worker")["spec"]["template"]["spec"]["containers"]
     for probe in ("startupProbe", "livenessProbe"):
         assert worker[probe]["exec"]["command"] == ["python", "-m", "app.alive", "worker"]
-    # Its heartbeat is written where a read-only file system lets it, and waits for the database first.
+    # Its heartbeat is written where a read-only file system lets it.
     assert {"name": "tmp", "mountPath": "/tmp"} in worker["volumeMounts"]  # noqa: S108 - in the container
-    started_within = worker["startupProbe"]["periodSeconds"] * worker["startupProbe"]["failureThreshold"]
-    assert started_within > WAIT_FOR_DATABASE_SECONDS
 
 
 def test_their_settings_are_the_services(

@@ -1,5 +1,6 @@
 """The units, as systemd itself judges them: no word it does not know, and hardly anything that a service may do."""
 
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,34 @@ def test_systemd_waits_longer_than_the_service_takes_to_end(name: str) -> None:
     slowest = ModelSettings.model_validate({"timeout_seconds": 100, "max_retries": 10}).total_timeout_seconds
     [stop] = [line for line in lines(name) if line.startswith("TimeoutStopSec=")]
     assert int(stop.partition("=")[2]) >= slowest + 15 + 5
+
+
+def test_a_backup_does_not_go_to_the_disk_below_a_missing_mount(units: Path) -> None:
+    """And where its folder is missing, the script says so; systemd would only name a number."""
+    unit = units / "image-classifier-backup.service"
+    text = unit.read_text()
+    [folder] = re.findall(r"BACKUP_DIR=(\S+)", text)
+    assert f"RequiresMountsFor={folder}\n" in text
+    assert f"ReadWritePaths=-{folder}\n" in text
+    # It means nothing in the wrong section, of which systemd would tell.
+    assert "RequiresMountsFor" not in systemd_analyze("verify", "--man=no", unit).stderr
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [("30", 0), ("soon", 1)])
+def test_a_reload_begins_with_a_look_whether_the_new_would_start(units: Path, timeout: str, expected: int) -> None:
+    """gunicorn ends when its new workers cannot be loaded, and takes the old ones along."""
+    commands = re.findall(r"^ExecReload=(.*)$", (units / "image-classifier.service").read_text(), re.MULTILINE)
+    assert [command.rpartition("/")[2].split()[0] for command in commands] == ["gunicorn", "kill"]
+    done = subprocess.run(  # noqa: S603 - the unit's own command
+        commands[0].split(),
+        cwd=PROJECT_ROOT,
+        env={"PATH": os.environ["PATH"], "LLM_TIMEOUT": timeout},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == expected, done.stderr
 
 
 def test_the_example_of_the_environment_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
