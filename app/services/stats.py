@@ -31,8 +31,8 @@ from app.services.timeseries import Bucket, BucketFigures, bucket_bounds, read_b
 
 T = TypeVar("T")
 
-# Series read at once by each process. A year takes a second or two, and a connection all the while: without a bound,
-# a dozen that ask for one would leave none for classification.
+# Series read at once by each process. A year keeps a connection busy for a second or two: without a bound, a dozen that
+# ask for one would leave none for classification.
 MAX_SERIES_AT_ONCE = 2
 SERIES_WAIT_SECONDS = 10.0
 
