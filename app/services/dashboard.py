@@ -70,10 +70,10 @@ class DashboardFeed:
             "cache": (stats.cache_efficiency, 4.0),
             "users": (lambda: stats.top_users(TOP_ENTRIES), 4.0),
             "images": (self._images, 4.0),
-            "15min": (lambda: stats.timeseries(Bucket.QUARTER_HOUR), 4.0),
-            "hour": (lambda: stats.timeseries(Bucket.HOUR), 10.0),
+            "15min": (lambda: stats.latest_series(Bucket.QUARTER_HOUR), 4.0),
+            "hour": (lambda: stats.latest_series(Bucket.HOUR), 10.0),
             # The largest by far: the sums of thirty days.
-            "day": (lambda: stats.timeseries(Bucket.DAY), 60.0),
+            "day": (lambda: stats.latest_series(Bucket.DAY), 60.0),
         }
 
     @contextlib.contextmanager

@@ -208,6 +208,11 @@ async def test_series_leave_connections_for_others(engine: AsyncEngine, monkeypa
         refused, waiting = await asyncio.wait(running, timeout=0.05)
     assert reading == len(waiting) == stats_module.MAX_SERIES_AT_ONCE
     assert {type(task.exception()) for task in refused} == {ServerBusy}
+    # The dashboard does not stand still meanwhile.
+    dashboard = asyncio.create_task(stats.latest_series(Bucket.DAY))
+    await asyncio.wait([dashboard], timeout=0.05)
+    assert reading == stats_module.MAX_SERIES_AT_ONCE + 1
     may_end.set()
+    assert await dashboard == []
     assert await asyncio.gather(*waiting) == [[], []]
     assert await stats.timeseries(Bucket.DAY) == []
