@@ -138,9 +138,15 @@ class DashboardFeed:
         if not health.database_connected:
             return
         for name, (compute, seconds) in self._sources.items():
-            if time.monotonic() >= due[name]:
+            if time.monotonic() < due[name]:
+                continue
+            try:
                 self._publish(name, await compute())
-                due[name] = time.monotonic() + seconds - REFRESH_SECONDS / 2
+            except AppError:
+                raise
+            except Exception:  # noqa: BLE001 - the other parts come all the same, and this one is tried again
+                logger.exception("dashboard: {}", name)
+            due[name] = time.monotonic() + seconds - REFRESH_SECONDS / 2
 
     def _publish(self, name: str, value: Any) -> None:
         text = to_json(value).decode()
