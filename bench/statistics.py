@@ -30,6 +30,7 @@ from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.tables import RequestLog
 from app.services.rollup_building import build_rollups
+from app.services.rollups import SHARDS
 from bench.command import run_command
 from bench.databases import mysql_server
 from bench.ledger import AccountingError
@@ -51,6 +52,9 @@ PAUSE_SECONDS = 0.01
 PATHS = (
     "/stats/today",
     "/stats/today?date={past}",
+    "/stats/timeseries?metric=requests&bucket=hour",
+    "/stats/timeseries?metric=latency&bucket=hour&from={month_ago}",
+    "/stats/timeseries?metric=users&bucket=day&from={year_ago}",
     "/stats/cache-efficiency",
     "/stats/category-distribution",
     "/stats/category-distribution?date={past}",
@@ -90,6 +94,14 @@ SELECT SHA2(number, 256), 'foods', 0.9, 'a photo', 'bench', 1 + FLOOR(POW(RAND()
 FROM (SELECT high.digit * 1000 + low.digit AS number FROM digits AS high STRAIGHT_JOIN digits AS low) AS numbers
 WHERE number < :images
 """
+# Empty sums in the other shards: as many rows to read as many processes leave, and the same figures.
+_FILL_SHARDS = """
+INSERT INTO stats_period (period_start, category, shard, requests, hits, timed_requests, processing_time_ms,
+    confidence_sum)
+WITH RECURSIVE shards AS (SELECT 0 AS shard UNION ALL SELECT shard + 1 FROM shards WHERE shard < :last)
+SELECT period_start, category, shards.shard, 0, 0, 0, 0, 0 FROM stats_period AS built JOIN shards
+WHERE shards.shard <> built.shard
+"""
 _COUNT_CACHE = "SELECT COUNT(*), SUM(hit_count), MAX(hit_count) FROM image_classification_cache"
 _COUNT_DAY = """
 SELECT COUNT(*), COUNT(DISTINCT user_id), COUNT(DISTINCT ip_address) FROM request_log
@@ -125,6 +137,10 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
         filled = time.perf_counter()
         asyncio.run(_prepare(database.url, lambda engine, settings: build_rollups(engine, ZONE)))
         built = time.perf_counter()
+        with database.engine.connect() as connection:
+            connection.execute(text(_FILL_SHARDS), {"last": SHARDS - 1})
+            connection.commit()
+            connection.execute(text("ANALYZE TABLE stats_period"))
         print(
             f"{server.name}; {rows:,} log rows of {DAYS} days, made in {filled - began:.0f} s; rollups built from "
             f"them in {built - filled:.0f} s",
@@ -140,10 +156,12 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
             "LLM_BASE_URL": "http://127.0.0.1:9/v1",
             "LLM_MODEL": "none",
         }
-        past = datetime.now(ZONE).date() - timedelta(days=DAYS // 2)
+        today = datetime.now(ZONE).date()
+        past, month_ago, year_ago = (today - timedelta(days=days) for days in (DAYS // 2, 30, 365))
+        paths = [path.format(past=past, month_ago=month_ago, year_ago=year_ago) for path in PATHS]
         with start_service(ServiceCommand("statistics", "app.main:app", Path(folder), environment)) as service:
             before = _cpu_times()
-            load, times = _measure(service, wrk, [path.format(past=past) for path in PATHS], seconds)
+            load, times = _measure(service, wrk, paths, seconds)
             spent = [after - earlier for after, earlier in zip(_cpu_times(), before, strict=True)]
             counting = check_figures(database.engine, partial(_get, service), past)
     print(
@@ -202,6 +220,10 @@ def check_figures(engine: Engine, ask: Callable[[str], Any], past: date) -> floa
         told = (figures["total_requests"], figures["unique_users"], figures["unique_ips"])
         if told != counted:
             raise AccountingError(f"{day}: the statistics say {told}, the log says {counted}")
+        series = ask(f"/stats/timeseries?metric=requests&bucket=15min&to={day + timedelta(days=1)}&from={day}")
+        drawn = sum(point["value"] for point in series["points"])
+        if drawn != counted[0]:
+            raise AccountingError(f"{day}: the points of a series sum up to {drawn}, the log says {counted[0]}")
     with engine.connect() as connection:
         cached = tuple(map(int, connection.execute(text(_COUNT_CACHE)).one()))
     figures = ask("/stats/cache-efficiency")

@@ -75,14 +75,19 @@ def test_a_wrong_figure_is_noticed(log: Engine) -> None:
                 ),
                 {"start": start.replace(tzinfo=None), "end": end.replace(tzinfo=None)},
             ).one()
-        return {**row._mapping, **wrong}
+        figures = {**row._mapping, **wrong}
+        return {"points": [{"value": figures["total_requests"] + missing}]} if "timeseries" in path else figures
 
     past = datetime.now(ZONE).date() - timedelta(days=40)
     wrong: dict[str, int] = {}
+    missing = 0
     check_figures(log, ask, past)
     wrong = {"unique_ips": -1}
     with pytest.raises(AccountingError, match="the log says"):
         check_figures(log, ask, past)
-    wrong, right["total_hits"] = {}, hits + 1
+    wrong, missing = {}, -1
+    with pytest.raises(AccountingError, match="the points of a series"):
+        check_figures(log, ask, past)
+    missing, right["total_hits"] = 0, hits + 1
     with pytest.raises(AccountingError, match="the cache"):
         check_figures(log, ask, past)

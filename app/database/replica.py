@@ -21,7 +21,8 @@ from app.errors import AppError
 
 T = TypeVar("T")
 
-# The slowest figure takes a tenth of a second (docs/performance.md); whoever waits for it shall not wait for the dead.
+# The slowest figure takes a tenth of a second (docs/performance.md), a month of a series two; who waits for it shall
+# not wait for the dead.
 TIMEOUT_SECONDS = 3.0
 # For so long after a failure only the main server is asked; then one request tries the replica.
 RETRY_SECONDS = 10.0

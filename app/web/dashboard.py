@@ -79,7 +79,7 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(require_key)])
 @router.get("/dashboard")
 async def dashboard(resources: ResourcesDep) -> HTMLResponse:
     """The page; the figures come as events."""
-    return page("dashboard.html", {"timezone": resources.settings.statistics.timezone.key})
+    return page("dashboard", {"timezone": resources.settings.statistics.timezone.key})
 
 
 @router.get("/dashboard/events", response_class=DashboardStream)

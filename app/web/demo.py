@@ -15,7 +15,7 @@ async def demo(resources: ResourcesDep) -> HTMLResponse:
     """The page; it knows what a call costs, to say what a hit saves."""
     settings = resources.settings
     return page(
-        "demo.html",
+        "demo",
         {
             "cost_per_call": str(settings.statistics.cost_per_call),
             "max_image_bytes": str(settings.image.max_size_bytes),

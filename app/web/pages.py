@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 FOLDER = Path(__file__).parent
 ASSETS_PATH = "/assets"
+PAGES = ("dashboard", "demo")
 # No script, style or request that is not ours, and nothing inline. Pictures are also made by the page itself: from a
 # chosen file (blob:) and in style sheets (data:).
 CONTENT_SECURITY_POLICY = (
@@ -45,16 +46,19 @@ def mount_assets(app: FastAPI) -> None:
     app.mount(ASSETS_PATH, Assets(directory=FOLDER / "assets"), name="assets")
 
 
-def page(name: str, values: Mapping[str, str] | None = None) -> HTMLResponse:
-    """The page `name` of this folder; `$key` in it stands for a value, which is escaped.
+def page(name: str, values: Mapping[str, str]) -> HTMLResponse:
+    """The page `name` of this folder in the layout of all; `$key` in it stands for a value, which is escaped.
+
+    Its style sheet and its module have the same name.
 
     Raises:
         KeyError: a value is missing.
     """
-    escaped = {key: escape(value) for key, value in (values or {}).items()}
-    return HTMLResponse(_template(name).substitute(escaped), headers=HEADERS)
+    main = _template(name).substitute({key: escape(value) for key, value in values.items()})
+    here = {f"on_{each}": ' aria-current="page"' if each == name else "" for each in PAGES}
+    return HTMLResponse(_template("layout").substitute(here, name=name, main=main), headers=HEADERS)
 
 
 @cache
 def _template(name: str) -> Template:
-    return Template((FOLDER / name).read_text(encoding="utf-8"))
+    return Template((FOLDER / f"{name}.html").read_text(encoding="utf-8"))

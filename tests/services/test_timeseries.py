@@ -13,12 +13,14 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import day_in_utc
+from app.config import StatisticsSettings
 from app.database.statements import timestamp_text
 from app.database.tables import ErrorPeriod, RequestLog
+from app.database.transactions import read
 from app.errors import InvalidRequest, ServerBusy
 from app.services import stats as stats_module
 from app.services.rollup_building import build_rollups
-from app.services.timeseries import MAX_NUMBERS, Bucket, bucket_bounds
+from app.services.timeseries import MAX_NUMBERS, Bucket, bucket_bounds, read_buckets
 from tests.services.test_stats import filled, log_row, stats_service
 
 __all__ = ["filled"]
@@ -171,6 +173,23 @@ def test_thirty_days_are_thirty_also_where_clocks_change() -> None:
         assert len(bucket_bounds(Bucket.HOUR, None, end, zone)) - 1 == 24, end
 
 
+async def test_a_year_is_read_month_by_month(engine: AsyncEngine) -> None:
+    reads = 0
+
+    async def read_and_count(work: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(engine, work)
+
+    settings = StatisticsSettings.model_validate({"timezone": "America/New_York"})
+    bounds = bucket_bounds(
+        Bucket.DAY, datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), settings.timezone
+    )
+    figures = await read_buckets(read_and_count, engine.dialect.name, Bucket.DAY, bounds, settings)
+    assert [each.start for each in figures] == bounds[:-1]
+    assert reads == 12
+
+
 async def test_series_leave_connections_for_others(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, may_end = 0, asyncio.Event()
 
@@ -189,6 +208,11 @@ async def test_series_leave_connections_for_others(engine: AsyncEngine, monkeypa
         refused, waiting = await asyncio.wait(running, timeout=0.05)
     assert reading == len(waiting) == stats_module.MAX_SERIES_AT_ONCE
     assert {type(task.exception()) for task in refused} == {ServerBusy}
+    # The dashboard does not stand still meanwhile.
+    dashboard = asyncio.create_task(stats.latest_series(Bucket.DAY))
+    await asyncio.wait([dashboard], timeout=0.05)
+    assert reading == stats_module.MAX_SERIES_AT_ONCE + 1
     may_end.set()
+    assert await dashboard == []
     assert await asyncio.gather(*waiting) == [[], []]
     assert await stats.timeseries(Bucket.DAY) == []

@@ -107,6 +107,26 @@ async def test_it_is_computed_once_for_all_and_never_for_nobody(settings: Settin
         await until(is_over, "nobody watches, and nothing is computed")
 
 
+async def test_a_part_that_fails_takes_no_other_with_it(settings: Settings) -> None:
+    asked = 0
+
+    async def fail() -> None:
+        nonlocal asked
+        asked += 1
+        raise ValueError("a category that there is not")
+
+    async with running(settings) as (client, resources):
+        resources.dashboard._sources["categories"] = (fail, 3600.0)
+        async with client.stream("GET", "/dashboard/events") as answer, asyncio.timeout(DEADLINE_SECONDS):
+            names: list[str] = []
+            stream = events(answer)
+            while not PARTS - {"categories"} <= set(names) or names.count("today") < 2:
+                names.append((await anext(stream))[0])
+                if names[-1] == "day":
+                    await client.post("/api/v1/classify", files={"image": photo(1)})
+    assert asked == 1
+
+
 async def test_silence_is_broken(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushing, "PING_SECONDS", 0.05)
     async with running(settings) as (client, _), client.stream("GET", "/dashboard/events") as answer:

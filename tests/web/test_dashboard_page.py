@@ -96,6 +96,8 @@ async def test_a_chart_is_read_without_a_mouse_and_without_eyes(service_url: str
 
 async def test_the_language_is_the_browsers_until_one_is_chosen(service_url: str, page: Page) -> None:
     await visit(page, service_url)
+    texts = await page.evaluate("import('/assets/dashboard-texts.js').then(module => module.texts)")
+    assert texts["en"].keys() == texts["zh"].keys()
     await expect(page).to_have_title("Image Classifier · dashboard")
     await expect(page.locator("h1")).to_contain_text("Today")
     await page.get_by_role("button", name="中文").click()

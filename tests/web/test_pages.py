@@ -1,11 +1,12 @@
 """How assets are served: with their types, a policy, and an ETag that saves the second download."""
 
+import re
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from app.web.pages import CONTENT_SECURITY_POLICY, FOLDER, page
+from app.web.pages import CONTENT_SECURITY_POLICY, FOLDER, PAGES, page
 
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 ASSETS = {path.name: path.read_bytes() for path in sorted((FOLDER / "assets").iterdir())}
@@ -41,7 +42,16 @@ async def test_nothing_else_is_served(path: str, service: httpx2.AsyncClient) ->
 
 def test_a_value_cannot_become_markup(tmp_path: Path) -> None:
     # The path of a page is joined to the folder; an absolute one stands for itself.
-    (tmp_path / "page.html").write_text('<p title="$key">', encoding="utf-8")
-    assert page(str(tmp_path / "page.html"), {"key": '"><script>'}).body == b'<p title="&quot;&gt;&lt;script&gt;">'
+    (tmp_path / "page.html").write_text('<main title="$key">', encoding="utf-8")
+    body = bytes(page(str(tmp_path / "page"), {"key": '"><script>$name'}).body)
+    assert b'<main title="&quot;&gt;&lt;script&gt;$name">' in body
     with pytest.raises(KeyError):
-        page(str(tmp_path / "page.html"))
+        page(str(tmp_path / "page"), {})
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_each_page_says_which_it_is(name: str, service: httpx2.AsyncClient) -> None:
+    text = (await service.get(f"/{name}")).text
+    assert re.findall(r'href="(\w+)" aria-current="page"', text) == [name]
+    for asset in re.findall(r'(?:href|src)="(assets/[^"]+)"', text):
+        assert asset.removeprefix("assets/") in ASSETS

@@ -1,12 +1,11 @@
 /** What the dashboard says, in both languages. */
+
+import { pageTexts } from "./page-texts.js";
+
 export const texts = {
   en: {
+    ...pageTexts.en,
     title: "Image Classifier · dashboard",
-    pages: "Pages",
-    dashboard: "Dashboard",
-    demo: "Demo",
-    docs: "API",
-    theme: "Light or dark",
     today: "Today",
     connecting: "Connecting …",
     live: "Live",
@@ -74,12 +73,8 @@ export const texts = {
     zone: "Days and hours are those of {zone}.",
   },
   zh: {
+    ...pageTexts.zh,
     title: "图片分类服务 · 仪表盘",
-    pages: "页面",
-    dashboard: "仪表盘",
-    demo: "演示",
-    docs: "接口",
-    theme: "浅色或深色",
     today: "今日",
     connecting: "正在连接……",
     live: "实时",

@@ -10,7 +10,7 @@ import { follow } from "./event-stream.js";
 import { createI18n } from "./i18n.js";
 
 const MAX_CODES = 3;
-const zone = document.body.dataset.timezone;
+const zone = document.querySelector("main").dataset.timezone;
 const i18n = createI18n(texts);
 const { t } = i18n;
 const charts = Object.fromEntries(

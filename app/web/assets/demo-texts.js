@@ -1,12 +1,10 @@
 /** The words of the demo. Errors have one text for each code that a classification may end with. */
 
+import { pageTexts } from "./page-texts.js";
+
 const en = {
+  ...pageTexts.en,
   title: "Image Classifier · demo",
-  pages: "Pages",
-  dashboard: "Dashboard",
-  demo: "Demo",
-  docs: "API",
-  theme: "Light or dark",
   heading: "The same photo is never paid for twice",
   introduction:
     "Your browser makes the photo small and hashes it. It asks the service with the hash alone, and uploads the photo only if the service does not know it yet.",
@@ -79,12 +77,8 @@ const en = {
 
 /** @type {typeof en} */
 const zh = {
-  title: "图片分类 · 演示",
-  pages: "页面",
-  dashboard: "看板",
-  demo: "演示",
-  docs: "API",
-  theme: "浅色或深色",
+  ...pageTexts.zh,
+  title: "图片分类服务 · 演示",
   heading: "同一张照片，绝不付第二次费",
   introduction: "浏览器先把照片压缩并计算哈希，只拿哈希去询问服务；服务没见过这张照片时，才会上传。",
   drop: "把照片拖到这里，或直接粘贴",

@@ -29,8 +29,9 @@ const EMOJI = {
  * @property {HTMLElement} element
  */
 
-const costPerCall = Number(document.body.dataset.costPerCall);
-const maxBytes = Number(document.body.dataset.maxImageBytes);
+const { dataset } = document.querySelector("main");
+const costPerCall = Number(dataset.costPerCall);
+const maxBytes = Number(dataset.maxImageBytes);
 const find = (id) => document.getElementById(id);
 const i18n = createI18n(texts);
 const { t } = i18n;

@@ -1,0 +1,17 @@
+/** The words of what all pages have. */
+export const pageTexts = {
+  en: {
+    pages: "Pages",
+    dashboard: "Dashboard",
+    demo: "Demo",
+    docs: "API",
+    theme: "Light or dark",
+  },
+  zh: {
+    pages: "页面",
+    dashboard: "仪表盘",
+    demo: "演示",
+    docs: "接口",
+    theme: "浅色或深色",
+  },
+};
