@@ -29,7 +29,7 @@ restore-test: $(VENV)/development ## Back up a working service and restore it in
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m pytest -q tests/deploy/test_backup.py tests/deploy/test_restore.py
 
-galera-test: $(VENV)/development model ## Kill nodes of a Galera cluster under load and check that nothing is lost
+galera-test: $(VENV)/development model ## Kill nodes of a Galera cluster, and instances, under load and check that nothing is lost
 	@$(BIN)/python -m pytest -n 0 -s -m galera tests/scaling $(ARGS)
 
 lint: $(VENV)/development ## Check style, format and types

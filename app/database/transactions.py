@@ -34,6 +34,9 @@ RETRY_AFTER_SECONDS = 2.0
 _DEADLOCK = 1213
 _LOCK_WAIT_TIMEOUT = 1205
 _GALERA_CONFLICT_OR_NOT_READY = 1047
+# What a node of a cluster says of a COMMIT that has lost to another node's (Group Replication), or in the moment when
+# it finds itself cut off from the others (Galera).
+_COMMIT_REFUSED = frozenset({1180, 3101})
 _TOO_MANY_CONNECTIONS = 1040
 _SERVER_SHUTDOWN = 1053
 # 1927 is MariaDB's "connection was killed".
@@ -58,6 +61,7 @@ _RETRYABLE = _LOST_CONNECTION | {
     _TOO_MANY_CONNECTIONS,
     _SERVER_SHUTDOWN,
     *_READ_ONLY,
+    *_COMMIT_REFUSED,
 }
 
 

@@ -33,6 +33,13 @@ def check_books(site: Site, load: Load, *, others: int) -> None:
     [(rows, cached)] = node.query(f"SELECT COUNT(*), SUM(from_cache) FROM {site.database}.request_log")
     assert (requests, hits, images, all_hits) == (rows, cached, entries, hit_count)
     assert hit_count == entries + cached
+    [(user_requests, logged_users, visitors, visitor_rows)] = node.query(
+        f"SELECT (SELECT SUM(requests) FROM {site.database}.stats_user),"
+        f" (SELECT COUNT(user_id) FROM {site.database}.request_log),"
+        f" (SELECT SUM(visitors) FROM {site.database}.stats_visitor_count),"
+        f" (SELECT COUNT(*) FROM {site.database}.stats_visitor)"
+    )
+    assert (user_requests, visitors) == (logged_users, visitor_rows)
     assert node.query(f"SELECT COUNT(*) FROM {site.database}.model_call_lease") == [(0,)]
 
 

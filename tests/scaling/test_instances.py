@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.model_server import FakeModelServer
 from tests.scaling.books import check_books, check_nodes_agree
-from tests.scaling.load import PATIENCE_SECONDS, UPLOAD_EVERY_SECONDS, Load, known_photos, report
+from tests.scaling.load import PATIENCE_SECONDS, Load, known_photos, report
 from tests.scaling.site import site_on
 from tests.servers.galera import GaleraCluster
 
@@ -47,9 +47,10 @@ async def test_a_killed_instance_costs_its_own_requests_only(
             for photo in load.photos:
                 answer = await client.post("/classify", files={"image": photo})
                 assert answer.status_code == 200, answer.text
-        check_books(site, load, others=KNOWN_PHOTOS + len(load.photos))
+        # First: what one node has committed may not have reached the one that is asked for the books.
         check_nodes_agree(site)
-        # A call whose asker died is made again, and no other.
+        check_books(site, load, others=KNOWN_PHOTOS + len(load.photos))
+        # A call whose asker died is made again, and no other: each belongs to a request that got no answer.
         died = model_server.call_count - KNOWN_PHOTOS - len(load.photos)
         print(f"{died} calls were made again")
-        assert 0 <= died <= MODEL_SECONDS / UPLOAD_EVERY_SECONDS + 1
+        assert 0 <= died <= len(bad)
