@@ -16,6 +16,8 @@ settings = load_settings()
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 backlog = 2048
 
+# At a reload (SIGHUP) the old ones stop to accept before the new ones serve, and requests wait for some seconds: all of
+# them at once would need twice the memory that they are counted by.
 workers = gunicorn_workers(settings)
 # Each worker loads the application itself. Loading it before the fork saves 4 to 8 % of the memory
 # (docs/performance.md), and a reload (SIGHUP) would then bring neither new code nor new settings.

@@ -4,19 +4,19 @@ import math
 import os
 from pathlib import Path
 
-# https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and where version 1 has the same
-CGROUP = Path("/sys/fs/cgroup")
+from app.control_groups import control_groups
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has: at least 1."""
+    """Cores that this process may use, which in a container or a unit are fewer than the machine has: at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, cgroup_quota(CGROUP))))
+    return max(1, math.ceil(min(cores, *map(cgroup_quota, control_groups()))))
 
 
 def cgroup_quota(folder: Path) -> float:
-    """Return the cores that `docker run --cpus` and its like leave us, or infinity where nothing limits them."""
+    """Return the cores that a control group leaves us, as by `docker run --cpus`; infinity where it sets no limit."""
     try:
+        # https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and where version 1 has the same
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
         else:

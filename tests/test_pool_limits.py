@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app import processes
+from app import cores, memory_limit, processes
 from app.config import CacheSettings, DatabaseSettings, ModelSettings, Settings
+from app.control_groups import control_groups
 from app.cores import cgroup_quota
 from app.database.engine import create_engine
 from app.errors import DatabaseUnavailable
@@ -104,6 +105,39 @@ def test_a_containers_share_of_the_memory_is_known(files: dict[str, str], limit:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cgroup_memory_limit(tmp_path) == limit
+
+
+@pytest.mark.parametrize(
+    ("membership", "groups"),
+    [
+        ("0::/", [""]),
+        ("0::/system.slice/image-classifier.service", ["", "system.slice", "system.slice/image-classifier.service"]),
+        ("12:memory:/docker/0123\n0::/a", ["", "a"]),
+        # Version 1; another container's group; nothing at all.
+        ("4:memory:/docker/0123", [""]),
+        ("0::/../0123", [""]),
+        (None, [""]),
+    ],
+)
+def test_the_groups_of_a_unit_are_known(membership: str | None, groups: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "cgroup"
+    if membership is not None:
+        file.write_text(f"{membership}\n")
+    assert control_groups(tmp_path, file) == [tmp_path / group for group in groups]
+
+
+def test_the_narrowest_group_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """systemd's MemoryMax= and CPUQuota= are in the unit's own group, or in that of its slice."""
+    unit = tmp_path / "system.slice/image-classifier.service"
+    unit.mkdir(parents=True)
+    (unit.parent / "memory.max").write_text("300000000\n")
+    (unit / "memory.max").write_text("max\n")
+    (unit / "cpu.max").write_text("50000 100000\n")
+    groups = [tmp_path, unit.parent, unit]
+    monkeypatch.setattr(memory_limit, "control_groups", lambda: groups)
+    monkeypatch.setattr(cores, "control_groups", lambda: groups)
+    assert available_memory_bytes() == 300_000_000
+    assert cores.available_cores() == 1
 
 
 def test_the_machine_has_some_memory() -> None:

@@ -5,6 +5,7 @@ Not part of `make test`: the build takes three minutes (ten the first time), 5 G
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -123,6 +124,19 @@ def test_nothing_is_in_it_that_serves_nobody(container: Container) -> None:
         if not path.is_symlink() and (path.lstat().st_uid == UID or path.lstat().st_mode & stat.S_IWOTH)
     ]
     assert writable == []
+
+
+def test_no_process_compiles_what_it_imports(container: Container) -> None:
+    """Nobody could keep the result: the root file system may be read-only."""
+    for command in (["-m", "app.alive"], ["-c", "import app.main, app.tasks.__main__, app.cli.main"]):
+        said = run(container, "python", "-v", *command).stderr
+        assert "import 'http.client'" in said
+        assert re.findall(r"^# code object from (.+\.py)$", said, re.MULTILINE) == []
+    # Whatever the times of files become: https://peps.python.org/pep-0552/#specification, hash-based and not checked.
+    for folder in ("app", "opt/venv"):
+        compiled = list((container.root / folder).rglob("*.pyc"))
+        assert compiled
+        assert [str(path) for path in compiled if path.read_bytes()[4:8] != b"\x01\x00\x00\x00"] == []
 
 
 def test_a_photo_is_answered_and_sigterm_ends_it(container: Container) -> None:
