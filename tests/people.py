@@ -5,6 +5,8 @@ from typing import Any
 import httpx2
 
 USER = {"username": "testuser", "email": "test@example.com", "password": "testpassword123"}
+# Signs the tokens of services that are made without settings.
+TOKEN_KEY = "k" * 32
 
 
 async def sign_up(service: httpx2.AsyncClient, **changes: Any) -> dict[str, Any]:

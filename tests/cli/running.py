@@ -29,14 +29,19 @@ async def run(
 
     `stdin` is a file descriptor, such as that of a terminal.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app.cli", *arguments),
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), "COLUMNS": "200", **environment},
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    # What a script starts in the background ignores Ctrl-C; the command would inherit that from these tests.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.cli", *arguments),
+            cwd=cwd,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), "COLUMNS": "200", **environment},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     if interrupt_when is not None:
         await interrupt_when()
         process.send_signal(signal.SIGINT)

@@ -16,6 +16,7 @@ from app.services.login_throttle import LoginThrottle
 from app.services.passwords import PasswordHasher
 from app.services.tokens import TokenIssuer
 from app.storage import LocalStorage
+from tests.people import TOKEN_KEY
 from tests.services.leases import process
 from tests.services.libraries import library_on
 
@@ -48,7 +49,7 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
         yield AccountService(
             engine,
             passwords=passwords,
-            tokens=TokenIssuer("k" * 32, timedelta(days=1)),
+            tokens=TokenIssuer(TOKEN_KEY, timedelta(days=1)),
             throttle=LoginThrottle(engine),
             library=library,
         )

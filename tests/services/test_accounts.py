@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,9 @@ from app.errors import EmailTaken, InvalidToken, LoginFailed, ServerBusy, TooMan
 from app.services import passwords as passwords_module
 from app.services.accounts import AccountService
 from app.services.login_throttle import ADDRESS, FREE_FAILURES, LoginThrottle
-from app.services.passwords import PasswordHasher
-from app.services.tokens import SECRET_KEY_FILE, TokenIssuer, kept_secret_key
-from app.storage import LocalStorage
+from app.services.tokens import SECRET_KEY_FILE, kept_secret_key
 from tests.databases import lost_answers
-from tests.services.libraries import library_on
-
-KEY = "k" * 32
-
-
-@pytest.fixture
-async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[AccountService]:
-    passwords = PasswordHasher()
-    async with library_on(engine, LocalStorage(tmp_path)) as library:
-        yield AccountService(
-            engine,
-            passwords=passwords,
-            tokens=TokenIssuer(KEY, timedelta(days=1)),
-            throttle=LoginThrottle(engine),
-            library=library,
-        )
-    passwords.close()
+from tests.people import TOKEN_KEY
 
 
 async def test_a_sign_up_whose_commit_had_no_answer_is_done(
@@ -98,9 +79,9 @@ async def test_a_token_of_a_clock_that_is_ahead_counts(accounts: AccountService)
     account = await accounts.register("somebody", "somebody@example.com", "password")
     issued_at = utc_now() + timedelta(seconds=20)
     claims = {"sub": str(account.id), "gen": 0, "iat": issued_at, "exp": issued_at + timedelta(days=1), "jti": "a"}
-    assert (await accounts.session_of(jwt.encode(claims, KEY, algorithm="HS256"))).account == account
+    assert (await accounts.session_of(jwt.encode(claims, TOKEN_KEY, algorithm="HS256"))).account == account
     with pytest.raises(InvalidToken):
-        await accounts.session_of(jwt.encode(claims, KEY[::-1] + "x", algorithm="HS256"))
+        await accounts.session_of(jwt.encode(claims, TOKEN_KEY[::-1] + "x", algorithm="HS256"))
 
 
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password(
