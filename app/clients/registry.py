@@ -101,10 +101,9 @@ def _without_aiohttp() -> Iterator[None]:
 
 
 def _target(provider: str) -> str:
-    plugins = _plugins()
     if provider in BUILT_IN_PROVIDERS:
         return BUILT_IN_PROVIDERS[provider]
-    if provider in plugins:
+    if provider in (plugins := _plugins()):
         return plugins[provider].value
     module_name, _, class_name = provider.partition(":")
     if module_name and class_name:
