@@ -44,7 +44,7 @@ format: $(VENV)/development ## Format the code and mend what ruff can mend
 model: | $(VENV)/runtime ## Fetch the local model's weights (once)
 	@$(BIN)/python -m scripts.make_model
 
-bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes seven minutes)
+bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes eight minutes)
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m bench
 
