@@ -46,5 +46,5 @@ WORKDIR /app
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "app.alive"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "app.runtime.healthcheck"]
 CMD ["gunicorn", "-c", "gunicorn_config.py", "app.main:app"]

@@ -16,7 +16,7 @@ run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:80
 	@$(BIN)/python -m app
 
 worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their own (TASK_WORKERS=outside)
-	@$(BIN)/python -m app.tasks
+	@$(BIN)/python -m app.worker
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch

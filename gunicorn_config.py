@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from app.config import load_settings
-from app.metrics_files import add_up_ended, provide_folder
-from app.processes import gunicorn_workers, pool_limits
+from app.config.settings import load_settings
+from app.observability.metrics_multiprocess import add_up_ended, provide_folder
+from app.runtime.capacity import gunicorn_workers, pool_limits
 
 settings = load_settings()
 

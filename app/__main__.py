@@ -7,7 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
-from app.config import Settings, load_settings
+from app.config.settings import Settings, load_settings
 from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 
 SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
@@ -46,7 +46,7 @@ def main() -> None:
     if "host" not in settings.model_fields_set:
         # A first try is nobody else's business.
         settings = settings.model_copy(update={"host": "127.0.0.1"})
-    # We are one process, whatever gunicorn is told (app/processes.py).
+    # We are one process, whatever gunicorn is told (app/runtime/capacity.py).
     os.environ["WEB_CONCURRENCY"] = "1"
     config = uvicorn.Config(
         "app.main:app",

@@ -36,19 +36,7 @@ AppError 500 internal_error
 ├── DatabaseUnavailable 503 database_unavailable
 ├── ServerBusy 503 server_busy
 ├── StorageUnavailable 503 storage_unavailable
-└── ModelError 502 model_error
-    ├── ModelAnswerInvalid 502 model_answer_invalid
-    ├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
-    ├── ModelRefused 502 model_refused                  the model's safety filter
-    ├── ModelRejectedRequest 502 model_rejected_request  it will not take what we send
-    ├── ModelTimeout 504 model_timeout
-    ├── ModelAuthenticationFailed 503 model_authentication_failed
-    ├── ModelNotFound 503 model_not_found
-    ├── ModelQuotaExhausted 503 model_quota_exhausted
-    ├── ModelCircuitOpen 503 model_circuit_open          too many failures in a row; we do not ask for a while
-    ├── ModelBusy 503 model_busy                         more photos wait for the model than it can take in time
-    └── ModelUnreachable 503 model_unreachable           broken connection, 5xx; retried
-        └── ModelRateLimited 503 model_rate_limited      429; retried
+└── ModelError 502 model_error                       and what is below it: app/clients/errors.py
 
 A message is for the caller: it never holds a key, an address of ours or a provider's own text.
 """
@@ -264,81 +252,3 @@ class StorageUnavailable(AppError):
     status = 503
     code = "storage_unavailable"
     message = "The storage of the pictures cannot be reached. Try again shortly."
-
-
-class ModelError(AppError):
-    """The model did not give an answer. `retryable`: the same call may succeed a moment later."""
-
-    status = 502
-    code = "model_error"
-    message = "The model failed."
-    retryable: ClassVar[bool] = False
-
-
-class ModelAnswerInvalid(ModelError):
-    code = "model_answer_invalid"
-    message = "The model's answer was not a valid classification."
-
-
-class ModelResponseInvalid(ModelError):
-    code = "model_response_invalid"
-    message = "The model server answered something that is no answer of a model. Try again shortly."
-    retryable = True
-
-
-class ModelRefused(ModelError):
-    code = "model_refused"
-    message = "The model's safety filter refused this picture. Sending it again will not help."
-
-
-class ModelRejectedRequest(ModelError):
-    code = "model_rejected_request"
-    message = "The model server does not accept the request. Check that LLM_MODEL is a model that can see pictures."
-
-
-class ModelTimeout(ModelError):
-    status = 504
-    code = "model_timeout"
-    message = "The model took too long."
-
-
-class ModelAuthenticationFailed(ModelError):
-    status = 503
-    code = "model_authentication_failed"
-    message = "The model provider does not accept the service's credentials. The operator has to check LLM_API_KEY."
-
-
-class ModelNotFound(ModelError):
-    status = 503
-    code = "model_not_found"
-    message = "The provider does not know this model or address. The operator has to check LLM_MODEL and LLM_BASE_URL."
-
-
-class ModelQuotaExhausted(ModelError):
-    status = 503
-    code = "model_quota_exhausted"
-    message = "The quota with the model provider is used up."
-
-
-class ModelCircuitOpen(ModelError):
-    status = 503
-    code = "model_circuit_open"
-    message = "The model has failed several times in a row and is left alone for a moment. Try again shortly."
-
-
-class ModelBusy(ModelError):
-    status = 503
-    code = "model_busy"
-    message = "Too many photos are waiting for the model. Try again shortly."
-
-
-class ModelUnreachable(ModelError):
-    status = 503
-    code = "model_unreachable"
-    message = "The model cannot be reached. Try again shortly."
-    retryable = True
-
-
-class ModelRateLimited(ModelUnreachable):
-    code = "model_rate_limited"
-    message = "The model provider limits our rate. Try again shortly."

@@ -9,8 +9,16 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
-from app.access_log import AccessLog
-from app.api import (
+from app.api.errors import add_error_handlers
+from app.api.fast_path import Shortcut
+from app.api.middleware import (
+    REQUEST_ID_HEADER,
+    BodyLimitMiddleware,
+    RequestContextMiddleware,
+    StartupErrorMiddleware,
+    UnexpectedErrorMiddleware,
+)
+from app.api.routes import (
     cache,
     categories,
     classify,
@@ -26,23 +34,15 @@ from app.api import (
     users,
     websocket,
 )
-from app.api.errors import add_error_handlers
-from app.api.metrics import METRICS_PATH
-from app.api.middleware import (
-    REQUEST_ID_HEADER,
-    BodyLimitMiddleware,
-    RequestContextMiddleware,
-    StartupErrorMiddleware,
-    UnexpectedErrorMiddleware,
-)
-from app.api.shortcut import Shortcut
-from app.clients.registry import ModelConfigurationError
-from app.config import Settings, load_settings
+from app.api.routes.metrics import METRICS_PATH
+from app.clients.errors import ModelConfigurationError
+from app.config.settings import Settings, load_settings
 from app.errors import AppError
-from app.leaving import on_leaving
-from app.logs import configure_logging, log_format
+from app.observability.access_log import AccessLog
+from app.observability.logging import configure_logging, log_format
+from app.observability.tracing import start_tracing
 from app.resources import open_resources
-from app.tracing import start_tracing
+from app.server.shutdown import on_leaving
 from app.web import dashboard, demo
 from app.web.documentation import add_redoc
 from app.web.pages import mount_assets

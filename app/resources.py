@@ -11,50 +11,50 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import metrics, tracing
 from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
-from app.config import Settings
-from app.cores import available_cores
+from app.config.settings import Settings
 from app.database.engine import connections_limit, create_engine, create_replica_engine
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.database.replica import Replica
 from app.errors import AppError
-from app.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.open_files import raise_open_files
-from app.services.accounts import AccountService
-from app.services.cache import CacheService
-from app.services.cache_copies import CacheCopies
-from app.services.cache_watch import CacheWatch
-from app.services.classifier import ClassifierService
-from app.services.dashboard import DashboardFeed
-from app.services.earlier_answers import EarlierAnswers
-from app.services.error_totals import ErrorTotals
+from app.observability import metrics, tracing
+from app.observability.process_gauges import ProcessGauges
+from app.runtime.cgroups import available_cores
+from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
+from app.runtime.rlimits import raise_open_files
+from app.services.accounts.login_throttle import LoginThrottle
+from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.service import AccountService
+from app.services.accounts.tokens import TokenIssuer, kept_secret_key
+from app.services.cache.invalidation import CacheWatch
+from app.services.cache.memory import MemoryCache
+from app.services.cache.redis import RedisCache
+from app.services.cache.service import CacheService
+from app.services.cache.tiers import CacheCopies
+from app.services.classification.lease import LeaseService
+from app.services.classification.service import ClassifierService
+from app.services.events.feed import TaskEvents
+from app.services.events.redis_signal import RedisSignal
 from app.services.health import HealthService
-from app.services.inference import InferenceService
-from app.services.inference_results import InferenceResults
-from app.services.lease import LeaseService
-from app.services.library import LibraryService
-from app.services.library_sweep import sweep_for_ever
-from app.services.login_throttle import LoginThrottle
-from app.services.memory_cache import MemoryCache
-from app.services.model_catalogue import ModelCatalogue
-from app.services.passwords import PasswordHasher
-from app.services.photo_preparation import PhotoPreparer
-from app.services.process_gauges import ProcessGauges
-from app.services.redis_cache import RedisCache
-from app.services.redis_signal import RedisSignal
-from app.services.request_log import RequestLogService
-from app.services.request_recorder import RequestRecorder
-from app.services.rollup_building import build_rollups
-from app.services.rollups import Rollups
-from app.services.stats import StatsService
-from app.services.task_events import TaskEvents
-from app.services.tasks import TaskService
-from app.services.tokens import TokenIssuer, kept_secret_key
+from app.services.inference.catalogue import ModelCatalogue
+from app.services.inference.further_models import EarlierAnswers
+from app.services.inference.results import InferenceResults
+from app.services.inference.service import InferenceService
+from app.services.library.service import LibraryService
+from app.services.library.sweep import sweep_for_ever
+from app.services.photos import PhotoPreparer
+from app.services.request_log.backfill import build_rollups
+from app.services.request_log.error_counts import ErrorTotals
+from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
+from app.services.request_log.rollups import Rollups
+from app.services.request_log.service import RequestLogService
+from app.services.statistics.dashboard import DashboardFeed
+from app.services.statistics.service import StatsService
+from app.services.tasks.lifespan import open_tasks
+from app.services.tasks.service import TaskService
 from app.storage import Storage, StorageError, open_storage
-from app.tasks.opening import open_tasks
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
@@ -116,7 +116,12 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             cost_per_call=settings.statistics.cost_per_call,
         )
         stack.push_async_callback(recorder.close)
-        gauges = ProcessGauges(engine, recorder, connections_limit=connections_limit(settings))
+        gauges = ProcessGauges(
+            engine,
+            connections_limit=connections_limit(settings),
+            queued_rows=lambda: recorder.pending_rows,
+            queue_limit_rows=MAX_PENDING_ROWS,
+        )
         stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)

@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL, make_url
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.schema import metadata
-from app.database.tables import CachedImage
+from app.database.tables.classification import CachedImage
+from app.database.tables.schema import metadata
 from scripts.mysql_instance import ServerStartError
 from tests.servers.databases import start_servers
 

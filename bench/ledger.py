@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 
-from app.database.tables import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage, RequestLog
 from bench.load import Load
 
 POLL_SECONDS = 0.05

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.tables import CachedImage, RequestLog
-from app.request_id import new_request_id
+from app.database.tables.classification import CachedImage, RequestLog
+from app.observability.request_id import new_request_id
 from app.schemas.classify import CacheHit, CacheMiss, CheckCacheRequest, Classification, ClassifyResponse
 
 engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=10, max_overflow=5)

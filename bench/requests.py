@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from bench.load import PLACEHOLDER, Request
 
 SAMPLE = PROJECT_ROOT / "docs/samples/coffee.jpg"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from bench.instant_model import MODEL
 from bench.load import ANSWER_TIMEOUT_SECONDS, LoadError, Request
 from tests.servers.processes import free_port, start_process

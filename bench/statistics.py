@@ -25,12 +25,13 @@ from sqlalchemy import Engine, Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import day_in_utc, utc_now
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables import RequestLog
-from app.services.rollup_building import build_rollups
-from app.services.rollups import SHARDS
+from app.database.tables.classification import RequestLog
+from app.services.request_log.backfill import build_rollups
+from app.services.request_log.rollups import SHARDS
 from bench.command import run_command
 from bench.databases import mysql_server
 from bench.ledger import AccountingError

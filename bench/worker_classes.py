@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from bench.databases import mysql_server
 from bench.instant_model import MODEL
 from bench.load import Request, run_load

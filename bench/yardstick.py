@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.categories import Category
 from app.clock import utc_now
-from app.request_id import new_request_id
+from app.observability.request_id import new_request_id
 from app.schemas.classify import CacheHit, CheckCacheRequest, Classification, ClassifyResponse
 
 DECODED_PATH = "/api/v1/classify/decoded"

@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import insert
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables import CachedImage, ErrorPeriod, RequestLog
-from app.services.rollups import period_start
+from app.database.tables.classification import CachedImage, ErrorPeriod, RequestLog
+from app.services.request_log.rollups import period_start
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DAYS = 30

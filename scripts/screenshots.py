@@ -15,11 +15,12 @@ import httpx2
 from PIL import Image
 from playwright.async_api import Browser, Page
 
-from app.config import PROJECT_ROOT, ModelSettings, Settings
+from app.config.model import ModelSettings
+from app.config.settings import PROJECT_ROOT, Settings
 from app.main import create_app
 from scripts.busy_month import fill
 from tests.servers.browser import open_page, running_browser
-from tests.serving import serving
+from tests.support.serving import serving
 
 IMAGES = PROJECT_ROOT / "docs" / "images"
 SAMPLES = PROJECT_ROOT / "docs" / "samples"

@@ -11,16 +11,18 @@ import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import DatabaseSettings, ModelSettings, Settings, StatisticsSettings
+from app.config.database import DatabaseSettings
+from app.config.model import ModelSettings
+from app.config.settings import Settings, StatisticsSettings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.main import create_app
-from app.services import passwords
+from app.services.accounts import passwords
 from scripts.mysql_programs import find_mariadb, search_path
-from tests.databases import TestDatabase, close_recorders, empty_tables, fresh_database
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
-from tests.serving import serving
+from tests.support.databases import TestDatabase, close_recorders, empty_tables, fresh_database
+from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 

@@ -3,11 +3,13 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 
 APP = PROJECT_ROOT / "app"
 MAX_LINES = 350
@@ -22,14 +24,45 @@ FORBIDDEN = {
     "database": ("fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
     "storage": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+    "runtime": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+    "observability": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+    "observability/metrics.py": ("sqlalchemy", "app."),
+    "observability/metrics_multiprocess.py": ("sqlalchemy", "app."),
+    "config": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "categories.py": ("app.",),
-    "metrics.py": ("fastapi", "starlette", "sqlalchemy", "app."),
-    "metrics_files.py": ("fastapi", "starlette", "sqlalchemy", "app."),
-    "tracing.py": ("fastapi", "starlette", "sqlalchemy", "app.api", "app.services", "app.database", "app.clients"),
     "resources.py": ("fastapi", "starlette", "app.api"),
-    "config.py": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
 }
+
+# Package (or module) of app/services -> the others that it may import.
+SERVICES: dict[str, set[str]] = {
+    "accounts": {"library"},
+    "cache": {"request_log"},
+    "classification": {"cache", "photos", "request_log"},
+    "events": {"accounts"},
+    "health": set(),
+    "inference": {"cache", "classification", "library", "photos", "request_log"},
+    "library": {"photos"},
+    "photos": set(),
+    "request_log": set(),
+    "statistics": {"health", "request_log"},
+    "tasks": set(),
+}
+
+TOP_LEVEL = {
+    "__init__.py",
+    "__main__.py",
+    "categories.py",
+    "clock.py",
+    "errors.py",
+    "main.py",
+    "resources.py",
+    "worker.py",
+}
+
+MAX_MODULES = 12
+# They are lists of like things: a resource each, a provider each.
+MAX_MODULES_OF = {"api/routes": 15, "clients/llm": 15, "photo": 13}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -88,6 +121,35 @@ def test_files_stay_small_enough_to_hold_in_the_head() -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
     }
     assert long == {}
+
+
+def test_the_packages_of_the_services_import_only_what_the_table_names() -> None:
+    found: dict[str, set[str]] = {}
+    for path in files_of("services"):
+        package = path.relative_to(APP / "services").parts[0].removesuffix(".py")
+        names = {module.split(".")[2] for module in imported_modules(path) if module.startswith("app.services.")}
+        found.setdefault(package, set()).update(names - {package})
+    found.pop("__init__")
+    assert found == SERVICES
+
+
+def test_the_packages_of_the_services_form_no_circle() -> None:
+    # Raises CycleError, which names the circle.
+    order = list(TopologicalSorter(SERVICES).static_order())
+    assert set(order) == set(SERVICES)
+
+
+def test_a_folder_is_one_room() -> None:
+    modules = Counter(
+        str(path.parent.relative_to(APP))
+        for path in APP.rglob("*.py")
+        if path.name not in {"__init__.py", "__main__.py"}
+    )
+    assert {name: n for name, n in modules.items() if n > MAX_MODULES_OF.get(name, MAX_MODULES)} == {}
+
+
+def test_no_further_module_stands_at_the_top() -> None:
+    assert {path.name for path in APP.glob("*.py")} == TOP_LEVEL
 
 
 def test_every_module_opens_with_the_rule_that_explains_it() -> None:

@@ -14,17 +14,17 @@ from starlette.types import Scope
 from app.errors import AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
-from app.services.accounts import Account, AccountService, Session
-from app.services.cache import CacheService
-from app.services.classifier import Caller, ClassifierService
+from app.services.accounts.service import Account, AccountService, Session
+from app.services.cache.service import CacheService
+from app.services.classification.service import ClassifierService
 from app.services.health import HealthService
-from app.services.inference import InferenceService
-from app.services.library import LibraryService
-from app.services.model_catalogue import ModelCatalogue
-from app.services.request_log import RequestLogService
-from app.services.request_record import user_id_of_account
-from app.services.stats import StatsService
-from app.services.tasks import TaskService
+from app.services.inference.catalogue import ModelCatalogue
+from app.services.inference.service import InferenceService
+from app.services.library.service import LibraryService
+from app.services.request_log.record import Caller, user_id_of_account
+from app.services.request_log.service import RequestLogService
+from app.services.statistics.service import StatsService
+from app.services.tasks.service import TaskService
 
 
 async def get_resources(request: Request) -> Resources:

@@ -11,16 +11,12 @@ from fastapi.responses import Response
 from loguru import logger
 from starlette.exceptions import HTTPException
 
-from app import metrics
+from app.clients.errors import ModelAuthenticationFailed, ModelBusy, ModelNotFound, ModelQuotaExhausted
 from app.clock import utc_now
 from app.errors import (
     AppError,
     InvalidRequest,
     MethodNotAllowed,
-    ModelAuthenticationFailed,
-    ModelBusy,
-    ModelNotFound,
-    ModelQuotaExhausted,
     NotFound,
     PayloadTooLarge,
     ServerBusy,
@@ -28,8 +24,9 @@ from app.errors import (
     TooManyStreams,
     TooManyTasks,
 )
+from app.observability import metrics
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
-from app.services.error_totals import count_error
+from app.services.request_log.error_counts import count_error
 
 # Whom we refuse for want of room, or because they come too often.
 REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyTasks, TooManyStreams)

@@ -11,14 +11,14 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import metrics, tracing
-from app.access_log import AccessLog
 from app.api.dependencies import client_address
 from app.api.errors import error_response
-from app.api.metrics import METRICS_PATH
+from app.api.routes.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
-from app.request_id import new_request_id
-from app.services.error_totals import count_error
+from app.observability import metrics, tracing
+from app.observability.access_log import AccessLog
+from app.observability.request_id import new_request_id
+from app.services.request_log.error_counts import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()

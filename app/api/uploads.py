@@ -18,8 +18,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, ServerBusy, TooManyImages
-from app.memory_budget import MemoryBudget, MemoryTimeoutError
-from app.services.classifier import UploadedPhoto
+from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.services.photos import UploadedPhoto
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
-from app.cli.terminal import say
+from app.cli.output import say
 
 KEY_NAME = "ADMIN_API_KEY"
 # 256 bits, as RFC 4086 asks of a key that must not be guessed for long.

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from app.categories import CATEGORY_TEXTS, Category
 from app.cli.client import PhotoClient, PhotoResult
+from app.cli.connection import RequestFailed, ServiceConnection, Stopped
+from app.cli.output import messages, say, shown, write_csv, write_json
 from app.cli.photos import find_photos
-from app.cli.service import RequestFailed, ServiceConnection, Stopped
-from app.cli.terminal import messages, say, shown, write_csv, write_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 MAX_CONCURRENCY = 64

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.cli.connection import RequestFailed, ServiceConnection
 from app.cli.photos import CompressedPhoto, UnreadablePhoto, compress
-from app.cli.service import RequestFailed, ServiceConnection
 
 
 @dataclass(frozen=True, slots=True)

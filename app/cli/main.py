@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import admin_key, classify, operate, statistics
+from app.cli import admin_key, classify, statistics
+from app.cli import commands as operate
 
 cli = typer.Typer(
     name="image-classifier",

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.classify import DEFAULT_SERVER, ServerOption, category_name
-from app.cli.service import RequestFailed, ServiceConnection
-from app.cli.terminal import say, shown, write_json
+from app.cli.connection import RequestFailed, ServiceConnection
+from app.cli.output import say, shown, write_json
 
 # Key in the --json output -> path below /api/v1.
 SOURCES = {

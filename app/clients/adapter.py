@@ -17,9 +17,9 @@ from PIL import Image
 
 from app.categories import Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
-from app.clients.parsing import DESCRIPTION_MAX_CHARACTERS, clean_text
-from app.config import ModelSettings
-from app.errors import ModelAnswerInvalid, ModelError, ModelRejectedRequest, ModelUnreachable
+from app.clients.errors import ModelAnswerInvalid, ModelError, ModelRejectedRequest, ModelUnreachable
+from app.clients.llm.parsing import DESCRIPTION_MAX_CHARACTERS, clean_text
+from app.config.model import ModelSettings
 
 METHODS = ("load_model", "preprocess", "predict", "postprocess")
 MODEL_MAX_LENGTH = 100

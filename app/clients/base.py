@@ -18,12 +18,9 @@ from typing import Any, ClassVar
 
 from loguru import logger
 
-from app import metrics
 from app.categories import Category
 from app.clients.breaker import BreakerState, CircuitBreaker
-from app.clock import utc_now
-from app.config import ModelSettings
-from app.errors import (
+from app.clients.errors import (
     ModelAnswerInvalid,
     ModelBusy,
     ModelCircuitOpen,
@@ -32,7 +29,10 @@ from app.errors import (
     ModelRejectedRequest,
     ModelTimeout,
 )
-from app.tracing import span
+from app.clock import utc_now
+from app.config.model import ModelSettings
+from app.observability import metrics
+from app.observability.tracing import span
 
 # Five failures in a row are an outage, not bad luck; half a minute is what the rate limits of hosted APIs last.
 BREAKER_FAILURE_THRESHOLD = 5

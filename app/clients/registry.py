@@ -14,20 +14,17 @@ from typing import Any
 
 from app.clients.adapter import METHODS, adapt, is_adaptable
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
-from app.config import ModelSettings
+from app.clients.errors import ModelConfigurationError
+from app.config.model import ModelSettings
 
 ENTRY_POINT_GROUP = "image_classifier.models"
 
 BUILT_IN_PROVIDERS = {
     "local": "app.clients.local:LocalClient",
-    "openai": "app.clients.openai:OpenAIClient",
-    "claude": "app.clients.claude:ClaudeClient",
-    "custom": "app.clients.custom:CustomClient",
+    "openai": "app.clients.llm.openai:OpenAIClient",
+    "claude": "app.clients.llm.claude:ClaudeClient",
+    "custom": "app.clients.llm.custom:CustomClient",
 }
-
-
-class ModelConfigurationError(Exception):
-    """LLM_* or MODELS cannot give a model client; the text says to the operator what to change, without secrets."""
 
 
 def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER") -> ModelClient:

@@ -16,7 +16,7 @@ from pymysql.err import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.engine import prepare_sqlite_connection
-from app.database.packets import DuplicateRowError, discard, send
+from app.database.pipeline import DuplicateRowError, discard, send
 from app.database.statements import Statement
 from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, with_retries
 

@@ -14,10 +14,11 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database.mysql_connection import connect
 from app.errors import DatabaseUnavailable
-from app.processes import PoolLimits, pool_limits, replica_pool_limits
+from app.runtime.capacity import PoolLimits, pool_limits, replica_pool_limits
 
 POOL_TIMEOUT_SECONDS = 6
 # Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
@@ -79,7 +80,7 @@ def _create_mysql_engine(settings: Settings, url: URL, limits: PoolLimits) -> As
         max_overflow=limits.overflow,
         pool_recycle=settings.database.pool_recycle_seconds,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        # SQLAlchemy ends its own transactions, and a packet ends with its COMMIT (app/database/packets.py): one more
+        # SQLAlchemy ends its own transactions, and a packet ends with its COMMIT (app/database/pipeline.py): one more
         # ROLLBACK at every return would be a trip for nothing.
         pool_reset_on_return=None,
         connect_args=mysql_connect_arguments(settings.database),

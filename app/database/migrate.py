@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.config import PROJECT_ROOT, Settings
+from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import SQLITE_BEGIN_IMMEDIATE, mysql_connect_arguments
 from app.database.transactions import is_passing, reason
 from app.errors import DatabaseUnavailable

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.categories import Category
-from app.clients.parsing import DESCRIPTION_MAX_CHARACTERS, clean_text
+from app.clients.llm.parsing import DESCRIPTION_MAX_CHARACTERS, clean_text
 from app.schemas.classify import Classification
 from app.schemas.common import DataResponse
 

@@ -3,7 +3,7 @@
 from pydantic import ConfigDict
 
 from app.schemas.common import EXAMPLE_HASH, EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, DataResponse
-from app.services.request_log import LoggedRequest
+from app.services.request_log.service import LoggedRequest
 
 
 class LoggedRequestResponse(DataResponse[LoggedRequest]):

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidRequest
 from app.schemas.common import EXAMPLE_HASH, DataResponse
-from app.services.stats import CacheEfficiency, CategoryShare, DayStats, HotImage, UserStats
-from app.services.timeseries import Bucket, BucketFigures
+from app.services.statistics.service import CacheEfficiency, CategoryShare, DayStats, HotImage, UserStats
+from app.services.statistics.timeseries import Bucket, BucketFigures
 
 
 class Metric(StrEnum):

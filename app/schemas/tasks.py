@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.common import EXAMPLE_TIMESTAMP, Timestamp
-from app.services.task_record import TaskStatus
+from app.services.tasks.record import TaskStatus
 
 EXAMPLE_TASK_ID = "5f0c3a8e9d2b47c1a6e4f8b0d7392c15"
 _URL = f"/images/inference/tasks/{EXAMPLE_TASK_ID}"

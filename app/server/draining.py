@@ -18,7 +18,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.leaving import announce_leaving
+from app.server.shutdown import announce_leaving
 
 # How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
 LINGER_SECONDS = 3.0

@@ -4,12 +4,12 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from app.config import load_settings
-from app.logs import configure_logging
+from app.config.settings import load_settings
+from app.observability.logging import configure_logging
 
 
 class SharedLogger(Logger):  # type: ignore[misc]  # it comes without types
-    """Hands everything to `app/logs.py`."""
+    """Hands everything to `app/observability/logging.py`."""
 
     def setup(self, cfg: Any) -> None:
         """Read gunicorn's settings, then take its handlers away."""

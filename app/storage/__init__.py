@@ -6,7 +6,7 @@ never written again after it was removed.
 
 from pathlib import Path
 
-from app.config_addresses import Bucket
+from app.config.addresses import Bucket
 from app.storage.base import FileMissingError, Storage, StorageError
 from app.storage.local import LocalStorage
 from app.storage.s3 import S3Storage

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.dependencies import ResourcesDep
-from app.api.pushing import (
+from app.api.streaming import (
     EVENT_STREAM,
     EVENT_STREAM_HEADERS,
     FAREWELL_SECONDS,
@@ -25,7 +25,7 @@ from app.api.pushing import (
     until_disconnect,
 )
 from app.errors import DashboardLoginRequired
-from app.services.dashboard import DashboardFeed, Viewer
+from app.services.statistics.dashboard import DashboardFeed, Viewer
 from app.web.pages import page
 
 # An event, not a comment: scripts do not see comments, and the page wants to know that the service is still there.

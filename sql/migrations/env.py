@@ -5,9 +5,9 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.schema import metadata
+from app.database.tables.schema import metadata
 
 
 def run(connection: Connection) -> None:

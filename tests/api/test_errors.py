@@ -10,11 +10,12 @@ import httpx2
 import pytest
 from loguru import logger
 
-import app.errors
+from app import errors as service_errors
 from app.api.errors import REFUSALS
+from app.clients import errors as model_errors
 from app.errors import AppError, NotFound
-from app.services.stats import StatsService
-from tests.api.test_classify import error_code
+from app.services.statistics.service import StatsService
+from tests.api.routes.test_classify import error_code
 
 
 async def test_unknown_addresses_and_methods(api: httpx2.AsyncClient) -> None:
@@ -101,11 +102,12 @@ def all_errors(base: type[AppError] = AppError) -> list[type[AppError]]:
 
 
 def test_codes_are_unique_and_drawn_in_the_tree() -> None:
-    ours = [error for error in all_errors() if error.__module__ == "app.errors"]
+    tree = f"{service_errors.__doc__}{model_errors.__doc__}"
+    ours = [error for error in all_errors() if error.__module__ in {"app.errors", "app.clients.errors"}]
     assert len({error.code for error in ours}) == len(ours)
     for error in ours:
-        assert f"{error.__name__} " in (app.errors.__doc__ or "")
-        assert error.code in (app.errors.__doc__ or "")
+        assert f"{error.__name__} " in tree
+        assert error.code in tree
         assert len(error.message) > 10
 
 

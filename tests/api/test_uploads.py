@@ -10,13 +10,13 @@ import pytest
 
 from app import resources
 from app.api import uploads
-from app.config import Settings
+from app.config.settings import Settings
 from app.main import create_app
-from app.memory_budget import MemoryBudget, MemoryTimeoutError
-from app.services.classifier import UploadedPhoto
-from tests.api.test_classify import error_code, photo, upload
+from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.services.photos import UploadedPhoto
+from tests.api.routes.test_classify import error_code, photo, upload
 from tests.fakes.model_server import FakeModelServer
-from tests.serving import serving
+from tests.support.serving import serving
 
 
 async def test_uploads_that_are_refused(api: httpx2.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from tests.cli.running import run
+from tests.support.command_line import run
 
 SOMEBODY = 65_534
 

@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from tests.cli.running import run
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_server import FakeModelServer
+from tests.support.command_line import run
 
 
 @pytest.fixture

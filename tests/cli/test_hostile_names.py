@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.running import run
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.support.command_line import run
 
 ESCAPE = "\x1b]0;title\x07\x1b[31m"
 USERS = [f"{ESCAPE}red", "[red]markup[/nothing]", ":cat:"]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from app.cli.photos import MAX_EDGE, MAX_FILE_BYTES, CompressedPhoto, UnreadablePhoto, compress, find_photos
-from app.config import PROJECT_ROOT
-from tests.documents import READMES, code_blocks
+from app.config.settings import PROJECT_ROOT
+from tests.support.documents import READMES, code_blocks
 
 GPS_IFD = 0x8825
 ORIENTATION = 0x0112

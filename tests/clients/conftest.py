@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from app.clients import base
 from app.clients.base import ModelClient, PreparedPhoto
 from app.clients.registry import create_model_client
-from app.config import ModelSettings
+from app.config.model import ModelSettings
 from tests.fakes.model_server import API_KEY, FakeModelServer, fake_model_server
 
 MakeClient = Callable[..., Awaitable[ModelClient]]

@@ -13,14 +13,15 @@ from PIL import Image
 from app.categories import Category
 from app.clients.adapter import AdaptedModel, adapt
 from app.clients.base import PreparedPhoto
-from app.clients.registry import ModelConfigurationError, create_model_client
-from app.errors import (
+from app.clients.errors import (
     ModelAnswerInvalid,
+    ModelConfigurationError,
     ModelError,
     ModelRejectedRequest,
     ModelTimeout,
     ModelUnreachable,
 )
+from app.clients.registry import create_model_client
 from tests.clients.conftest import model_settings
 
 GOOD: dict[str, Any] = {"label": "cat", "confidence": 0.9}

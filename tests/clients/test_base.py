@@ -10,8 +10,7 @@ from app.categories import Category
 from app.clients import base
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.breaker import BreakerState
-from app.config import ModelSettings
-from app.errors import (
+from app.clients.errors import (
     ModelAnswerInvalid,
     ModelAuthenticationFailed,
     ModelBusy,
@@ -22,6 +21,7 @@ from app.errors import (
     ModelTimeout,
     ModelUnreachable,
 )
+from app.config.model import ModelSettings
 from tests.clients.conftest import model_settings
 
 PHOTO = PreparedPhoto(b"jpeg")

@@ -7,7 +7,7 @@ import pytest
 
 from app.categories import Category
 from app.clients.base import PreparedPhoto
-from app.errors import (
+from app.clients.errors import (
     ModelAnswerInvalid,
     ModelAuthenticationFailed,
     ModelCircuitOpen,
@@ -19,7 +19,6 @@ from app.errors import (
     ModelUnreachable,
 )
 from tests.clients.conftest import MakeClient
-from tests.clients.scenarios import INVALID, JSON, LASTING, PASSING, PROVIDERS, VALID
 from tests.fakes.model_replies import (
     CONFIDENCE,
     DESCRIPTION,
@@ -29,6 +28,7 @@ from tests.fakes.model_replies import (
     refusal,
 )
 from tests.fakes.model_server import FakeModelServer
+from tests.support.model_scenarios import INVALID, JSON, LASTING, PASSING, PROVIDERS, VALID
 
 pytestmark = pytest.mark.parametrize("provider", PROVIDERS)
 

@@ -7,8 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
-from app.clients.registry import BUILT_IN_PROVIDERS, ModelConfigurationError, create_model_client
-from app.config import ModelSettings
+from app.clients.errors import ModelConfigurationError
+from app.clients.registry import BUILT_IN_PROVIDERS, create_model_client
+from app.config.model import ModelSettings
 from tests.clients.conftest import model_settings
 
 HERE = "tests.clients.test_registry"

@@ -8,11 +8,11 @@ import pytest
 from loguru import logger
 
 from app.clients.base import PreparedPhoto
-from app.errors import ModelError
+from app.clients.errors import ModelError
 from tests.clients.conftest import MakeClient
-from tests.clients.scenarios import INVALID, LASTING, PASSING, PROVIDERS
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import API_KEY, FakeModelServer
+from tests.support.model_scenarios import INVALID, LASTING, PASSING, PROVIDERS
 
 
 @pytest.fixture

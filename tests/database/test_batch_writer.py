@@ -9,14 +9,14 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
-from app.config import Settings
+from app.config.settings import Settings
 from app.database.batch_writer import create_batch_writer
 from app.database.engine import create_engine
-from app.database.packets import DuplicateRowError
+from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text, upsert
-from app.database.tables import CachedImage, StatsState
+from app.database.tables.classification import CachedImage, StatsState
 from app.database.transactions import read
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 HASHES = ["a" * 64, "b" * 64]
 HOSTILE = ["'", '"', "\\", "\\'; DROP TABLE request_log; --", "%s", "%", "\n", "😀", "名"]

@@ -13,18 +13,19 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database import engine as database_engine
 from app.database import migrate as migration
 from app.database import mysql_connection, transactions
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.packets import run
+from app.database.pipeline import run
 from app.database.statements import Statement
 from app.errors import DatabaseUnavailable
-from tests.databases import TestDatabase, admin_engine
 from tests.servers.databases import Servers
 from tests.servers.processes import free_port
+from tests.support.databases import TestDatabase, admin_engine
 
 
 async def scalar(settings: Settings, sql: str) -> Any:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.packets import run
+from app.database.pipeline import run
 from app.database.statements import Statement
 from app.errors import DatabaseUnavailable
 from scripts.mysql_instance import create_data_directory, greeting, server_command, socket_path

@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.database.batch_writer import create_batch_writer
 from app.database.engine import create_engine
-from app.database.packets import DuplicateRowError
-from app.services.request_log import RequestLogService
-from app.services.request_record import insert_log
+from app.database.pipeline import DuplicateRowError
+from app.services.request_log.record import insert_log
+from app.services.request_log.service import RequestLogService
 from tests.conftest import migrated
-from tests.databases import TestDatabase, recorder_on
-from tests.documents import DOCS, code_blocks
-from tests.services.test_request_recorder import record
-from tests.services.test_rollups import SHANGHAI
+from tests.services.request_log.test_recorder import record
+from tests.services.request_log.test_rollups import SHANGHAI
+from tests.support.databases import TestDatabase, recorder_on
+from tests.support.documents import DOCS, code_blocks
 
 FIRST_DAY = datetime(2026, 11, 22, 12, 0, 0, 600_000, tzinfo=UTC)
 

@@ -8,20 +8,15 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database import presence as presence_module
 from app.database.engine import create_engine
 from app.database.presence import create_presence
-from app.database.tables import ModelCallLease
+from app.database.tables.classification import ModelCallLease
 from tests.database.test_engine import going_silent
-from tests.databases import TestDatabase, admin_engine
-from tests.services.leases import (
-    IMAGE,
-    process,
-    rows,
-    soon,
-    take,
-)
+from tests.support.databases import TestDatabase, admin_engine
+from tests.support.leases import IMAGE, process, rows, soon, take
 
 
 async def test_a_pool_of_one_connection_is_enough(migrated_database: DatabaseSettings, engine: AsyncEngine) -> None:

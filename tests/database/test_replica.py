@@ -18,24 +18,25 @@ from sqlalchemy import insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import DatabaseSettings, Settings, StatisticsSettings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings, StatisticsSettings
 from app.database import replica as replica_module
 from app.database.engine import create_engine, create_replica_engine
 from app.database.replica import Replica
-from app.database.tables import CacheTotals
+from app.database.tables.classification import CacheTotals
 from app.errors import DatabaseUnavailable
 from app.main import create_app
-from app.processes import pool_limits, replica_pool_limits
-from app.services.stats import StatsService
+from app.runtime.capacity import pool_limits, replica_pool_limits
+from app.services.statistics.service import StatsService
 from scripts.mysql_instance import create_data_directory, greeting, server_command, socket_path
 from scripts.mysql_programs import get_mysql, search_path, server_home
-from tests.api.test_classify import photo, upload
+from tests.api.routes.test_classify import photo, upload
 from tests.conftest import migrated, settings_on
-from tests.databases import fresh_database
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.databases import Servers
 from tests.servers.processes import RunningProcess, free_port, start_process
-from tests.serving import serving
+from tests.support.databases import fresh_database
+from tests.support.serving import serving
 
 ON_MAIN, ON_REPLICA = 5, 7
 

@@ -11,12 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.config import PROJECT_ROOT, Settings
+from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION, migrate
-from app.database.schema import metadata
+from app.database.tables.schema import metadata
 from app.errors import DatabaseUnavailable
-from tests.databases import TestDatabase, admin_engine
+from tests.support.databases import TestDatabase, admin_engine
 
 TABLES = frozenset(metadata.tables)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from scripts.image_build import Container, build, container_of, environment
 from tests.fakes.images import heic_photo
 from tests.servers.processes import RunningProcess, free_port, start_process
@@ -128,7 +128,7 @@ def test_nothing_is_in_it_that_serves_nobody(container: Container) -> None:
 
 def test_no_process_compiles_what_it_imports(container: Container) -> None:
     """Nobody could keep the result: the root file system may be read-only."""
-    for command in (["-m", "app.alive"], ["-c", "import app.main, app.tasks.__main__, app.cli.main"]):
+    for command in (["-m", "app.runtime.healthcheck"], ["-c", "import app.main, app.worker, app.cli.main"]):
         said = run(container, "python", "-v", *command).stderr
         assert "import 'http.client'" in said
         assert re.findall(r"^# code object from (.+\.py)$", said, re.MULTILINE) == []
@@ -180,7 +180,7 @@ def test_it_runs_tasks_and_migrations_too(container: Container) -> None:
     assert not is_healthy(container, "worker")
     done = run(container, "python", "-m", "app.cli", "migrate")
     assert done.returncode == 0, done.stderr
-    with running(container, "python", "-m", "app.tasks", MIGRATE_ON_START="false") as process:
+    with running(container, "python", "-m", "app.worker", MIGRATE_ON_START="false") as process:
         wait_until(lambda: is_healthy(container, "worker"), "the worker lives", 120)
         os.kill(inside(container)[0], signal.SIGTERM)
         assert process.wait(30) == 0, process.output()

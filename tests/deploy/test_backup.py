@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.conftest import migrated
-from tests.databases import TestDatabase, admin_engine, fresh_database
-from tests.deploy.backups import BACKUP, RESTORE, back_up, backups_in, client_path, restore, run_script, variables
-from tests.deploy.tools import DEPLOY, run_program
 from tests.servers.databases import Servers
 from tests.servers.programs import get_program
+from tests.support.backups import BACKUP, RESTORE, back_up, backups_in, client_path, restore, run_script, variables
+from tests.support.databases import TestDatabase, admin_engine, fresh_database
+from tests.support.deploy_tools import DEPLOY, run_program
 
 OPERATIONS = DEPLOY.parent / "docs" / "operations.md"
 

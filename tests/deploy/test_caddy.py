@@ -13,12 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from websockets.asyncio.client import connect
 
-from app.database.tables import RequestLog
-from tests.deploy.tools import DEPLOY, run_program
+from app.database.tables.classification import RequestLog
 from tests.fakes.images import jpeg_photo, noisy_jpeg
-from tests.people import bearer, log_in, sign_up
 from tests.servers.processes import answers_http, free_port, start_process
 from tests.servers.programs import get_program
+from tests.support.deploy_tools import DEPLOY, run_program
+from tests.support.people import bearer, log_in, sign_up
 
 CADDYFILE = DEPLOY / "Caddyfile"
 ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.config import PROJECT_ROOT, DatabaseSettings, ModelSettings, Settings
-from app.processes import CONNECTIONS_OUTSIDE_POOL, pool_limits
+from app.config.database import DatabaseSettings
+from app.config.model import ModelSettings
+from app.config.settings import PROJECT_ROOT, Settings
+from app.runtime.capacity import CONNECTIONS_OUTSIDE_POOL, pool_limits
 
 COMPOSE = str(Path(sys.executable).with_name("docker-compose"))
 EXAMPLE = PROJECT_ROOT / ".env.example"

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from tests.conftest import migrated
-from tests.databases import TestDatabase, admin_engine, fresh_database
-from tests.deploy.backups import client_path
 from tests.servers.databases import Servers
+from tests.support.backups import client_path
+from tests.support.databases import TestDatabase, admin_engine, fresh_database
 
 PASSWORD = 'it\'s $a "password" of a test'
 DUMP, EMPTY, LOAD = re.findall(r"sh -c '(MYSQL_PWD=[^']+)'", (PROJECT_ROOT / "docs/deployment.md").read_text("utf-8"))

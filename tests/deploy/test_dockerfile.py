@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 
 HADOLINT = str(Path(sys.executable).with_name("hadolint"))
 

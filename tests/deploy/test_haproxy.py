@@ -9,10 +9,10 @@ import socket
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from tests.conftest import server_url
-from tests.databases import admin_engine
 from tests.servers.databases import Servers
+from tests.support.databases import admin_engine
 
 CHECK_USER = "haproxy_check"
 

@@ -8,15 +8,16 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from app.config import PROJECT_ROOT, ModelSettings, Settings, load_settings
+from app.config.model import ModelSettings
+from app.config.settings import PROJECT_ROOT, Settings, load_settings
 from app.database.migrate import WAIT_FOR_DATABASE_SECONDS
 from app.database.transactions import TOTAL_TIMEOUT_SECONDS
 from app.main import create_app
 from app.photo.sandbox import MEMORY_BYTES as DECODER_BYTES
-from app.processes import pool_limits, worker_bytes
 from app.resources import MAX_DECODERS
+from app.runtime.capacity import pool_limits, worker_bytes
 from app.services.health import DATABASE_CHECK_TIMEOUT_SECONDS
-from tests.deploy.tools import DEPLOY, run_program, yaml_documents
+from tests.support.deploy_tools import DEPLOY, run_program, yaml_documents
 
 FOLDER = DEPLOY / "kubernetes"
 KUSTOMIZATION = FOLDER / "kustomization.yaml"
@@ -133,7 +134,7 @@ def test_a_start_that_takes_its_time_is_not_cut_off(built: list[dict[str, Any]],
 def test_a_worker_that_hangs_is_replaced(built: list[dict[str, Any]]) -> None:
     [worker] = one(built, "Deployment", "image-classifier-worker")["spec"]["template"]["spec"]["containers"]
     for probe in ("startupProbe", "livenessProbe"):
-        assert worker[probe]["exec"]["command"] == ["python", "-m", "app.alive", "worker"]
+        assert worker[probe]["exec"]["command"] == ["python", "-m", "app.runtime.healthcheck", "worker"]
     # Its heartbeat is written where a read-only file system lets it.
     assert {"name": "tmp", "mountPath": "/tmp"} in worker["volumeMounts"]  # noqa: S108 - in the container
 

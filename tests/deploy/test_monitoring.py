@@ -13,10 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.config import PROJECT_ROOT
-from tests.deploy.tools import DEPLOY, run_program, yaml_documents
+from app.config.settings import PROJECT_ROOT
 from tests.fakes.images import jpeg_photo
 from tests.servers.processes import answers_http, free_port, start_process
+from tests.support.deploy_tools import DEPLOY, run_program, yaml_documents
 
 PROMETHEUS = DEPLOY / "prometheus"
 GRAFANA = DEPLOY / "grafana"

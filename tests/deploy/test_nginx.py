@@ -17,19 +17,19 @@ import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
-from app.api.classify import MAX_IMAGES_PER_CALL
+from app.api.routes.classify import MAX_IMAGES_PER_CALL
 from app.api.uploads import OVERHEAD_MAX_BYTES
-from app.config import PROJECT_ROOT, Settings
+from app.config.settings import PROJECT_ROOT, Settings
 from app.errors import AppError, ImageTooLarge, NotFound, PayloadTooLarge, ServerBusy
 from app.main import JSON_BODY_MAX_BYTES
 from tests.deploy.conftest import ADMIN_KEY, Site
 from tests.fakes.images import jpeg_photo, noisy_jpeg
-from tests.people import USER
+from tests.runtime.test_capacity import hidden_files
 from tests.servers.nginx import Nginx, running_nginx
 from tests.servers.processes import free_port
 from tests.servers.programs import get_program
 from tests.servers.waiting import wait_until
-from tests.test_processes import hidden_files
+from tests.support.people import USER
 
 OUTSIDE = "127.0.0.2"
 CLASSIFY = "/api/v1/classify"

@@ -18,19 +18,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.config import CacheSettings, DatabaseSettings, Settings
-from app.database.schema import metadata
-from app.database.tables import CachedImage, CacheTotals, PeriodTotals, RequestLog
+from app.config.database import DatabaseSettings
+from app.config.settings import CacheSettings, Settings
+from app.database.tables.classification import CachedImage, CacheTotals, PeriodTotals, RequestLog
+from app.database.tables.schema import metadata
 from app.main import create_app
 from tests.conftest import DATABASE_KINDS, migrated, server_url, settings_on
-from tests.databases import TestDatabase, fresh_database
-from tests.deploy.backups import back_up, client_path, restore, variables
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
-from tests.people import bearer, log_in, sign_up
 from tests.servers.databases import Servers, start_servers
-from tests.serving import serving
-from tests.task_helpers import until
+from tests.support.backups import back_up, client_path, restore, variables
+from tests.support.databases import TestDatabase, fresh_database
+from tests.support.people import bearer, log_in, sign_up
+from tests.support.serving import serving
+from tests.support.tasks import until
 
 ADMIN_KEY = "0123456789abcdef0123456789abcdef"
 PHOTOS = 6

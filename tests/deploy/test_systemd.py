@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, ModelSettings, load_settings
-from tests.deploy.tools import DEPLOY, run_program
+from app.config.model import ModelSettings
+from app.config.settings import PROJECT_ROOT, load_settings
+from tests.support.deploy_tools import DEPLOY, run_program
 
 FOLDER = DEPLOY / "systemd"
 SERVICES = sorted(path.name for path in FOLDER.glob("*.service"))

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from app.config import DatabaseSettings, Settings
+from app.config.database import DatabaseSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.packets import run
+from app.database.pipeline import run
 from app.database.presence import create_presence
 from app.database.statements import Statement
-from app.services.lease import LeaseService
+from app.services.classification.lease import LeaseService
 from tests.fakes.model_server import FakeModelServer
-from tests.scaling.books import check_books, check_nodes_agree
-from tests.scaling.load import Load, known_photos, report
-from tests.scaling.site import site_on
 from tests.servers.galera import GaleraCluster
+from tests.support.books import check_books, check_nodes_agree
+from tests.support.load import Load, known_photos, report
+from tests.support.site import site_on
 
 pytestmark = [pytest.mark.galera, pytest.mark.timeout(300)]
 

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from tests.fakes.model_server import FakeModelServer
-from tests.scaling.books import check_books, check_nodes_agree
-from tests.scaling.load import PATIENCE_SECONDS, Load, known_photos, report
-from tests.scaling.site import site_on
 from tests.servers.galera import GaleraCluster
+from tests.support.books import check_books, check_nodes_agree
+from tests.support.load import PATIENCE_SECONDS, Load, known_photos, report
+from tests.support.site import site_on
 
 pytestmark = [pytest.mark.galera, pytest.mark.timeout(300)]
 

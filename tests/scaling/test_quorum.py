@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.model_server import FakeModelServer
-from tests.scaling.books import check_books, check_nodes_agree
-from tests.scaling.load import Answer, Load, known_photos
-from tests.scaling.site import site_on
 from tests.servers.galera import GaleraCluster
 from tests.servers.waiting import wait_until
+from tests.support.books import check_books, check_nodes_agree
+from tests.support.load import Answer, Load, known_photos
+from tests.support.site import site_on
 
 pytestmark = [pytest.mark.galera, pytest.mark.timeout(300)]
 

@@ -15,12 +15,12 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from app.config import PROJECT_ROOT
-from tests.databases import admin_engine, fresh_database
+from app.config.settings import PROJECT_ROOT
 from tests.fakes.images import jpeg_photo
-from tests.server.clients import asking
 from tests.servers.databases import Servers
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.support.databases import admin_engine, fresh_database
+from tests.support.server_clients import asking
 
 GUNICORN = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn_config.py", "app.main:app"]
 CHECK = "/api/v1/classify/check-cache"

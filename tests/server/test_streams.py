@@ -13,10 +13,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app.config import PROJECT_ROOT
-from app.leaving import announce_leaving, on_leaving
-from tests.people import bearer, log_in, sign_up
+from app.config.settings import PROJECT_ROOT
+from app.server.shutdown import announce_leaving, on_leaving
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.support.people import bearer, log_in, sign_up
 
 GUNICORN = [
     str(Path(sys.executable).with_name("gunicorn")),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT
+from app.config.settings import PROJECT_ROOT
 from tests.servers.certificates import write_certificates
 from tests.servers.processes import RunningProcess, free_port, start_process
 from tests.servers.programs import get_program

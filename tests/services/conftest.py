@@ -9,16 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.database.presence import Presence
-from app.services import cache_copies
-from app.services.accounts import AccountService, Session
-from app.services.lease import LeaseService
-from app.services.login_throttle import LoginThrottle
-from app.services.passwords import PasswordHasher
-from app.services.tokens import TokenIssuer
+from app.services.accounts.login_throttle import LoginThrottle
+from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.service import AccountService, Session
+from app.services.accounts.tokens import TokenIssuer
+from app.services.cache import tiers as cache_copies
+from app.services.classification.lease import LeaseService
 from app.storage import LocalStorage
-from tests.people import TOKEN_KEY
-from tests.services.leases import process
-from tests.services.libraries import library_on
+from tests.support.leases import process
+from tests.support.libraries import library_on
+from tests.support.people import TOKEN_KEY
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config_addresses import bucket_of
+from app.config.addresses import bucket_of
 from app.storage import FileMissingError, LocalStorage, S3Storage, Storage, StorageError, open_storage
 from app.storage.base import PIECE_BYTES
 

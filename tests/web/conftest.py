@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ModelSettings, Settings
+from app.config.model import ModelSettings
+from app.config.settings import Settings
 from app.main import create_app
-from tests.serving import serving
+from tests.support.serving import serving
 
 
 @pytest.fixture

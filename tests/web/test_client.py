@@ -11,10 +11,10 @@ from PIL import Image
 from playwright.async_api import Page, Route
 
 from app.web.pages import FOLDER
-from tests.documents import DOCS, READMES, code_blocks
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.images import CORNERS, corners, encode, exif_rotated, gps_tagged, noisy_jpeg
 from tests.servers.browser import INSECURE_HOST
+from tests.support.documents import DOCS, READMES, code_blocks
 
 CLIENT = "image-classifier.js"
 COFFEE = DOCS / "samples" / "coffee.jpg"

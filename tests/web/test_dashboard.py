@@ -10,16 +10,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.api import pushing
-from app.config import CacheSettings, ModelSettings, Settings, StatisticsSettings
+from app.api import streaming as pushing
+from app.config.model import ModelSettings
+from app.config.settings import CacheSettings, Settings, StatisticsSettings
 from app.errors import ServerBusy
 from app.main import create_app
 from app.resources import Resources
-from app.services import dashboard
+from app.services.statistics import dashboard
 from app.web.pages import CONTENT_SECURITY_POLICY
-from tests.api.test_classify import error_code, photo, sha256
-from tests.serving import serving
-from tests.task_helpers import until
+from tests.api.routes.test_classify import error_code, photo, sha256
+from tests.support.serving import serving
+from tests.support.tasks import until
 
 KEY = "a-long-admin-key-0123"
 DEADLINE_SECONDS = 20.0

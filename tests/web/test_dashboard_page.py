@@ -9,17 +9,17 @@ from playwright.async_api import Browser, Page, expect
 from sqlalchemy import insert
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import pushing
+from app.api import streaming as pushing
 from app.clock import utc_now
-from app.config import CacheSettings, Settings
+from app.config.settings import CacheSettings, Settings
 from app.database.engine import create_engine
-from app.database.tables import PeriodTotals
-from app.leaving import announce_leaving
+from app.database.tables.classification import PeriodTotals
 from app.main import create_app
-from app.services.rollups import period_start
-from tests.api.test_classify import photo
+from app.server.shutdown import announce_leaving
+from app.services.request_log.rollups import period_start
+from tests.api.routes.test_classify import photo
 from tests.servers.browser import open_page
-from tests.serving import serving
+from tests.support.serving import serving
 
 PHONE: dict[str, Any] = {
     "locale": "zh-CN",

@@ -7,12 +7,12 @@ from typing import Any
 
 from playwright.async_api import FilePayload, Page, expect
 
-from app.config import Settings, StatisticsSettings
+from app.config.settings import Settings, StatisticsSettings
 from app.main import create_app
 from tests.fakes.images import avif_photo, encode, heic_photo, png_photo, quadrants
 from tests.servers.browser import INSECURE_HOST
-from tests.serving import serving
-from tests.web.demo_page import CAT, COFFEE, calls, choose, entry, file, provoked, steps
+from tests.support.demo_page import CAT, COFFEE, calls, choose, entry, file, provoked, steps
+from tests.support.serving import serving
 
 # Makes a list of files, as a drop or a paste brings it.
 TRANSFER = """files => {

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from playwright.async_api import Page, expect
 
-from app.config import ImageSettings, ModelSettings, Settings
+from app.config.model import ModelSettings
+from app.config.settings import ImageSettings, Settings
 from app.main import create_app
 from tests.fakes.model_server import FakeModelServer
-from tests.serving import serving
-from tests.web.demo_page import CAT, calls, choose, entry, file, provoked
+from tests.support.demo_page import CAT, calls, choose, entry, file, provoked
+from tests.support.serving import serving
 
 
 async def test_a_file_that_is_too_large_is_not_sent(page: Page, settings: Settings) -> None:

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.servers.browser import open_page
-from tests.web.demo_page import CAT, COFFEE, choose, entry, file, provoked
+from tests.support.demo_page import CAT, COFFEE, choose, entry, file, provoked
 
 PHONE: dict[str, Any] = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 CHINESE = {"locale": "zh-CN"}

@@ -3,7 +3,7 @@
 import httpx2
 from playwright.async_api import Page, expect
 
-from tests.people import USER, sign_up
+from tests.support.people import USER, sign_up
 
 
 async def test_a_person_logs_in_and_calls(page: Page, service: httpx2.AsyncClient, service_url: str) -> None:

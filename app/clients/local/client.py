@@ -12,12 +12,12 @@ import onnxruntime
 
 from app.categories import CATEGORY_TEXTS, Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
+from app.clients.errors import ModelRejectedRequest, ModelUnreachable
 from app.clients.local.features import UnreadablePhoto, extract_features, open_photo
 from app.clients.local.head import CATEGORY_ORDER, HEAD_VERSION, Head, load_head
 from app.clients.local.network import Networks, WeightsMissing, load_networks
-from app.config import DescriptionLanguage, ModelSettings
-from app.cores import available_cores
-from app.errors import ModelRejectedRequest, ModelUnreachable
+from app.config.model import DescriptionLanguage, ModelSettings
+from app.runtime.cgroups import available_cores
 
 SURE = 0.8
 """From this confidence on, at least 95 % of the answers are right, as training measures across sources."""

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables import (
+from app.database.tables.classification import (
     TABLE_OPTIONS,
     Confidence,
     CurrentTimestampOnUpdate,

@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.account_tables import comparison_key
-from app.database.tables import (
+from app.database.tables.accounts import comparison_key
+from app.database.tables.classification import (
     TABLE_OPTIONS,
     Confidence,
     Milliseconds,

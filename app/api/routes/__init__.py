@@ -1,0 +1,1 @@
+"""One file for each resource of the API: typed input, one service call, return."""

@@ -1,0 +1,248 @@
+"""Classification: ask with a hash, upload on a miss; one photo or many."""
+
+import asyncio
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request
+from loguru import logger
+
+from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
+from app.api.errors import describe_errors, error_body, log_error
+from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
+from app.clients.errors import (
+    ModelAnswerInvalid,
+    ModelAuthenticationFailed,
+    ModelBusy,
+    ModelCircuitOpen,
+    ModelError,
+    ModelNotFound,
+    ModelQuotaExhausted,
+    ModelRateLimited,
+    ModelRefused,
+    ModelRejectedRequest,
+    ModelResponseInvalid,
+    ModelTimeout,
+    ModelUnreachable,
+)
+from app.errors import (
+    AppError,
+    CorruptImage,
+    DatabaseUnavailable,
+    HashMismatch,
+    ImageTooComplex,
+    ImageTooLarge,
+    InvalidRequest,
+    MissingImage,
+    PayloadTooLarge,
+    ServerBusy,
+    TooManyImages,
+    TooManyPixels,
+    UnsupportedImageFormat,
+)
+from app.resources import Resources
+from app.schemas.classify import (
+    HIT_EXAMPLE,
+    MISS_EXAMPLE,
+    CacheHit,
+    CacheMiss,
+    CheckCacheBatchRequest,
+    CheckCacheBatchResponse,
+    CheckCacheRequest,
+    Classification,
+    ClassifyBatchResponse,
+    ClassifyResponse,
+)
+from app.schemas.common import EXAMPLE_HASH, ErrorResponse
+from app.services.classification.service import ClassifierService
+from app.services.photos import UploadedPhoto
+from app.services.request_log.error_counts import count_error
+from app.services.request_log.record import Answer, Caller
+
+MAX_IMAGES_PER_CALL = 20
+# Photos of one call in memory at once; the next is read from the connection when one of them is answered.
+BATCH_CONCURRENCY = 4
+
+_LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
+MODEL_ERRORS = (
+    ModelError,
+    ModelAnswerInvalid,
+    ModelRefused,
+    ModelRejectedRequest,
+    ModelResponseInvalid,
+    ModelTimeout,
+    ModelAuthenticationFailed,
+    ModelNotFound,
+    ModelQuotaExhausted,
+    ModelCircuitOpen,
+    ModelBusy,
+    ModelUnreachable,
+    ModelRateLimited,
+)
+IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
+_FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
+
+router = APIRouter(prefix="/classify", tags=["classification"])
+
+
+_LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMPLE}}
+
+
+@router.post(
+    "/check-cache",
+    responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
+)
+async def check_cache(
+    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep
+) -> CacheHit | CacheMiss:
+    """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
+    caller = caller.or_user(body.user_id)
+    request.state.user = caller.user_id
+    answer = await classifier.look_up(body.image_hash, caller)
+    request.state.cached = answer is not None
+    return CacheMiss() if answer is None else cache_hit(answer)
+
+
+@router.post("/check-cache/batch", responses=_LOOK_UP_ERRORS)
+async def check_cache_batch(
+    request: Request, body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep
+) -> CheckCacheBatchResponse:
+    """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
+    caller = caller.or_user(body.user_id)
+    request.state.user = caller.user_id
+    answers = await classifier.look_up_many(body.image_hashes, caller)
+    return CheckCacheBatchResponse(results=[CacheMiss() if answer is None else cache_hit(answer) for answer in answers])
+
+
+def _form_body(image_schema: dict[str, Any], **fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": [IMAGE_FIELD], "properties": {IMAGE_FIELD: image_schema, **fields}}
+    example = {IMAGE_FIELD: "(the bytes of photo.jpg)", **{name: field["example"] for name, field in fields.items()}}
+    content = {"schema": schema, "example": example}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
+_FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo, compressed by the client."}
+
+
+@router.post(
+    "",
+    responses=describe_errors(
+        HashMismatch, ImageTooLarge, *IMAGE_ERRORS, *_FORM_ERRORS, *MODEL_ERRORS, DatabaseUnavailable, ServerBusy
+    ),
+    openapi_extra=_form_body(
+        _FILE_SCHEMA,
+        image_hash={
+            "type": "string",
+            "pattern": "^[0-9a-fA-F]{64}$",
+            "description": "SHA-256 that the client computed; refused when it is not that of the bytes.",
+            "example": EXAMPLE_HASH,
+        },
+    ),
+)
+async def classify(request: Request, caller: CallerDep, resources: ResourcesDep) -> ClassifyResponse:
+    """Classify an uploaded photo: from the cache when it is known, else by the model."""
+    return await classify_upload(request, caller, resources)
+
+
+@router.post(
+    "/batch",
+    responses=describe_errors(*_FORM_ERRORS, ServerBusy),
+    openapi_extra=_form_body({"type": "array", "items": _FILE_SCHEMA, "maxItems": MAX_IMAGES_PER_CALL}),
+)
+async def classify_batch(
+    request: Request, caller: CallerDep, classifier: ClassifierDep, resources: ResourcesDep
+) -> ClassifyBatchResponse:
+    """Classify up to 20 photos, each an `image` part; a bad one gets an error of its own and harms no other.
+
+    An element that is an error has one of the codes of the single call.
+    """
+    max_bytes = resources.settings.image.max_size_bytes
+    parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
+    slots = asyncio.Semaphore(BATCH_CONCURRENCY)
+    tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
+    # Those that are classified, and the one that arrives.
+    async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
+        try:
+            async for part in parts:
+                if isinstance(part, FormField):
+                    continue
+                await slots.acquire()
+                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item()))
+                task.add_done_callback(lambda _: slots.release())
+                tasks.append(task)
+        finally:
+            # After a broken body too: what is under way goes on in the service, and holds memory as long.
+            results = await asyncio.gather(*tasks)
+    if not tasks:
+        raise MissingImage
+    return ClassifyBatchResponse(results=results)
+
+
+async def classify_upload(request: Request, caller: Caller, resources: Resources) -> ClassifyResponse:
+    """Read the one photo of a form as it arrives, and classify it.
+
+    Raises:
+        AppError: the errors that the route declares.
+    """
+    upload: UploadedPhoto | None = None
+    claimed_hash: str | None = None
+    max_bytes = resources.settings.image.max_size_bytes
+    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
+        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes):
+            match part:
+                case FormField(name="image_hash", value=value):
+                    claimed_hash = _claimed_hash(value)
+                case FormField():
+                    continue
+                case ImageTooLarge():
+                    raise part
+                case _:
+                    upload = part
+        if upload is None:
+            raise MissingImage
+        answer = await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash)
+        request.state.cached = answer.from_cache
+        return _classified(answer)
+
+
+async def _classify_item(
+    classifier: ClassifierService, part: UploadedPhoto | ImageTooLarge, caller: Caller
+) -> ClassifyResponse | ErrorResponse:
+    try:
+        if isinstance(part, ImageTooLarge):
+            raise part
+        return _classified(await classifier.classify(part, caller))
+    except AppError as error:
+        with logger.contextualize(request_id=caller.request_id):
+            log_error(error)
+        return error_body(error, caller.request_id)
+    except Exception:  # noqa: BLE001 - one picture's misfortune is not the others'
+        logger.exception("unexpected error with one image of a batch")
+        count_error(AppError.code)
+        return error_body(AppError(), caller.request_id)
+
+
+def _claimed_hash(value: str) -> str | None:
+    value = value.strip()
+    if not value:
+        return None
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise InvalidRequest("image_hash: 64 hex digits are expected.")
+    return value.lower()
+
+
+def cache_hit(answer: Answer) -> CacheHit:
+    """The body that says what is known."""
+    return CacheHit(
+        data=Classification.model_validate(answer), request_id=answer.request_id, timestamp=answer.answered_at
+    )
+
+
+def _classified(answer: Answer) -> ClassifyResponse:
+    return ClassifyResponse(
+        data=Classification.model_validate(answer),
+        from_cache=answer.from_cache,
+        processing_time_ms=answer.processing_time_ms,
+        request_id=answer.request_id,
+        timestamp=answer.answered_at,
+    )

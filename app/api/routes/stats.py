@@ -1,0 +1,120 @@
+"""Statistics for ops people: figures of a day and over time, of the cache, of categories, users and images."""
+
+import re
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BeforeValidator
+
+from app.api.dependencies import StatsDep
+from app.api.errors import describe_errors
+from app.errors import DatabaseUnavailable, ServerBusy
+from app.schemas.stats import (
+    CacheEfficiencyResponse,
+    CategoryDistributionResponse,
+    DayStatsResponse,
+    Metric,
+    TimeSeries,
+    TimeSeriesResponse,
+    TopImagesResponse,
+    TopUsersResponse,
+)
+from app.services.statistics.timeseries import MAX_NUMBERS, Bucket
+
+MAX_LIMIT = 1000
+
+
+def _only_iso(value: Any) -> Any:
+    # pydantic would also take unix seconds and times of day.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("a day is written YYYY-MM-DD")
+    return value
+
+
+def _iso_moment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+ -]\d{2}:\d{2})?)?", value):
+        raise ValueError("a moment is written YYYY-MM-DD or YYYY-MM-DDThh:mm:ssZ (or +hh:mm for Z)")
+    # A plus sign that was not quoted has become a space.
+    moment = datetime.fromisoformat(value.replace(" ", "+"))
+    if not 1970 <= moment.year < 3000:
+        raise ValueError("years are 1970 to 2999")
+    return moment
+
+
+# The bounds keep a day's midnights within what the databases' DATETIME can hold.
+Day = Annotated[
+    date | None,
+    BeforeValidator(_only_iso),
+    Query(
+        alias="date",
+        description="Day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",
+        ge=date(1970, 1, 1),
+        le=date(2999, 12, 31),
+        examples=["2025-10-10"],
+    ),
+]
+_LENGTHS = f"How long one point is; at the most {', '.join(f'{n} of {b}' for b, n in MAX_NUMBERS.items())}."
+_MOMENT = "YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with Z or an offset; without one, a time of STATS_TIMEZONE."
+From = Annotated[
+    datetime | None,
+    BeforeValidator(_iso_moment),
+    Query(
+        alias="from",
+        description=f"In the first bucket. {_MOMENT} Left out: six hours, a day or thirty days before `to`.",
+        examples=["2025-10-10T00:00:00Z"],
+    ),
+]
+To = Annotated[
+    datetime | None,
+    BeforeValidator(_iso_moment),
+    Query(alias="to", description=f"In the last bucket, or its end. {_MOMENT} Now if left out."),
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many at the most.")]
+
+router = APIRouter(prefix="/stats", tags=["statistics"], responses=describe_errors(DatabaseUnavailable, ServerBusy))
+
+
+@router.get("/today")
+async def today(stats: StatsDep, day: Day = None) -> DayStatsResponse:
+    """Requests, hit rate, users and money of today, or of another day."""
+    return DayStatsResponse(data=await stats.day(day or stats.today()))
+
+
+@router.get("/timeseries")
+async def timeseries(
+    stats: StatsDep,
+    metric: Annotated[Metric, Query(description="What is counted.")],
+    bucket: Annotated[Bucket, Query(description=_LENGTHS)] = Bucket.HOUR,
+    start: From = None,
+    end: To = None,
+) -> TimeSeriesResponse:
+    """One figure over time, a point for each quarter of an hour, hour or day; empty ones are 0."""
+    figures = await stats.timeseries(bucket, start, end)
+    return TimeSeriesResponse(data=TimeSeries.of(metric, bucket, figures))
+
+
+@router.get("/cache-efficiency")
+async def cache_efficiency(stats: StatsDep) -> CacheEfficiencyResponse:
+    """What the cache has saved since it exists."""
+    return CacheEfficiencyResponse(data=await stats.cache_efficiency())
+
+
+@router.get("/category-distribution")
+async def category_distribution(stats: StatsDep, day: Day = None) -> CategoryDistributionResponse:
+    """How a day's requests spread over the categories, the largest first."""
+    return CategoryDistributionResponse(data=await stats.category_distribution(day or stats.today()))
+
+
+@router.get("/users/top")
+async def top_users(stats: StatsDep, limit: Limit = 20) -> TopUsersResponse:
+    """The users with the most requests since the first."""
+    return TopUsersResponse(data=await stats.top_users(limit))
+
+
+@router.get("/top-images")
+async def top_images(stats: StatsDep, limit: Limit = 10) -> TopImagesResponse:
+    """The images with the most hits."""
+    return TopImagesResponse(data=await stats.top_images(limit))

@@ -1,0 +1,77 @@
+"""Asynchronous inference: ask for it, look how far it is, cancel it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from app.api.dependencies import CurrentAccount, ModelsDep, TasksDep
+from app.api.errors import describe_errors
+from app.errors import (
+    AuthenticationRequired,
+    DatabaseUnavailable,
+    ImageNotFound,
+    InvalidToken,
+    PayloadTooLarge,
+    ServerBusy,
+    TaskNotFound,
+    TaskNotPending,
+    TokenExpired,
+    TooManyTasks,
+    UnknownModel,
+)
+from app.schemas.inference import ID_MAX, InferenceRequest
+from app.schemas.tasks import EXAMPLE_TASK_ID, TaskAccepted, TaskAnswer, TaskList
+from app.services.tasks.record import TaskStatus
+
+MAX_PAGE = 100
+
+router = APIRouter(prefix="/images/inference", tags=["tasks"])
+
+TaskIdPath = Annotated[str, Path(max_length=64, examples=[EXAMPLE_TASK_ID])]
+_ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailable, ServerBusy)
+
+
+@router.post(
+    "/async",
+    status_code=202,
+    responses=describe_errors(UnknownModel, ImageNotFound, PayloadTooLarge, TooManyTasks, *_ERRORS),
+)
+async def submit(body: InferenceRequest, account: CurrentAccount, models: ModelsDep, tasks: TasksDep) -> TaskAccepted:
+    """Have a model look at one of your pictures later. Ask `status_url` how far it is, or listen for it."""
+    models.check(body.model_name)
+    task = await tasks.submit(account.id, body.image_id, body.model_name)
+    return TaskAccepted(
+        task_id=task.id,
+        status=task.status,
+        status_url=task.url,
+        result_url=task.url,
+        image_id=task.image_id,
+        model_name=task.model_name,
+        created_at=task.created_at,
+    )
+
+
+@router.get("/tasks", responses=describe_errors(*_ERRORS))
+async def list_tasks(
+    account: CurrentAccount,
+    tasks: TasksDep,
+    skip: Annotated[int, Query(ge=0, le=ID_MAX)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+    status: Annotated[TaskStatus | None, Query(description="Only those in this state.")] = None,
+) -> TaskList:
+    """Your tasks, newest first."""
+    page = await tasks.page(account.id, skip=skip, limit=limit, status=status)
+    items = [TaskAnswer.model_validate(task.body()) for task in page.items]
+    return TaskList(items=items, total=page.total, skip=skip, limit=limit)
+
+
+@router.get("/tasks/{task_id}", responses=describe_errors(TaskNotFound, *_ERRORS))
+async def get_task(task_id: TaskIdPath, account: CurrentAccount, tasks: TasksDep) -> TaskAnswer:
+    """How far a task is, and where its result is."""
+    return TaskAnswer.model_validate((await tasks.get(account.id, task_id)).body())
+
+
+@router.delete("/tasks/{task_id}", responses=describe_errors(TaskNotFound, TaskNotPending, *_ERRORS))
+async def cancel_task(task_id: TaskIdPath, account: CurrentAccount, tasks: TasksDep) -> TaskAnswer:
+    """Cancel a task that has not begun."""
+    return TaskAnswer.model_validate((await tasks.cancel(account.id, task_id)).body())

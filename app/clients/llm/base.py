@@ -1,0 +1,95 @@
+"""A language model is asked, its text is parsed, and an invalid answer is sent back once with what was wrong.
+
+The one correction happens inside one attempt of the base class, so both asks share LLM_TIMEOUT; a retry of the base
+class (429, 5xx, broken connection) starts over with a fresh ask. A provider fills in `_ask`.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from loguru import logger
+
+from app.clients.base import ModelClient, ModelResult, PreparedPhoto
+from app.clients.errors import ModelAnswerInvalid
+from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, parse_answer
+from app.clients.llm.prompt import Correction, build_prompt
+from app.config.model import ModelSettings
+from app.observability import metrics
+
+# What is kept of an answer: about ten times a usual one, and a bounded row in the database.
+RAW_ANSWER_MAX_CHARACTERS = 2000
+_MODEL_NAME_MAX_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LLMAnswer:
+    """One answer of a model: its text, what it cost in tokens, and the name of the model as the server gives it.
+
+    `cut_off` is true when the token limit ended the answer.
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    model: str | None
+    cut_off: bool = False
+
+
+class LLMClient(ModelClient):
+    """Base of the clients that ask a language model."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self.prompt = build_prompt(settings.description_language)
+
+    @abstractmethod
+    async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        """Ask once about the picture, with `self.prompt` and, after an invalid answer, with `correction`.
+
+        Raises:
+            ModelRefused: the safety filter of the model or of its provider refused the picture.
+            ModelError: any other failure; its class says which.
+        """
+
+    async def _classify(self, photo: PreparedPhoto) -> ModelResult:
+        answers = [await self._ask_and_count(photo.jpeg, None)]
+        try:
+            parsed = _parse(answers[0])
+        except ModelAnswerInvalid as error:
+            logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, error.text)
+            correction = Correction(answers[0].text.strip()[:ANSWER_MAX_CHARACTERS], error.text)
+            answers.append(await self._ask_and_count(photo.jpeg, correction))
+            parsed = _parse(answers[1])
+        return ModelResult(parsed.category, parsed.confidence, parsed.description, _response(answers))
+
+    async def _ask_and_count(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        answer = await self._ask(jpeg, correction)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), answer.input_tokens)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), answer.output_tokens)
+        return answer
+
+
+def _parse(answer: LLMAnswer) -> ParsedAnswer:
+    if answer.cut_off:
+        raise ModelAnswerInvalid("The answer was cut off at the token limit (LLM_MAX_TOKENS); it must be shorter.")
+    if not answer.text.strip():
+        raise ModelAnswerInvalid("The answer was empty.")
+    return parse_answer(answer.text)
+
+
+def _response(answers: list[LLMAnswer]) -> dict[str, Any]:
+    """What is kept for the operator: the last answer, and the tokens of all asks together, since all are paid."""
+    last = answers[-1]
+    input_tokens = sum(answer.input_tokens for answer in answers)
+    output_tokens = sum(answer.output_tokens for answer in answers)
+    return {
+        "answer": clean_text(last.text, RAW_ANSWER_MAX_CHARACTERS),
+        "model": clean_text(last.model, _MODEL_NAME_MAX_CHARACTERS) if last.model else None,
+        "usage": {
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        },
+        "attempts": len(answers),
+    }

@@ -1,0 +1,73 @@
+"""Any server that speaks OpenAI's Chat Completions: the same client, humbler in what it expects."""
+
+from typing import ClassVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from app.clients.errors import ModelConfigurationError, ModelNotFound
+from app.clients.llm.http import error_from_response
+from app.clients.llm.openai import OpenAIClient, http_response
+from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
+from app.config.model import ModelSettings
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _ModelList(BaseModel):
+    data: list[_Model]
+
+
+class CustomClient(OpenAIClient):
+    """Asks the model LLM_MODEL at LLM_BASE_URL (Ollama, vLLM, LM Studio, DashScope, Zhipu ...); the key is optional.
+
+    The token limit goes by its old name first: servers that do not know the new one tend to ignore it silently.
+    """
+
+    provider: ClassVar[str] = "custom"
+    default_model: ClassVar[str] = ""
+    first_form: ClassVar[RequestForm] = RequestForm(
+        formats=tuple(AnswerFormat),
+        thinking=tuple(Thinking),
+        token_limits=(TokenLimit.MAX_TOKENS, TokenLimit.MAX_COMPLETION_TOKENS),
+    )
+    requires_api_key: ClassVar[bool] = False
+
+    def __init__(self, settings: ModelSettings) -> None:
+        if not settings.base_url:
+            raise ModelConfigurationError(
+                "LLM_PROVIDER=custom needs LLM_BASE_URL, such as http://127.0.0.1:11434/v1 for Ollama."
+            )
+        if not settings.model:
+            raise ModelConfigurationError("LLM_PROVIDER=custom needs LLM_MODEL: the name of a model that can see.")
+        super().__init__(settings)
+
+    async def _send_probe(self) -> httpx2.Response:
+        return await http_response(self._sdk.models.with_raw_response.list(extra_headers=self._headers))
+
+    async def _probe(self) -> None:
+        response = await self._send_probe()
+        if response.status_code in {404, 405}:
+            # The list of models is optional for such a server; that it answers is all that can be learnt here.
+            return
+        if not response.is_success:
+            raise error_from_response(response)
+        names = _model_names(response)
+        if names and _base_name(self.model) not in names:
+            raise ModelNotFound
+
+
+def _model_names(response: httpx2.Response) -> set[str]:
+    """The names in a list of models, empty when the response is none (some servers answer any path with a page)."""
+    try:
+        models = _ModelList.model_validate_json(response.content).data
+    except ValidationError:
+        return set()
+    return {_base_name(model.id) for model in models}
+
+
+def _base_name(name: str) -> str:
+    """A model's name without namespace and tag: servers list "models/x" or "x:latest" for what one asks as "x"."""
+    return name.rpartition("/")[2].partition(":")[0].lower()

@@ -1,0 +1,1 @@
+"""Training and measuring the local model's head on labelled photos."""

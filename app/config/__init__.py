@@ -1,0 +1,1 @@
+"""Settings, in groups: where they come from, what they mean, and what is refused."""

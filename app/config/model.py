@@ -1,0 +1,69 @@
+"""Settings of the model that looks at the photos, and of further models that people may choose."""
+
+import re
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, SecretStr, field_validator
+
+from app.config.source import SettingsGroup
+
+_NAMED_CLASS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})=(?P<target>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
+
+
+class DescriptionLanguage(StrEnum):
+    CHINESE = "zh"
+    ENGLISH = "en"
+
+
+class ModelSettings(SettingsGroup):
+    """Which model looks at the photos, and how long we wait for it."""
+
+    provider: str = Field("local", validation_alias="LLM_PROVIDER", min_length=1)
+    """local, openai, claude, custom, the name of an installed plugin, or package.module:Class."""
+    api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY")
+    model: str | None = Field(None, validation_alias="LLM_MODEL")
+    """Model name; empty: the provider's small current vision model."""
+    base_url: str | None = Field(None, validation_alias="LLM_BASE_URL")
+    """Address of an OpenAI-compatible server (custom), or of a proxy before openai or claude."""
+    max_tokens: int = Field(500, validation_alias="LLM_MAX_TOKENS", ge=50)
+    timeout_seconds: float = Field(30.0, validation_alias="LLM_TIMEOUT", gt=0, le=100)
+    """One attempt, in seconds."""
+    max_retries: int = Field(2, validation_alias="LLM_MAX_RETRIES", ge=0, le=10)
+    """Further attempts after a 429, a 5xx or a broken connection."""
+    max_concurrency: int = Field(8, validation_alias="LLM_MAX_CONCURRENCY", ge=1)
+    """Calls to the model at once, in each worker."""
+    image_max_edge_pixels: int = Field(1024, validation_alias="LLM_IMAGE_MAX_EDGE", ge=64, le=4096)
+    """Long edge of the picture that the model is sent."""
+    description_language: DescriptionLanguage = Field(
+        DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
+    )
+    further_models: dict[str, str] = Field({}, validation_alias="MODELS")
+    """Comma-separated name=package.module:Class: further models that people may choose for their pictures."""
+
+    @field_validator("further_models", mode="before")
+    @classmethod
+    def _split_models(cls, value: Any) -> Any:
+        return named_classes(value) if isinstance(value, str) else value
+
+    @property
+    def total_timeout_seconds(self) -> float:
+        """All attempts and the pauses between them; stays under the 120 s of gunicorn and nginx."""
+        return min(self.timeout_seconds * (self.max_retries + 1) + 10.0, 110.0)
+
+
+def named_classes(text: str) -> dict[str, str]:
+    """Return name -> package.module:Class of a comma-separated list of name=package.module:Class.
+
+    Raises:
+        ValueError: it is no such list, or a name stands in it twice.
+    """
+    classes: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        found = _NAMED_CLASS.fullmatch(item)
+        if found is None:
+            raise ValueError("not a comma-separated list of name=package.module:Class")
+        if found["name"] in classes:
+            raise ValueError(f"{found['name']} stands there twice")
+        classes[found["name"]] = found["target"]
+    return classes

@@ -1,7 +1,0 @@
-"""All tables together: what the migrations build, and what a test compares with them and with `sql/init.sql`."""
-
-from app.database import account_tables, tables
-
-__all__ = ["account_tables", "metadata", "tables"]
-
-metadata = tables.Base.metadata

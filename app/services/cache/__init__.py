@@ -1,0 +1,1 @@
+"""The shared cache: SHA-256 of a photo -> its classification."""

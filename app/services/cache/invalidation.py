@@ -1,0 +1,84 @@
+"""Learns within a second which entries were changed by hand, in whichever process, and makes the copies forget them.
+
+It looks at a window of the table of changes by the database's clock, not for what is new since a mark: a change
+becomes visible some time after it got its time and its id, and forgetting it twice is harmless.
+"""
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+
+from loguru import logger
+from sqlalchemy import func, literal, select, union_all
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.database.tables.classification import CacheChange, UtcDateTime
+from app.database.transactions import read
+from app.errors import AppError
+from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheCopies
+
+LOOK_INTERVAL_SECONDS = 1.0
+LOOK_TIMEOUT_SECONDS = 3.0
+# Rows of the table are kept this long: beyond the life of an entry in Redis, and beyond most outages.
+CHANGES_KEPT = timedelta(hours=48)
+
+_database_time = func.current_timestamp(type_=UtcDateTime())
+
+
+class CacheWatch:
+    """Looks every second, for as long as `run` runs."""
+
+    def __init__(self, engine: AsyncEngine, copies: CacheCopies) -> None:
+        self._engine = engine
+        self._copies = copies
+        self._last_time: datetime | None = None
+        self._fails = False
+
+    async def run(self) -> None:
+        """Run for ever."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once; a failure is logged, and copies stop counting by themselves unless a later look succeeds."""
+        looked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
+                now, changes = await read(self._engine, self._select_changes, max_attempts=1)
+            last_time, self._last_time = self._last_time, now
+            if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
+                self._copies.forget_everything(why="the database was away too long")
+            await self._copies.learn(changes, now=now, looked_at=looked_at)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the watch must go on
+            if not self._fails:
+                self._fails = True
+                is_ours = isinstance(error, (AppError, SQLAlchemyError, OSError))
+                logger.opt(exception=not is_ours).warning(
+                    "cache: changes cannot be watched ({}), soon only the database counts", type(error).__name__
+                )
+            return
+        if self._fails:
+            self._fails = False
+            logger.info("cache: changes are watched again")
+
+    async def _select_changes(self, connection: AsyncConnection) -> tuple[datetime, dict[str, datetime]]:
+        """Return the database's time, and what was changed since the last look or in the last minute."""
+        if self._last_time is None:
+            started: datetime = (await connection.execute(select(_database_time))).scalar_one()
+            since = started - self._copies.memory_of_changes
+        else:
+            since = self._last_time - WINDOW
+        changes = (
+            select(CacheChange.image_hash, CacheChange.changed_at)
+            .where(CacheChange.changed_at >= since)
+            .limit(MAX_CHANGES + 1)
+            .subquery()
+        )
+        clock = select(literal(""), _database_time)
+        rows = (await connection.execute(union_all(clock, select(changes)))).all()
+        ordered = sorted((changed_at, image_hash) for image_hash, changed_at in rows)
+        # The clock has the empty hash.
+        times = {image_hash: changed_at for changed_at, image_hash in ordered}
+        return times.pop(""), times

@@ -1,0 +1,1 @@
+"""Answer from the cache, else one model call per new photo."""

@@ -1,0 +1,1 @@
+"""Task events: from the table to the connections that listen."""

@@ -1,0 +1,160 @@
+"""What models said of people's pictures, kept per account. A result that is stored once is not stored again.
+
+That holds for a transaction whose outcome a lost connection leaves open, by the id of the request, and for a task that
+runs a second time, by the unique key on its id.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.categories import Category
+from app.database.tables.accounts import InferenceResult
+from app.database.transactions import read, write
+from app.errors import ImageNotFound, ResultNotFound
+
+# What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
+OnSaved = Callable[[AsyncConnection, int], Awaitable[None]]
+
+MODEL_MAX_LENGTH = 100
+DESCRIPTION_MAX_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a model said of a picture; `model_name` is what was asked for, `model` what has answered."""
+
+    image_id: int
+    task_id: str | None
+    model_name: str
+    model: str
+    category: Category
+    confidence: float
+    description: str | None
+    from_cache: bool
+    processing_time_ms: int
+    request_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Inference(Finding):
+    """The same, once it is stored."""
+
+    id: int
+
+
+_COLUMNS = (
+    InferenceResult.image_id,
+    InferenceResult.task_id,
+    InferenceResult.model_name,
+    InferenceResult.model,
+    InferenceResult.category,
+    InferenceResult.confidence,
+    InferenceResult.description,
+    InferenceResult.from_cache,
+    InferenceResult.processing_time_ms,
+    InferenceResult.request_id,
+    InferenceResult.created_at,
+    InferenceResult.id,
+)
+
+
+class InferenceResults:
+    """Reads and writes `inference_result`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def store(
+        self, account_id: int, image_hash: str, finding: Finding, on_saved: OnSaved | None = None
+    ) -> Inference:
+        """Store a finding, and return it; what the same task has stored before wins.
+
+        Raises:
+            ImageNotFound: the picture or the account was deleted meanwhile.
+            Exception: `on_saved` raised it; nothing is stored.
+        """
+        row = InferenceResult
+        values: dict[str, Any] = asdict(finding) | {
+            "user_id": account_id,
+            "image_hash": image_hash,
+            "category": finding.category.value,
+            "from_cache": int(finding.from_cache),
+            "model": finding.model[:MODEL_MAX_LENGTH],
+            "description": finding.description and finding.description[:DESCRIPTION_MAX_LENGTH],
+        }
+        is_this_one = row.image_id == finding.image_id, row.user_id == account_id, row.request_id == finding.request_id
+
+        async def insert_result(connection: AsyncConnection) -> Inference:
+            is_new = False
+            # It may be there from the first try, whose connection was lost during COMMIT.
+            if await connection.scalar(select(row.id).where(*is_this_one).limit(1)) is None:
+                await connection.execute(insert(row).values(**values))
+                is_new = True
+            inference = _inference((await connection.execute(select(*_COLUMNS).where(*is_this_one))).one())
+            if is_new and on_saved is not None:
+                await on_saved(connection, inference.id)
+            return inference
+
+        try:
+            return await write(self._engine, insert_result)
+        except IntegrityError:
+            stored = None if finding.task_id is None else await self.of_task(account_id, finding.task_id)
+            if stored is None:
+                raise ImageNotFound from None
+            return stored
+
+    async def get(self, account_id: int, result_id: int) -> Inference:
+        """Return one result of this account.
+
+        Raises:
+            ResultNotFound: it has no such result.
+        """
+        found = await self._select_one(account_id, InferenceResult.id == result_id)
+        if found is None:
+            raise ResultNotFound
+        return found
+
+    async def of_task(self, account_id: int, task_id: str) -> Inference | None:
+        """Return what a task of this account has stored, or None."""
+        return await self._select_one(account_id, InferenceResult.task_id == task_id)
+
+    async def page(
+        self, account_id: int, *, skip: int, limit: int, image_id: int | None = None
+    ) -> tuple[Sequence[Inference], int]:
+        """Return results of this account (of one picture), newest first, and how many there are in all."""
+        conditions = [InferenceResult.user_id == account_id]
+        if image_id is not None:
+            conditions.append(InferenceResult.image_id == image_id)
+        count = select(func.count()).select_from(InferenceResult).where(*conditions)
+        page = select(*_COLUMNS).where(*conditions).order_by(InferenceResult.id.desc()).offset(skip).limit(limit)
+
+        async def select_page(connection: AsyncConnection) -> tuple[list[Inference], int]:
+            total = await connection.scalar(count)
+            return [_inference(row) for row in await connection.execute(page)], total or 0
+
+        return await read(self._engine, select_page)
+
+    async def _select_one(self, account_id: int, condition: ColumnElement[bool]) -> Inference | None:
+        query = select(*_COLUMNS).where(InferenceResult.user_id == account_id, condition)
+
+        async def select_row(connection: AsyncConnection) -> Inference | None:
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else _inference(row)
+
+        return await read(self._engine, select_row)
+
+
+def _inference(row: Row[*tuple[Any, ...]]) -> Inference:
+    values = row._asdict() | {
+        "category": Category(row.category),
+        "confidence": float(row.confidence),
+        "from_cache": bool(row.from_cache),
+    }
+    return Inference(**values)

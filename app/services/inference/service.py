@@ -1,0 +1,193 @@
+"""Inference on pictures of one's library: ask the model that was named, and keep what it said.
+
+The service's own model goes through the classifier, with the shared cache and its one call per photo; any other one
+through `EarlierAnswers`. An answer is finished and stored even if whoever asked for it has gone: it is paid for. In
+the request log a person is `account:{id}`: that stays when the account is renamed, and tells no name.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+
+from loguru import logger
+
+from app.clock import utc_now
+from app.errors import CorruptImage, ServerBusy
+from app.observability.tracing import span
+from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.services.cache.entry import CachedResult
+from app.services.cache.service import CacheService
+from app.services.classification.service import ClassifierService
+from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
+from app.services.inference.further_models import EarlierAnswers
+from app.services.inference.results import Finding, Inference, InferenceResults, OnSaved
+from app.services.library.rows import LibraryImage
+from app.services.library.service import LibraryService
+from app.services.photos import UploadedPhoto
+from app.services.request_log.record import Answer, Caller, RequestRecord, user_id_of_account
+from app.services.request_log.recorder import RequestRecorder
+
+# A picture is in memory while it is looked at; until there is room, it stays in the storage.
+MEMORY_TIMEOUT_SECONDS = 30.0
+
+
+class InferenceService:
+    """Runs models on library pictures; `results` knows what they said."""
+
+    def __init__(
+        self,
+        *,
+        results: InferenceResults,
+        library: LibraryService,
+        models: ModelCatalogue,
+        classifier: ClassifierService,
+        cache: CacheService,
+        earlier: EarlierAnswers,
+        recorder: RequestRecorder,
+        memory: MemoryBudget,
+    ) -> None:
+        self.results = results
+        self._library = library
+        self._models = models
+        self._classifier = classifier
+        self._cache = cache
+        self._earlier = earlier
+        self._recorder = recorder
+        self._memory = memory
+        self._under_way: set[asyncio.Task[Inference]] = set()
+
+    async def infer(
+        self,
+        account_id: int,
+        image_id: int,
+        model_name: str = DEFAULT_MODEL_NAME,
+        *,
+        caller: Caller | None = None,
+        task_id: str | None = None,
+        on_saved: OnSaved | None = None,
+    ) -> Inference:
+        """Have a model look at a picture of this account, and store what it says.
+
+        Args:
+            account_id: whose picture it is.
+            image_id: which.
+            model_name: one of the catalogue's.
+            caller: the request that asks; left out where none does.
+            task_id: the task that asks. What it has stored already is returned, so it may ask again.
+            on_saved: is called with the result's id in the transaction that stores it, and undoes it by raising.
+
+        Raises:
+            UnknownModel: there is no model of this name.
+            ImageNotFound: the account has no such picture, or has no longer.
+            InvalidRequest: the picture is none that models are shown.
+            ModelError: the model gave no valid answer.
+            ServerBusy, DatabaseUnavailable, StorageUnavailable: try again shortly.
+        """
+        if task_id is not None and (stored := await self.results.of_task(account_id, task_id)) is not None:
+            return stored
+        self._models.check(model_name)
+        image = await self._library.get(account_id, image_id)
+        caller = replace(caller or Caller(), user_id=user_id_of_account(account_id))
+        work = asyncio.create_task(self._infer(account_id, image, model_name, caller, task_id, on_saved))
+        self._under_way.add(work)
+        work.add_done_callback(self._finish)
+        return await asyncio.shield(work)
+
+    async def close(self) -> None:
+        """Wait for what is under way: it is paid for, and is kept."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _finish(self, work: asyncio.Task[Inference]) -> None:
+        self._under_way.discard(work)
+        if not work.cancelled():
+            # Marks the exception as seen, also when the caller has hung up.
+            work.exception()
+
+    async def _infer(
+        self,
+        account_id: int,
+        image: LibraryImage,
+        model_name: str,
+        caller: Caller,
+        task_id: str | None,
+        on_saved: OnSaved | None,
+    ) -> Inference:
+        client = await self._models.client_of(model_name)
+
+        async def store(answer: Answer, model: str) -> Inference:
+            finding = Finding(
+                image_id=image.id,
+                task_id=task_id,
+                model_name=model_name,
+                model=model,
+                category=answer.category,
+                confidence=answer.confidence,
+                description=answer.description,
+                from_cache=answer.from_cache,
+                processing_time_ms=answer.processing_time_ms,
+                request_id=answer.request_id,
+                created_at=answer.answered_at,
+            )
+            with span("result.save"):
+                return await self.results.store(account_id, image.sha256, finding, on_saved)
+
+        if client is self._models.service_client:
+            answer = await self._classify(image, caller)
+            # The entry may be an earlier model's, or a person's.
+            return await store(answer, await self._cache.model_of(image.sha256) or client.model)
+        opened = partial(self._opened, image)
+        async with self._earlier.answer(client, image.sha256, opened) as (result, from_cache):
+            return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
+
+    async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
+        # A photo that is known does not have to be read.
+        answer = await self._classifier.look_up(image.sha256, caller)
+        if answer is None:
+            async with self._opened(image) as upload:
+                answer = await self._classifier.classify(upload, caller)
+        return answer
+
+    @asynccontextmanager
+    async def _opened(self, image: LibraryImage) -> AsyncIterator[UploadedPhoto]:
+        """Read a picture, once there is memory for it, and hold that for the length of the block."""
+        try:
+            async with self._memory.reserve(image.size_bytes, timeout_seconds=MEMORY_TIMEOUT_SECONDS):
+                data = await self._library.read(image)
+                # What is cached for everybody is never believed, not even of our own storage.
+                sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+                if sha256 != image.sha256:
+                    logger.error("the stored file of {} has other bytes than were uploaded", image.sha256)
+                    raise CorruptImage("The stored file of this image is damaged. Upload it again.")
+                yield UploadedPhoto(data, sha256)
+        except MemoryTimeoutError:
+            raise ServerBusy(retry_after_seconds=MEMORY_TIMEOUT_SECONDS) from None
+
+    async def _log(self, image: LibraryImage, result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
+        answer = Answer(
+            request_id=caller.request_id,
+            category=result.category,
+            confidence=result.confidence,
+            description=result.description,
+            from_cache=from_cache,
+            processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
+            answered_at=utc_now(),
+        )
+        record = RequestRecord(
+            request_id=answer.request_id,
+            user_id=caller.user_id,
+            ip_address=caller.ip_address,
+            image_hash=image.sha256,
+            image_size=image.size_bytes,
+            category=answer.category.value,
+            confidence=answer.confidence,
+            from_cache=from_cache,
+            processing_time_ms=answer.processing_time_ms,
+            created_at=answer.answered_at,
+            of_shared_cache=False,
+        )
+        await self._recorder.record([record])
+        return answer

@@ -1,0 +1,1 @@
+"""The image library: rows, files, and the sweep that keeps them together."""

@@ -1,0 +1,1 @@
+"""The request log and the sums that are written with it."""

@@ -1,0 +1,124 @@
+"""One answered request as it is written down, and the statements that write many of them."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from app.categories import Category
+from app.clock import utc_now
+from app.database.statements import Statement, rows_of_placeholders, timestamp_text
+from app.observability.request_id import new_request_id
+
+_LOG_COLUMNS = (
+    "request_id, user_id, ip_address, image_hash, image_size, category, confidence, from_cache, processing_time_ms,"
+    " created_at"
+)
+_LOG_COLUMN_COUNT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and since when: `started_at` is `time.perf_counter()` at the arrival of the request."""
+
+    request_id: str = field(default_factory=new_request_id)
+    user_id: str | None = None
+    ip_address: str | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+
+    def or_user(self, user_id: str | None) -> "Caller":
+        """The same caller, with `user_id` where none is known yet."""
+        if self.user_id is not None or user_id is None:
+            return self
+        return Caller(self.request_id, user_id, self.ip_address, self.started_at)
+
+    def next_item(self) -> "Caller":
+        """The same caller asking for one more item of a batch: an id and a start of its own."""
+        return replace(self, request_id=new_request_id(), started_at=time.perf_counter())
+
+
+class Answer(NamedTuple):
+    """What a caller is told; it is logged by the time it exists."""
+
+    request_id: str
+    category: Category
+    confidence: float
+    description: str | None
+    from_cache: bool
+    processing_time_ms: int
+    answered_at: datetime
+
+
+class RequestRecord(NamedTuple):
+    """One answered request, as `request_log` keeps it.
+
+    `from_cache` also counts a hit of the image's entry in the shared cache, unless another model than the service's
+    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere.
+    """
+
+    request_id: str
+    user_id: str | None
+    ip_address: str | None
+    image_hash: str
+    image_size: int | None
+    category: str
+    confidence: float
+    from_cache: bool
+    processing_time_ms: int
+    created_at: datetime
+    of_shared_cache: bool = True
+
+    @property
+    def hits_shared_cache(self) -> bool:
+        """Whether an entry of the shared cache gave the answer."""
+        return self.from_cache and self.of_shared_cache
+
+
+def user_id_of_account(account_id: int) -> str:
+    """What stands in the log for a person with an account."""
+    return f"account:{account_id}"
+
+
+def insert_log(records: Sequence[RequestRecord]) -> Statement:
+    """The log rows of `records`, in one statement."""
+    values: list[object] = []
+    for record in records:
+        values += (
+            record.request_id,
+            record.user_id,
+            record.ip_address,
+            record.image_hash,
+            record.image_size,
+            record.category,
+            record.confidence,
+            int(record.from_cache),
+            record.processing_time_ms,
+            timestamp_text(record.created_at),
+        )
+    rows = rows_of_placeholders(len(records), _LOG_COLUMN_COUNT)
+    return Statement(f"INSERT INTO request_log ({_LOG_COLUMNS}) VALUES {rows}", values)  # noqa: S608 - placeholders
+
+
+def count_hits(dialect: str, hits: Counter[str]) -> list[Statement]:
+    """What adds `hits` (image hash -> number) to the images' counters; nothing where there are none.
+
+    Sorted, so that two processes lock the rows in the same order.
+    """
+    now = timestamp_text(utc_now())
+    if len(hits) == 1 or dialect == "sqlite":
+        change = "UPDATE image_classification_cache SET hit_count = hit_count + %s, last_hit_at = %s"
+        return [Statement(f"{change} WHERE image_hash = %s", (n, now, image)) for image, n in sorted(hits.items())]
+    if not hits:
+        return []
+    # One joined statement: a CASE with a branch for each image takes a time that grows with the square of their number.
+    # The literals have the connection's collation; with the column's the unique index can be used.
+    first, *others = sorted(hits.items())
+    rows = "SELECT %s AS image_hash, %s AS hits" + " UNION ALL SELECT %s, %s" * len(others)
+    text = (
+        f"UPDATE ({rows}) AS counted STRAIGHT_JOIN image_classification_cache AS cached"  # noqa: S608 - placeholders
+        " ON cached.image_hash = counted.image_hash COLLATE utf8mb4_unicode_ci"
+        " SET cached.hit_count = cached.hit_count + counted.hits, cached.last_hit_at = %s"
+    )
+    return [Statement(text, [*first, *(value for pair in others for value in pair), now])]

@@ -1,0 +1,1 @@
+"""The figures behind /stats and the dashboard."""

@@ -1,0 +1,323 @@
+"""Statistics: the figures of the specification's section 7.4, the same on MySQL and SQLite.
+
+They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each, but for
+a series, is one statement, so it sees one state of the database. Ratios, averages and money are computed here in
+decimals, so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives
+zeros. Which user ids are one user is the database's matter: the specification's collation on MySQL takes "Device-A" and
+"device-a" for the same, SQLite does not.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.categories import Category
+from app.clock import day_in_utc, utc_now
+from app.config.settings import StatisticsSettings
+from app.database.replica import Replica
+from app.database.tables.classification import (
+    CachedImage,
+    CacheTotals,
+    ErrorPeriod,
+    PeriodTotals,
+    UserTotals,
+    VisitorCount,
+)
+from app.database.transactions import read
+from app.errors import ServerBusy
+from app.services.request_log.rollups import ADDRESS, USER
+from app.services.statistics.rounding import percent, ratio
+from app.services.statistics.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
+
+T = TypeVar("T")
+
+# Series read at once by each process. A year keeps a connection busy for a second or two: without a bound, a dozen that
+# ask for one would leave none for classification.
+MAX_SERIES_AT_ONCE = 2
+SERIES_WAIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DayStats:
+    """Figures of one day; rates in percent, times in milliseconds, money in the currency of COST_PER_API_CALL."""
+
+    total_requests: int
+    cache_hits: int
+    cache_misses: int
+    cache_hit_rate: float
+    unique_users: int
+    unique_ips: int
+    avg_processing_time_ms: float
+    estimated_cost: float
+    cost_saved: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEfficiency:
+    """Figures of the whole cache since it exists."""
+
+    total_cached_images: int
+    total_hits: int
+    times_saved: int
+    cost_saved: float
+    avg_hit_per_image: float
+    max_hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryShare:
+    """One category's share of a day's requests, in percent."""
+
+    category: Category
+    count: int
+    percentage: float
+    avg_confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserStats:
+    """One user's requests since the first."""
+
+    user_id: str
+    request_count: int
+    cache_hits: int
+    cache_hit_rate: float
+    first_request: datetime
+    last_request: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HotImage:
+    """One often-seen image; `lifetime_days` are whole days from its first to its last request."""
+
+    image_hash: str
+    category: Category
+    confidence: float
+    hit_count: int
+    created_at: datetime
+    last_hit_at: datetime
+    lifetime_days: int
+
+
+class StatsService:
+    """Computes the figures that ops people watch."""
+
+    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._replica = replica
+        self._series = asyncio.Semaphore(MAX_SERIES_AT_ONCE)
+
+    def today(self) -> date:
+        """The current day in STATS_TIMEZONE."""
+        return utc_now().astimezone(self._settings.timezone).date()
+
+    async def day(self, day: date) -> DayStats:
+        """Figures of one day (7.4.1)."""
+        query = select(
+            func.sum(PeriodTotals.requests).label("total"),
+            func.sum(PeriodTotals.hits).label("hits"),
+            func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
+            func.sum(PeriodTotals.timed_requests).label("timed"),
+            _visitors(day, USER).label("users"),
+            _visitors(day, ADDRESS).label("ips"),
+        ).where(self._is_on(day))
+
+        async def select_figures(connection: AsyncConnection) -> DayStats:
+            row = (await connection.execute(query)).one()
+            total, hits = int(row.total or 0), int(row.hits or 0)
+            return DayStats(
+                total_requests=total,
+                cache_hits=hits,
+                cache_misses=total - hits,
+                cache_hit_rate=percent(hits, total),
+                unique_users=int(row.users or 0),
+                unique_ips=int(row.ips or 0),
+                avg_processing_time_ms=ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                estimated_cost=self._cost(total - hits),
+                cost_saved=self._cost(hits),
+            )
+
+        return await self._read(select_figures)
+
+    async def timeseries(
+        self, bucket: Bucket, start: datetime | None = None, end: datetime | None = None
+    ) -> list[BucketFigures]:
+        """Figures of each bucket from the one that `start` is in to the one before `end`; none is left out.
+
+        Args:
+            bucket: how long each is.
+            start: left out, as much before `end` as a chart shows. Without an offset, a time of STATS_TIMEZONE.
+            end: the same; left out, now, with the bucket that is not over.
+
+        Raises:
+            InvalidRequest: `start` is not before `end`, or the buckets are too many.
+            DatabaseUnavailable: as every reader.
+            ServerBusy: the same, or others read series for too long.
+        """
+        zone = self._settings.timezone
+        start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
+        bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
+        try:
+            async with asyncio.timeout(SERIES_WAIT_SECONDS):
+                await self._series.acquire()
+        except TimeoutError as error:
+            raise ServerBusy from error
+        try:
+            return await self._read_series(bucket, bounds)
+        finally:
+            self._series.release()
+
+    async def latest_series(self, bucket: Bucket) -> list[BucketFigures]:
+        """What `timeseries` gives without bounds, without waiting for a turn: for the process' own dashboard."""
+        return await self._read_series(bucket, bucket_bounds(bucket, None, utc_now(), self._settings.timezone))
+
+    async def _read_series(self, bucket: Bucket, bounds: Sequence[datetime]) -> list[BucketFigures]:
+        return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
+
+    async def cache_efficiency(self) -> CacheEfficiency:
+        """Figures of the cache (7.4.2)."""
+        query = select(
+            func.sum(CacheTotals.images).label("images"),
+            func.sum(CacheTotals.hits).label("hits"),
+            select(func.max(CachedImage.hit_count)).scalar_subquery().label("most"),
+        )
+
+        async def select_figures(connection: AsyncConnection) -> CacheEfficiency:
+            row = (await connection.execute(query)).one()
+            images, hits = int(row.images or 0), int(row.hits or 0)
+            return CacheEfficiency(
+                total_cached_images=images,
+                total_hits=hits,
+                times_saved=hits - images,
+                cost_saved=self._cost(hits - images),
+                avg_hit_per_image=ratio(hits, images),
+                max_hits=row.most or 0,
+            )
+
+        return await self._read(select_figures)
+
+    async def category_distribution(self, day: date) -> list[CategoryShare]:
+        """Shares of the categories in one day's requests, the largest first (7.4.3)."""
+        query = (
+            select(
+                PeriodTotals.category,
+                func.sum(PeriodTotals.requests).label("requests"),
+                func.sum(PeriodTotals.confidence_sum).label("confidence"),
+            )
+            .where(self._is_on(day))
+            .group_by(PeriodTotals.category)
+        )
+
+        async def select_shares(connection: AsyncConnection) -> list[CategoryShare]:
+            rows = (await connection.execute(query)).all()
+            total = sum(int(row.requests) for row in rows)
+            return [
+                CategoryShare(
+                    category=Category(row.category),
+                    count=int(row.requests),
+                    percentage=percent(int(row.requests), total),
+                    avg_confidence=ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
+                )
+                for row in sorted(rows, key=lambda row: (-row.requests, row.category))
+            ]
+
+        return await self._read(select_shares)
+
+    async def errors(self, day: date) -> dict[str, int]:
+        """How often each error of ours was answered on one day: code -> number, the most frequent first."""
+        query = (
+            select(ErrorPeriod.code, func.sum(ErrorPeriod.errors).label("errors"))
+            .where(self._is_on(day, ErrorPeriod.period_start))
+            .group_by(ErrorPeriod.code)
+        )
+
+        async def select_errors(connection: AsyncConnection) -> dict[str, int]:
+            counts = {row.code: int(row.errors) for row in await connection.execute(query)}
+            return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+        return await self._read(select_errors)
+
+    async def top_users(self, limit: int) -> list[UserStats]:
+        """The users with the most requests (7.4.5)."""
+        # The order of the index, backwards. Which rows they are is found in the index alone: asked for whole rows,
+        # MySQL and MariaDB would rather read and sort the table.
+        order = (UserTotals.requests.desc(), UserTotals.user_id.desc())
+        busiest = select(UserTotals.user_id).order_by(*order).limit(limit).subquery()
+        query = select(UserTotals).join(busiest, UserTotals.user_id == busiest.c.user_id).order_by(*order)
+
+        async def select_users(connection: AsyncConnection) -> list[UserStats]:
+            return [
+                UserStats(
+                    user_id=row.user_id,
+                    request_count=row.requests,
+                    cache_hits=row.hits,
+                    cache_hit_rate=percent(row.hits, row.requests),
+                    first_request=row.first_request_at,
+                    last_request=row.last_request_at,
+                )
+                for row in await connection.execute(query)
+            ]
+
+        return await self._read(select_users)
+
+    async def top_images(self, limit: int) -> list[HotImage]:
+        """The images with the most hits (7.4.4)."""
+        # As for the users; the index ends with the id.
+        order = (CachedImage.hit_count.desc(), CachedImage.id.desc())
+        hottest = select(CachedImage.id).order_by(*order).limit(limit).subquery()
+        query = (
+            select(
+                CachedImage.image_hash,
+                CachedImage.category,
+                CachedImage.confidence,
+                CachedImage.hit_count,
+                CachedImage.created_at,
+                CachedImage.last_hit_at,
+            )
+            .join(hottest, CachedImage.id == hottest.c.id)
+            .order_by(*order)
+        )
+
+        async def select_images(connection: AsyncConnection) -> list[HotImage]:
+            return [
+                HotImage(
+                    image_hash=row.image_hash,
+                    category=Category(row.category),
+                    confidence=float(row.confidence),
+                    hit_count=row.hit_count,
+                    created_at=row.created_at,
+                    last_hit_at=row.last_hit_at,
+                    lifetime_days=(row.last_hit_at - row.created_at).days,
+                )
+                for row in await connection.execute(query)
+            ]
+
+        return await self._read(select_images)
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await (read(self._engine, work) if self._replica is None else self._replica.read(work))
+
+    def _is_on(
+        self, day: date, period_start: InstrumentedAttribute[datetime] = PeriodTotals.period_start
+    ) -> ColumnElement[bool]:
+        start, end = day_in_utc(day, self._settings.timezone)
+        return and_(period_start >= start, period_start < end)
+
+    def _cost(self, calls: int) -> float:
+        return float(calls * self._settings.cost_per_call)
+
+
+def _visitors(day: date, kind: str) -> ScalarSelect[int]:
+    return (
+        select(func.sum(VisitorCount.visitors))
+        .where(VisitorCount.day == day, VisitorCount.kind == kind)
+        .scalar_subquery()
+    )

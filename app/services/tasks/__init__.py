@@ -1,0 +1,1 @@
+"""Asynchronous inference: tasks, who has claimed them, and when they are deleted."""

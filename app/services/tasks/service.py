@@ -1,0 +1,196 @@
+"""Tasks as their owners see them: asked for now, looked at later, cancelled while they have not begun.
+
+The row is the task. Whoever runs it is woken by its id, and finds it also when that message is lost.
+"""
+
+import asyncio
+import math
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import utc_now
+from app.database.tables.accounts import InferenceTask, LibraryImage, User
+from app.database.transactions import read, write
+from app.errors import AppError, ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
+from app.observability import metrics, tracing
+from app.services.tasks.record import (
+    UNFINISHED,
+    Task,
+    TaskStatus,
+    database_time,
+    record_changes,
+    select_tasks,
+    task_of,
+    task_query,
+)
+
+# Of one account; the oldest due task of all accounts is run first, so everybody waits behind them.
+MAX_UNFINISHED = 1000
+TOO_MANY_RETRY_AFTER_SECONDS = 10
+# Prometheus waits 10 s for all figures, and wants the others just when the database is away.
+GAUGE_TIMEOUT_SECONDS = 1.0
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class TaskPage(NamedTuple):
+    """Some of an account's tasks, newest first, and how many there are in all."""
+
+    items: list[Task]
+    total: int
+
+
+class TaskService:
+    """Keeps the tasks of all accounts.
+
+    Args:
+        engine: the database.
+        announce: tells those who run tasks of a new one's id; never fails.
+        on_change: tells those who listen that an event was committed; never fails.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        announce: Callable[[str], Awaitable[None]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._announce = announce
+        self._on_change = on_change
+
+    async def submit(self, account_id: int, image_id: int, model_name: str) -> Task:
+        """Make a task of a model that is known to exist.
+
+        Raises:
+            ImageNotFound: the account has no such image.
+            TooManyTasks: MAX_UNFINISHED of the account's tasks are waiting or running.
+        """
+        task_id = secrets.token_hex(16)
+
+        async def insert_task(connection: AsyncConnection) -> Task:
+            if known := await select_tasks(connection, InferenceTask.id == task_id):
+                # Committed by an attempt whose answer was lost.
+                return known[0]
+            # The lock: two tasks of one account must not both find the last free place.
+            await connection.execute(select(User.id).where(User.id == account_id).with_for_update())
+            image = select(LibraryImage.id).where(LibraryImage.id == image_id, LibraryImage.user_id == account_id)
+            if await connection.scalar(image) is None:
+                raise ImageNotFound
+            unfinished = select(InferenceTask.id).where(
+                InferenceTask.user_id == account_id, InferenceTask.status.in_([status.value for status in UNFINISHED])
+            )
+            count = select(func.count()).select_from(unfinished.limit(MAX_UNFINISHED).subquery())
+            if (await connection.scalar(count) or 0) >= MAX_UNFINISHED:
+                raise TooManyTasks(retry_after_seconds=TOO_MANY_RETRY_AFTER_SECONDS)
+            now = utc_now()
+            await connection.execute(
+                insert(InferenceTask).values(
+                    id=task_id,
+                    user_id=account_id,
+                    image_id=image_id,
+                    model_name=model_name,
+                    status=TaskStatus.PENDING.value,
+                    due_at=database_time(connection.dialect.name),
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+            (task,) = await select_tasks(connection, InferenceTask.id == task_id)
+            await record_changes(connection, [task])
+            return task
+
+        try:
+            task = await write(self._engine, insert_task)
+        except IntegrityError:
+            # The image, or its owner, went at this very moment.
+            raise ImageNotFound from None
+        # The task is a trace of its own; this is the way to it from the request's.
+        tracing.describe(task_id=task_id)
+        await self._announce(task_id)
+        self._on_change()
+        return task
+
+    async def get(self, account_id: int, task_id: str) -> Task:
+        """Return one task of an account.
+
+        Raises:
+            TaskNotFound: there is none, or it is somebody else's.
+        """
+        return await read(self._engine, lambda connection: _find(connection, account_id, task_id))
+
+    async def page(self, account_id: int, *, skip: int, limit: int, status: TaskStatus | None) -> TaskPage:
+        """Return some of an account's tasks, newest first."""
+        conditions = [InferenceTask.user_id == account_id]
+        if status is not None:
+            conditions.append(InferenceTask.status == status.value)
+
+        async def select_page(connection: AsyncConnection) -> TaskPage:
+            total = await connection.scalar(select(func.count()).select_from(InferenceTask).where(*conditions))
+            query = task_query().where(*conditions)
+            query = query.order_by(InferenceTask.created_at.desc(), InferenceTask.id.desc()).offset(skip).limit(limit)
+            return TaskPage([task_of(row) for row in await connection.execute(query)], total or 0)
+
+        return await read(self._engine, select_page)
+
+    async def show_unfinished(self) -> None:
+        """Put into the metrics how many tasks wait and run; NaN where the database does not tell within a second."""
+        query = (
+            select(InferenceTask.status, func.count())
+            .where(InferenceTask.status.in_([status.value for status in UNFINISHED]))
+            .group_by(InferenceTask.status)
+        )
+
+        async def count(connection: AsyncConnection) -> dict[str, int]:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+        absent = 0.0
+        counted: dict[str, int] = {}
+        try:
+            async with asyncio.timeout(GAUGE_TIMEOUT_SECONDS):
+                counted = await read(self._engine, count, max_attempts=1)
+        except (AppError, SQLAlchemyError, OSError):
+            absent = math.nan
+        for status in UNFINISHED:
+            metrics.TASKS_UNFINISHED.labels(status.value).set(counted.get(status.value, absent))
+
+    async def cancel(self, account_id: int, task_id: str) -> Task:
+        """Cancel a task that has not begun, or that waits for its next attempt.
+
+        Raises:
+            TaskNotFound: there is none, or it is somebody else's.
+            TaskNotPending: it runs or has ended.
+        """
+        mark = secrets.token_hex(16)
+
+        async def cancel_task(connection: AsyncConnection) -> Task:
+            task = await _find(connection, account_id, task_id)
+            cancelled = await connection.execute(
+                update(InferenceTask)
+                .where(InferenceTask.id == task.id, InferenceTask.status == TaskStatus.PENDING.value)
+                .values(status=TaskStatus.CANCELLED.value, runner=mark, updated_at=utc_now())
+            )
+            task = await _find(connection, account_id, task_id)
+            if cancelled.rowcount:
+                await record_changes(connection, [task])
+            elif task.claim != mark:
+                raise TaskNotPending
+            return task
+
+        task = await write(self._engine, cancel_task)
+        self._on_change()
+        return task
+
+
+async def _find(connection: AsyncConnection, account_id: int, task_id: str) -> Task:
+    if _ID.fullmatch(task_id):
+        for task in await select_tasks(connection, InferenceTask.id == task_id, InferenceTask.user_id == account_id):
+            return task
+    raise TaskNotFound

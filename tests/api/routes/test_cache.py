@@ -1,0 +1,136 @@
+"""Correcting and removing entries over HTTP: who may, what it does, and that it does not exist without a key."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from loguru import logger
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config.settings import CacheSettings, Settings
+from app.main import create_app
+from tests.api.routes.test_classify import MISS, check, error_code, hit_count, photo, sha256, upload
+from tests.fakes.model_server import FakeModelServer
+from tests.support.serving import serving
+
+KEY = "an-admin-key-for-tests"
+ADMIN = {"Authorization": f"Bearer {KEY}"}
+UNKNOWN = "0" * 64
+CORRECTION = {"category": "pets", "description": "一只猫"}
+
+
+@pytest.fixture
+async def admin_api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a running service that has an admin key."""
+    cache = CacheSettings.model_validate({"admin_api_key": KEY})
+    async with (
+        serving(create_app(settings.model_copy(update={"cache": cache}))) as url,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as client,
+    ):
+        yield client
+
+
+async def test_a_corrected_entry_is_everybodys_answer(
+    admin_api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    data = photo(1)
+    await upload(admin_api, data)
+    await check(admin_api, sha256(data))
+    response = await admin_api.put(f"/cache/{sha256(data).upper()}", json=CORRECTION, headers=ADMIN)
+    assert response.status_code == 200
+    assert response.json() == {"success": True, "data": {**CORRECTION, "confidence": 1.0, "model_used": "manual"}}
+    expected = {**CORRECTION, "confidence": 1.0}
+    assert (await check(admin_api, sha256(data))).json()["data"] == expected
+    assert (await upload(admin_api, data)).json()["data"] == expected
+    assert model_server.call_count == 1
+    assert await hit_count(engine, sha256(data)) == 4
+    # What is left out is removed, and what nobody could read is not kept.
+    for description, kept in ((None, None), (" ", None), ("a\u202eb\n c", "ab c")):
+        body = {"category": "foods"} | ({} if description is None else {"description": description})
+        await admin_api.put(f"/cache/{sha256(data)}", json=body, headers=ADMIN)
+        assert (await check(admin_api, sha256(data))).json()["data"]["description"] == kept
+
+
+async def test_a_removed_entry_is_asked_for_again(admin_api: httpx2.AsyncClient, model_server: FakeModelServer) -> None:
+    data = photo(2)
+    await upload(admin_api, data)
+    lines: list[str] = []
+    number = logger.add(lines.append, format="{message}")
+    response = await admin_api.delete(f"/cache/{sha256(data)}", headers=ADMIN)
+    logger.remove(number)
+    assert (response.status_code, response.json()) == (200, {"success": True, "removed": True})
+    assert any(sha256(data) in line and "removed" in line for line in lines)
+    assert KEY not in "".join(lines)
+    assert (await check(admin_api, sha256(data))).json() == MISS
+    assert (await upload(admin_api, data)).json()["from_cache"] is False
+    assert model_server.call_count == 2
+
+
+async def test_only_what_is_there_can_be_changed(admin_api: httpx2.AsyncClient) -> None:
+    for response in (
+        await admin_api.put(f"/cache/{UNKNOWN}", json=CORRECTION, headers=ADMIN),
+        await admin_api.delete(f"/cache/{UNKNOWN}", headers=ADMIN),
+    ):
+        assert (response.status_code, error_code(response)) == (404, "cache_entry_not_found")
+
+
+async def test_nobody_else_may(admin_api: httpx2.AsyncClient) -> None:
+    data = photo(3)
+    await upload(admin_api, data)
+    for headers in (
+        {},
+        {"X-API-Key": KEY},
+        {"Authorization": KEY},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": f"Bearer {KEY}x"},
+        {"Authorization": f"Bearer {KEY[:-1]}"},
+        {"Authorization": f"Bearer {KEY.upper()}"},
+        {b"Authorization": b"Bearer \xff\xfe"},
+    ):
+        for response in (
+            await admin_api.put(f"/cache/{sha256(data)}", json=CORRECTION, headers=headers),
+            await admin_api.delete(f"/cache/{sha256(data)}", headers=headers),
+            await admin_api.delete("/cache/not-a-hash", headers=headers),
+        ):
+            assert (response.status_code, error_code(response)) == (401, "admin_key_required"), headers
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert (await check(admin_api, sha256(data))).json()["cached"] is True
+
+
+async def test_wrong_requests_are_refused(admin_api: httpx2.AsyncClient) -> None:
+    for body in (
+        {},
+        {"category": "cats"},
+        {"category": None},
+        {"category": "pets", "description": 7},
+        {"category": "pets", "description": "x" * 501},
+        {"category": "pets", "descripton": "a slip"},
+        {"category": "pets", "confidence": 0.5},
+    ):
+        response = await admin_api.put(f"/cache/{UNKNOWN}", json=body, headers=ADMIN)
+        assert (response.status_code, error_code(response)) == (400, "invalid_request"), body
+    response = await admin_api.delete("/cache/not-a-hash", headers=ADMIN)
+    assert (response.status_code, error_code(response)) == (400, "invalid_request")
+
+
+async def test_docs_can_authorize(admin_api: httpx2.AsyncClient) -> None:
+    document = (await admin_api.get("../../openapi.json")).json()
+    assert document["components"]["securitySchemes"]["AdminKey"]["scheme"] == "bearer"
+    operations = document["paths"]["/api/v1/cache/{image_hash}"]
+    assert set(operations) == {"put", "delete"}
+    for operation in operations.values():
+        assert operation["security"] == [{"AdminKey": []}]
+        assert {"401", "404"} <= set(operation["responses"])
+
+
+async def test_without_a_key_the_endpoints_do_not_exist(api: httpx2.AsyncClient) -> None:
+    for headers in ({}, {"Authorization": "Bearer"}, ADMIN):
+        for response in (
+            await api.put(f"/cache/{UNKNOWN}", json=CORRECTION, headers=headers),
+            await api.delete(f"/cache/{UNKNOWN}", headers=headers),
+        ):
+            assert (response.status_code, error_code(response)) == (404, "not_found")
+    document = (await api.get("../../openapi.json")).text
+    assert "/cache/{image_hash}" not in document
+    assert "AdminKey" not in document

@@ -1,0 +1,77 @@
+"""Training: the fit reaches the minimum, sources are not split, and the folder is read as documented."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.categories import Category
+from app.clients.local.training.labelled import find_labelled_photos, prepare
+from app.clients.local.training.metrics import report
+from app.clients.local.training.regression import fit_head, fit_softmax
+from app.clients.local.training.train import FOLDS, assign_folds
+
+
+def test_the_gradient_is_zero_at_the_fit() -> None:
+    """Against the definition: moving any weight a little either way makes the loss larger."""
+    generator = np.random.default_rng(0)
+    inputs = np.hstack([generator.normal(size=(60, 3)), np.ones((60, 1))])
+    truth = generator.integers(0, 8, 60)
+    importance = np.full(60, 1 / 60)
+    weights = fit_softmax(inputs, truth, importance, 0.01)
+
+    def loss(candidate: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+        scores = inputs @ candidate
+        log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        fit = -log_probabilities[np.arange(60), truth].mean()
+        return float(fit + 0.01 / 2 * (candidate[:-1] ** 2).sum() + 1e-6 / 2 * (candidate[-1] ** 2).sum())
+
+    for row, column in np.ndindex(*weights.shape):
+        for step in (-1e-3, 1e-3):
+            moved = weights.copy()
+            moved[row, column] += step
+            assert loss(moved) > loss(weights)
+
+
+def test_a_head_learns_what_can_be_told_apart() -> None:
+    generator = np.random.default_rng(1)
+    truth = np.repeat(np.arange(8), 20)
+    features = np.hstack([np.eye(8)[truth] * 5 + generator.normal(size=(160, 8)), generator.normal(size=(160, 4))])
+    head = fit_head(features, truth, (8, 4), 1e-4)
+    assert (head.probabilities(features).argmax(axis=1) == truth).mean() > 0.97
+
+
+def test_a_source_is_never_on_both_sides() -> None:
+    generator = np.random.default_rng(2)
+    sources = [f"source {number}" for number in generator.integers(0, 40, 300)]
+    folds = assign_folds(sources, generator.integers(0, 8, 300), seed=0)
+    assert set(folds) == set(range(FOLDS))
+    assert all(len({folds[i] for i, name in enumerate(sources) if name == source}) == 1 for source in set(sources))
+    assert (folds == assign_folds(sources, generator.integers(0, 8, 300) * 0, seed=0)).sum() < 300
+
+
+def test_folders_and_sources_are_read(tmp_path: Path) -> None:
+    for name in ("pets/a.jpg", "foods/b.png", "holiday/c.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (20, 10), "red").save(tmp_path / name)
+    (tmp_path / "sources.csv").write_text("file,category,source\npets/a.jpg,pets,somebody\n", encoding="utf-8")
+    photos = find_labelled_photos(tmp_path)
+    assert [(photo.category, photo.source) for photo in photos] == [
+        (Category.PETS, "somebody"),
+        (Category.FOODS, "foods/b.png"),
+    ]
+    assert all(prepare(photo).jpeg.startswith(b"\xff\xd8") for photo in photos)
+
+
+def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no photos"):
+        find_labelled_photos(tmp_path)
+
+
+def test_a_report_counts_right() -> None:
+    probabilities = np.full((4, 8), 0.01)
+    probabilities[[0, 1, 2, 3], [0, 0, 1, 1]] = 0.93
+    text = report(np.array([0, 0, 1, 2]), probabilities)
+    assert "accuracy 0.750   macro recall 0.667" in text
+    assert "confidence >= 0.9: 1.000 of the photos, of which 0.750 right" in text

@@ -1,0 +1,205 @@
+"""One model call per new photo, whatever number of workers, instances and machines share a database."""
+
+import asyncio
+import hashlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config.database import DatabaseSettings
+from app.config.settings import PROJECT_ROOT, Settings
+from app.database.engine import create_engine
+from app.database.tables.classification import CachedImage, ModelCallLease, RequestLog
+from app.main import create_app
+from tests.conftest import migrated, server_url
+from tests.fakes.images import jpeg_photo
+from tests.fakes.model_replies import classification, failure
+from tests.fakes.model_server import FakeModelServer
+from tests.runtime.test_capacity import COMMANDS
+from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.support.databases import fresh_database
+from tests.support.serving import serving
+
+PATIENCE_SECONDS = 60
+# Longer than any test: such a call ends only with its caller.
+NEVER = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Processes of the service on one database, which `engine` reads."""
+
+    engine: AsyncEngine
+    environment: dict[str, str]
+    stack: ExitStack
+
+    async def start(self, command: str, *, workers: int = 1) -> tuple[str, RunningProcess]:
+        """Start an instance; return its URL and its process."""
+        port = free_port()
+        context = start_process(
+            [part.format(port=port) for part in COMMANDS[command]],
+            ready=lambda: answers_http(port, "/api/v1/health/live"),
+            env={**self.environment, "APP_PORT": str(port), "WEB_CONCURRENCY": str(workers)},
+            cwd=PROJECT_ROOT,
+            ready_within_seconds=PATIENCE_SECONDS,
+        )
+        return f"http://127.0.0.1:{port}", await asyncio.to_thread(self.stack.enter_context, context)
+
+
+@pytest.fixture
+async def site(
+    database_kind: str, environment: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Site]:
+    (tmp_path / "tmp").mkdir()
+    if database_kind == "sqlite":
+        (tmp_path / "data").mkdir()
+        database = await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/data/all.db"}))
+        async with opened(database, environment) as site:
+            yield site
+        return
+    url = server_url(request.getfixturevalue("servers"), database_kind)
+    async with (
+        fresh_database(database_kind, url) as made,
+        opened(await migrated(made.settings), environment) as site,
+    ):
+        yield site
+
+
+@asynccontextmanager
+async def opened(database: DatabaseSettings, environment: dict[str, str]) -> AsyncIterator[Site]:
+    assert database.url is not None
+    engine = create_engine(Settings(database=database))
+    try:
+        with ExitStack() as stack:
+            yield Site(engine, {**environment, "DATABASE_URL": database.url.get_secret_value()}, stack)
+    finally:
+        await engine.dispose()
+
+
+async def rows(engine: AsyncEngine, table: type[ModelCallLease] | type[CachedImage] | type[RequestLog]) -> list[Any]:
+    async with engine.connect() as connection:
+        return list((await connection.execute(select(table.__table__))).all())
+
+
+async def upload(url: str, data: bytes) -> httpx2.Response:
+    # A connection of its own, so that every worker gets some. No certificates are read for it, which takes its time.
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS, verify=False) as client:
+        return await client.post(f"{url}/api/v1/classify", files={"image": data})
+
+
+@pytest.fixture
+async def two(settings: Settings, engine: AsyncEngine) -> AsyncIterator[tuple[str, str]]:
+    """The addresses of two services on one database. Both live in this process and share nothing of it."""
+    async with serving(create_app(settings)) as first, serving(create_app(settings)) as second:
+        yield first, second
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_forty_uploads_at_once_cost_one_call(site: Site, model_server: FakeModelServer) -> None:
+    started = await asyncio.gather(*(site.start("gunicorn", workers=2) for _ in range(2)))
+    instances = [url for url, _ in started]
+    data = jpeg_photo(64, 64)
+    model_server.delay_seconds = 1.0
+    responses = await asyncio.gather(*(upload(instances[number % 2], data) for number in range(40)))
+    assert [response.status_code for response in responses] == [200] * 40
+    answers = [response.json() for response in responses]
+    assert model_server.call_count == 1
+    assert sorted(answer["from_cache"] for answer in answers) == [False] + [True] * 39
+    assert len({str(answer["data"]) for answer in answers}) == 1
+    logged = await rows(site.engine, RequestLog)
+    assert {row.request_id for row in logged} == {answer["request_id"] for answer in answers}
+    assert sorted(row.from_cache for row in logged) == [0] + [1] * 39
+    [entry] = await rows(site.engine, CachedImage)
+    assert (entry.image_hash, entry.hit_count) == (hashlib.sha256(data).hexdigest(), 40)
+    assert await rows(site.engine, ModelCallLease) == []
+    # Many photos at once, each at every instance.
+    photos = [jpeg_photo(32 + number, 32) for number in range(12)]
+    model_server.delay_seconds = 0.1
+    responses = await asyncio.gather(*(upload(instance, photo) for photo in photos for instance in instances * 2))
+    assert [response.status_code for response in responses] == [200] * 48
+    assert model_server.call_count == 13
+    assert await rows(site.engine, ModelCallLease) == []
+
+
+async def test_a_killed_process_hands_the_call_on(site: Site, model_server: FakeModelServer) -> None:
+    (killed, process), *more = await asyncio.gather(*(site.start("python") for _ in range(3)))
+    others = [url for url, _ in more]
+    data = jpeg_photo(64, 64)
+    model_server.script(classification().delayed(NEVER))
+    lost = asyncio.create_task(upload(killed, data))
+    await until(lambda: model_server.call_count == 1)
+    waiting = [asyncio.create_task(upload(other, data)) for other in others * 2]
+    await asyncio.sleep(1.0)
+    assert model_server.call_count == 1
+    process.send_signal(signal.SIGKILL)
+    responses = await asyncio.gather(*waiting)
+    assert [response.status_code for response in responses] == [200] * 4
+    assert sorted(response.json()["from_cache"] for response in responses) == [False, True, True, True]
+    assert model_server.call_count == 2
+    assert await rows(site.engine, ModelCallLease) == []
+    with pytest.raises(httpx2.HTTPError):
+        await lost
+
+
+async def test_a_failed_call_hands_the_turn_on(
+    two: tuple[str, str], engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    data = jpeg_photo(64, 64)
+    model_server.script(failure(401).delayed(0.5))
+    failing = asyncio.create_task(upload(two[0], data))
+    await until(lambda: model_server.call_count == 1)
+    waiting = asyncio.create_task(upload(two[1], data))
+    assert (await failing).status_code == 503
+    answer = (await waiting).json()
+    assert (answer["success"], answer["from_cache"]) == (True, False)
+    assert model_server.call_count == 2
+    assert await rows(engine, ModelCallLease) == []
+
+
+async def test_a_service_that_is_told_to_stop_finishes_its_call(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    data = jpeg_photo(64, 64)
+    model_server.script(classification().delayed(1.0))
+    async with serving(create_app(settings)) as staying:
+        async with serving(create_app(settings)) as leaving:
+            asked = asyncio.create_task(upload(leaving, data))
+            await until(lambda: model_server.call_count == 1)
+            waiting = asyncio.create_task(upload(staying, data))
+        assert await rows(engine, ModelCallLease) == []
+        answers = [(await task).json() for task in (asked, waiting)]
+    assert [answer["from_cache"] for answer in answers] == [False, True]
+    assert model_server.call_count == 1
+    assert await rows(engine, ModelCallLease) == []
+
+
+async def test_what_is_no_photo_costs_no_lease(
+    two: tuple[str, str], engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    """While nobody can write leases, what is refused all the same does not need one."""
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("ALTER TABLE model_call_lease RENAME TO hidden")
+    try:
+        refused = await upload(two[1], b"no photo")
+        new = await upload(two[1], jpeg_photo(32, 32))
+    finally:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("ALTER TABLE hidden RENAME TO model_call_lease")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_image_format")
+    assert new.status_code == 503
+    assert model_server.call_count == 0

@@ -1,0 +1,286 @@
+"""The figures equal the specification's own SQL (section 7.4), run on the same rows of the same database."""
+
+import random
+import re
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import event, insert, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.categories import Category
+from app.config.settings import StatisticsSettings
+from app.database.tables.classification import CachedImage, RequestLog, UserTotals
+from app.services.request_log.backfill import build_rollups
+from app.services.statistics.service import StatsService
+
+DAY = date(2025, 10, 10)
+
+TODAY_SQL = """
+SELECT
+    COUNT(*) as total_requests,
+    SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) as cache_hits,
+    SUM(CASE WHEN from_cache = 0 THEN 1 ELSE 0 END) as cache_misses,
+    ROUND(SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) * 100.0 / COUNT(*), 2) as cache_hit_rate,
+    COUNT(DISTINCT user_id) as unique_users,
+    COUNT(DISTINCT ip_address) as unique_ips,
+    AVG(processing_time_ms) as avg_processing_time,
+    SUM(CASE WHEN from_cache = 0 THEN 1 ELSE 0 END) * 0.01 as estimated_cost,
+    SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) * 0.01 as cost_saved
+FROM request_log
+WHERE created_date = :day
+"""
+EFFICIENCY_SQL = """
+SELECT
+    COUNT(*) as total_cached_images,
+    SUM(hit_count) as total_hits,
+    SUM(hit_count - 1) as times_saved,
+    (SUM(hit_count - 1) * 0.01) as cost_saved,
+    AVG(hit_count) as avg_hit_per_image,
+    MAX(hit_count) as max_hits
+FROM image_classification_cache
+"""
+DISTRIBUTION_SQL = """
+SELECT
+    category,
+    COUNT(*) as count,
+    ROUND(AVG(confidence), 4) as avg_confidence,
+    ROUND(COUNT(*) * 100.0 / (SELECT COUNT(*) FROM request_log WHERE created_date = :day), 2) as percentage
+FROM request_log
+WHERE created_date = :day
+GROUP BY category
+ORDER BY count DESC
+"""
+TOP_IMAGES_SQL = """
+SELECT
+    image_hash,
+    category,
+    confidence,
+    hit_count,
+    created_at,
+    last_hit_at,
+    TIMESTAMPDIFF(DAY, created_at, last_hit_at) as lifetime_days
+FROM image_classification_cache
+ORDER BY hit_count DESC
+LIMIT 10
+"""
+TOP_USERS_SQL = """
+SELECT
+    user_id,
+    COUNT(*) as request_count,
+    SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) as cache_hits,
+    ROUND(SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) * 100.0 / COUNT(*), 2) as cache_hit_rate,
+    MIN(created_at) as first_request,
+    MAX(created_at) as last_request
+FROM request_log
+WHERE user_id IS NOT NULL
+GROUP BY user_id
+ORDER BY request_count DESC
+LIMIT 20
+"""
+SQLITE_DAYS = "CAST(julianday(last_hit_at) - julianday(created_at) AS INTEGER)"
+
+
+def stats_service(engine: AsyncEngine, zone: str = "UTC", cost: str = "0.01") -> StatsService:
+    return StatsService(
+        engine,
+        StatisticsSettings.model_validate({"timezone": zone, "cost_per_call": cost}),
+    )
+
+
+async def run_sql(engine: AsyncEngine, sql: str) -> list[dict[str, Any]]:
+    if engine.dialect.name == "sqlite":
+        sql = sql.replace("TIMESTAMPDIFF(DAY, created_at, last_hit_at)", SQLITE_DAYS)
+    async with engine.connect() as connection:
+        rows = await connection.execute(text(sql), {"day": DAY.isoformat()} if ":day" in sql else {})
+        return [dict(row._mapping) for row in rows]
+
+
+def plain(value: Any) -> Any:
+    """What a driver returns, as the service returns it."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, str) and value[:2] == "20" and ":" in value:
+        value = datetime.fromisoformat(value)
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+def log_row(number: int, **values: Any) -> dict[str, Any]:
+    return {
+        "request_id": f"req_{number}",
+        "user_id": None,
+        "ip_address": None,
+        "image_hash": "a" * 64,
+        "image_size": None,
+        "category": "foods",
+        "confidence": Decimal("0.5"),
+        "from_cache": 0,
+        "processing_time_ms": 10,
+        "created_at": datetime(2025, 10, 10, 12, tzinfo=UTC),
+        **values,
+    }
+
+
+@pytest.fixture
+async def filled(engine: AsyncEngine) -> AsyncEngine:
+    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
+    dice = random.Random(7)
+    categories = [category.value for category in Category]
+    start = datetime(2025, 10, 8, tzinfo=UTC)
+    log = [
+        log_row(
+            number,
+            # Distinct numbers of requests, so that the order by count has no ties.
+            user_id=dice.choice([None, *(f"user-{i:02}" for i in range(25) for _ in range(i))]),
+            ip_address=dice.choice([None, "10.0.0.1", "10.0.0.2", "::1"]),
+            category=dice.choices(categories, weights=[1, 3, 5, 9, 14, 20, 27, 35])[0],
+            confidence=Decimal(dice.randrange(10_001)) / 10_000,
+            from_cache=int(dice.random() < 0.37),
+            processing_time_ms=dice.choice([None, dice.randrange(3000)]),
+            created_at=start + timedelta(seconds=dice.randrange(4 * 86400)),
+        )
+        for number in range(3000)
+    ]
+    cache = [
+        {
+            "image_hash": f"{number:064x}",
+            "category": dice.choice(categories),
+            "confidence": Decimal(dice.randrange(10_001)) / 10_000,
+            "description": None,
+            "model_used": "test",
+            "hit_count": number * 3 + 1,
+            "created_at": (created := start + timedelta(seconds=dice.randrange(86400))),
+            "last_hit_at": created + timedelta(seconds=dice.randrange(9 * 86400)),
+        }
+        for number in range(40)
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(insert(RequestLog), log)
+        await connection.execute(insert(CachedImage), cache)
+    await build_rollups(engine, ZoneInfo("UTC"))
+    return engine
+
+
+async def test_day_equals_the_specification(filled: AsyncEngine) -> None:
+    [expected] = await run_sql(filled, TODAY_SQL)
+    actual = asdict(await stats_service(filled).day(DAY))
+    average = actual.pop("avg_processing_time_ms")
+    assert average == pytest.approx(float(expected.pop("avg_processing_time")), abs=0.005)
+    assert actual == pytest.approx({key: plain(value) for key, value in expected.items()})
+    assert actual["total_requests"] > 500
+
+
+async def test_cache_efficiency_equals_the_specification(filled: AsyncEngine) -> None:
+    [expected] = await run_sql(filled, EFFICIENCY_SQL)
+    actual = asdict(await stats_service(filled).cache_efficiency())
+    assert actual == pytest.approx({key: plain(value) for key, value in expected.items()}, abs=0.005)
+
+
+async def test_category_distribution_equals_the_specification(filled: AsyncEngine) -> None:
+    expected = await run_sql(filled, DISTRIBUTION_SQL)
+    actual = await stats_service(filled).category_distribution(DAY)
+    assert [asdict(share) for share in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
+    assert len(actual) == 8
+
+
+async def test_top_users_equal_the_specification(filled: AsyncEngine) -> None:
+    expected = await run_sql(filled, TOP_USERS_SQL)
+    actual = [asdict(user) for user in await stats_service(filled).top_users(20)]
+    by_user = {row["user_id"]: {key: plain(value) for key, value in row.items()} for row in expected}
+    assert [row["request_count"] for row in actual] == [row["request_count"] for row in expected]
+    assert all(row == by_user[row["user_id"]] for row in actual if row["user_id"] in by_user)
+    assert len(await stats_service(filled).top_users(3)) == 3
+
+
+async def test_top_images_equal_the_specification(filled: AsyncEngine) -> None:
+    expected = await run_sql(filled, TOP_IMAGES_SQL)
+    actual = await stats_service(filled).top_images(10)
+    assert [asdict(image) for image in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
+
+
+async def test_the_busiest_are_found_in_an_index_however_many_are_asked_for(engine: AsyncEngine) -> None:
+    moment = datetime(2025, 10, 10, tzinfo=UTC)
+    users = [
+        {"user_id": str(n), "requests": n, "hits": 0, "first_request_at": moment, "last_request_at": moment}
+        for n in range(5000)
+    ]
+    image = {"category": "foods", "confidence": 0.9, "model_used": "m", "created_at": moment, "last_hit_at": moment}
+    async with engine.begin() as connection:
+        await connection.execute(insert(UserTotals), users)
+        await connection.execute(
+            insert(CachedImage), [{"image_hash": str(n), "hit_count": n, **image} for n in range(5000)]
+        )
+    # What the planner believes of a table lags behind.
+    async with engine.connect() as connection:
+        for table in (UserTotals, CachedImage):
+            analyze = "ANALYZE" if engine.dialect.name == "sqlite" else "ANALYZE TABLE"
+            await connection.exec_driver_sql(f"{analyze} {table.__tablename__}")
+    queries: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            queries.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await stats_service(engine).top_users(1000)
+    await stats_service(engine).top_images(1000)
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    async with engine.connect() as connection:
+        expected = ((UserTotals.__tablename__, "idx_requests"), (CachedImage.__tablename__, "idx_hit_count"))
+        for (statement, parameters), (name, index) in zip(queries, expected, strict=True):
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plan = " ".join(str(value) for row in rows for value in row)
+            assert index in plan
+            # In the words of MySQL, MariaDB and SQLite.
+            assert f"Table scan on {name}" not in plan
+            assert f"{name} ALL" not in plan
+            assert re.search(rf"SCAN {name}(?! USING COVERING INDEX)", plan) is None
+
+
+async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
+    stats = stats_service(engine)
+    assert set(asdict(await stats.day(DAY)).values()) == {0}
+    assert set(asdict(await stats.cache_efficiency()).values()) == {0}
+    assert await stats.category_distribution(DAY) == []
+    assert await stats.top_users(5) == []
+    assert await stats.top_images(5) == []
+
+
+async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
+    # Midnight in Shanghai is 16:00 UTC of the day before.
+    moments = [
+        datetime(2025, 10, 9, 15, 59, 59, tzinfo=UTC),
+        datetime(2025, 10, 9, 16, 0, 0, tzinfo=UTC),
+        datetime(2025, 10, 10, 15, 59, 59, tzinfo=UTC),
+        datetime(2025, 10, 10, 16, 0, 0, tzinfo=UTC),
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(
+            insert(RequestLog), [log_row(i, created_at=moment) for i, moment in enumerate(moments)]
+        )
+    await build_rollups(engine, ZoneInfo("UTC"))
+    assert (await stats_service(engine, "Asia/Shanghai").day(DAY)).total_requests == 2
+    assert (await stats_service(engine, "UTC").day(DAY)).total_requests == 2
+    assert (await stats_service(engine, "America/New_York").day(date(2025, 10, 9))).total_requests == 2
+    # A day of 25 hours: clocks go back on 2025-11-02 in New York.
+    assert (await stats_service(engine, "America/New_York").day(date(2025, 11, 2))).total_requests == 0
+
+
+async def test_cost_per_call_is_the_configured_one(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(insert(RequestLog), [log_row(i, from_cache=int(i < 7)) for i in range(10)])
+    await build_rollups(engine, ZoneInfo("UTC"))
+    day = await stats_service(engine, cost="0.0025").day(DAY)
+    assert (day.estimated_cost, day.cost_saved) == (0.0075, 0.0175)
+
+
+def test_today_changes_at_midnight_of_the_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime(2025, 10, 9, 16, 0, 0, tzinfo=UTC)
+    monkeypatch.setattr("app.services.statistics.service.utc_now", lambda: moment)
+    engine: Any = None
+    assert stats_service(engine, "Asia/Shanghai").today() == date(2025, 10, 10)
+    assert stats_service(engine, "UTC").today() == date(2025, 10, 9)

@@ -1,0 +1,38 @@
+"""What one process of the service has of the cache, for tests in which several share a database."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.categories import Category
+from app.clients.base import ModelResult
+from app.services.cache.invalidation import CacheWatch
+from app.services.cache.memory import MemoryCache
+from app.services.cache.service import CacheService
+from app.services.cache.tiers import CacheCopies
+from tests.support.databases import rollups_for
+
+IMAGE = "a" * 64
+LOCAL = "local/efficientnet-lite2/1"
+
+
+def result(category: Category, confidence: float = 0.87654321) -> ModelResult:
+    return ModelResult(category, confidence, f"a photo of {category}", {"answer": category.value})
+
+
+def service(engine: AsyncEngine, *, local: bool = False) -> CacheService:
+    return CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine))
+
+
+class Process:
+    """What one process of the service has: its copies, its watch, its cache."""
+
+    def __init__(self, engine: AsyncEngine, *, local: bool = False) -> None:
+        self.memory = MemoryCache(1000)
+        self.copies = CacheCopies(memory=self.memory)
+        self.watch = CacheWatch(engine, self.copies)
+        self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
+
+
+async def started(engine: AsyncEngine, *, local: bool = False) -> Process:
+    process = Process(engine, local=local)
+    await process.watch.look()
+    return process

@@ -1,0 +1,220 @@
+"""Real worker processes: what they are killed over is run again, once; what they cannot finish they give back."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.sync.client import connect
+
+from app.config.settings import PROJECT_ROOT, Settings
+from tests.fakes.images import jpeg_photo
+from tests.fakes.model_server import FakeModelServer
+from tests.runtime.test_capacity import running
+from tests.servers.processes import RunningProcess, free_port, start_process
+from tests.servers.waiting import wait_until
+from tests.support.people import USER, bearer
+
+BATCHES = (170, 170, 160)
+IMAGES_PER_BATCH = 6
+
+
+class Service:
+    """Somebody who is logged in to a running service."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self.client = client
+        client.post("/users/", json=USER).raise_for_status()
+        token = client.post("/users/token", data=USER).raise_for_status().json()["access_token"]
+        client.headers.update(bearer(token))
+
+    def upload(self, width: int) -> int:
+        files = {"file": ("image.jpg", jpeg_photo(width, 64), "image/jpeg")}
+        return int(self.client.post("/images/upload", files=files).raise_for_status().json()["image_id"])
+
+    def ask(self, image_id: int) -> str:
+        body = {"image_id": image_id, "model_name": "default"}
+        answer = self.client.post("/images/inference/async", json=body).raise_for_status()
+        return str(answer.json()["task_id"])
+
+    def task(self, task_id: str) -> Any:
+        return self.client.get(f"/images/inference/tasks/{task_id}").raise_for_status().json()
+
+    def count(self, status: str) -> int:
+        query = {"status": status, "limit": "1"}
+        answer = self.client.get("/images/inference/tasks", params=query).raise_for_status()
+        return int(answer.json()["total"])
+
+    def all_of(self, path: str) -> list[Any]:
+        """All items of a list."""
+        items: list[Any] = []
+        while True:
+            page = self.client.get(path, params={"skip": len(items), "limit": 100}).raise_for_status().json()
+            items += page["items"]
+            if len(items) >= page["total"]:
+                return items
+
+
+@contextmanager
+def worker(environment: Mapping[str, str]) -> Iterator[RunningProcess]:
+    """A process that runs tasks; it may not be ready yet."""
+    with start_process(
+        [sys.executable, "-m", "app.worker"], ready=lambda: True, env=environment, cwd=PROJECT_ROOT
+    ) as process:
+        yield process
+
+
+def wait_for_workers(*processes: RunningProcess) -> None:
+    wait_until(
+        lambda: all("task worker: ready" in process.output() for process in processes), "the workers to be ready"
+    )
+
+
+@pytest.fixture
+def outside(environment: dict[str, str], empty_database: Settings, tmp_path: Path) -> dict[str, str]:
+    """Variables of a service that leaves tasks to workers, and of these."""
+    (tmp_path / "tmp").mkdir()
+    assert empty_database.database.url is not None
+    return {
+        **environment,
+        "DATABASE_URL": empty_database.database.url.get_secret_value(),
+        "TASK_WORKERS": "outside",
+        "WEB_CONCURRENCY": "1",
+    }
+
+
+@contextmanager
+def service_with(environment: Mapping[str, str]) -> Iterator[Service]:
+    port = free_port()
+    with (
+        running("uvicorn", port, {**environment, "APP_PORT": str(port)}),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        yield Service(client)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
+def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
+    outside: dict[str, str], model_server: FakeModelServer, redis_url: str
+) -> None:
+    environment = {**outside, "REDIS_URL": redis_url}
+    model_server.delay_seconds = 0.3
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        service = stack.enter_context(service_with(environment))
+        workers = [stack.enter_context(worker(environment)) for _ in range(2)]
+        asked: list[str] = []
+        for number, size in enumerate(BATCHES):
+            images = [service.upload(64 + IMAGES_PER_BATCH * number + index) for index in range(IMAGES_PER_BATCH)]
+            wait_for_workers(*workers)
+            batch = pool.map(lambda each, images=images: service.ask(images[each % len(images)]), range(size))
+            wait_until(lambda: model_server.concurrent > 0, "a task that runs")
+            killed = workers.pop(0)
+            killed.send_signal(signal.SIGKILL)
+            assert killed.wait(10) == 128 + signal.SIGKILL
+            workers.append(stack.enter_context(worker(environment)))
+            asked += batch
+        wait_until(lambda: service.count("completed") == sum(BATCHES), "all tasks", within_seconds=60)
+        tasks = service.all_of("/images/inference/tasks")
+        results = service.all_of("/images/inference/")
+    assert sorted(task["task_id"] for task in tasks) == sorted(asked)
+    assert sorted(result["task_id"] for result in results) == sorted(asked)
+    assert {task["result_id"] for task in tasks} == {result["id"] for result in results}
+    assert {task["status"] for task in tasks} == {"completed"}
+    # Some were indeed begun more than once, but none by two at a time.
+    assert max(task["attempts"] for task in tasks) in {2, 3, 4}
+    # The picture of a call that was cut off is shown to the model once more.
+    assert model_server.call_count <= len(BATCHES) * (IMAGES_PER_BATCH + 8)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
+def test_every_socket_hears_of_a_task_that_another_process_runs(outside: dict[str, str], redis_url: str) -> None:
+    """Two processes of gunicorn with sockets, and one that runs tasks."""
+    port = free_port()
+    environment = {**outside, "REDIS_URL": redis_url, "WEB_CONCURRENCY": "2", "APP_PORT": str(port)}
+    with ExitStack() as stack:
+        stack.enter_context(running("gunicorn", port, environment))
+        wait_for_workers(stack.enter_context(worker(environment)))
+        service = Service(stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)))
+        token = service.client.headers["Authorization"].partition(" ")[2]
+        address = f"ws://127.0.0.1:{port}/ws/inference?token={token}"
+        # So many that it would be a wonder if one process had them all.
+        sockets = [stack.enter_context(connect(address)) for _ in range(12)]
+        for socket in sockets:
+            assert json.loads(socket.recv(10))["event"] == "hello"
+        task_id = service.ask(service.upload(64))
+        for socket in sockets:
+            heard = []
+            while "completed" not in heard:
+                event = json.loads(socket.recv(30))
+                assert event["task_id"] == task_id
+                heard.append(event["status"])
+            assert heard == ["pending", "processing", "completed"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_processes_that_serve_and_run_tasks_may_be_killed(
+    outside: dict[str, str], model_server: FakeModelServer
+) -> None:
+    """Several processes of gunicorn, without Redis and without workers: what is installed by default."""
+    port = free_port()
+    environment = {**outside, "TASK_WORKERS": "inside", "WEB_CONCURRENCY": "2", "APP_PORT": str(port)}
+    model_server.delay_seconds = 1.0
+    with (
+        running("gunicorn", port, environment) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        service = Service(client)
+        images = [service.upload(64 + index) for index in range(24)]
+        asked = [service.ask(images[index % len(images)]) for index in range(60)]
+        wait_until(lambda: model_server.concurrent > 2, "tasks that run")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        # The connection of our client is to one of them.
+        client.close()
+        os.kill(int(children[0]), signal.SIGKILL)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as service.client:
+            service.client.headers.update(client.headers)
+            wait_until(lambda: service.count("completed") == len(asked), "all tasks", within_seconds=60)
+            results = service.all_of("/images/inference/")
+    assert sorted(result["task_id"] for result in results) == sorted(asked)
+    # What the killed process had asked, and did not live to hear.
+    assert model_server.call_count <= len(images) + 4
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_worker_that_is_told_to_end_gives_back_what_it_runs(
+    outside: dict[str, str], model_server: FakeModelServer
+) -> None:
+    with service_with(outside) as service, worker(outside) as first:
+        image_id = service.upload(64)
+        model_server.delay_seconds = 8
+        # Without Redis, too: it looks for itself.
+        task_id = service.ask(image_id)
+        wait_until(lambda: model_server.concurrent > 0, "the task to run")
+        assert service.task(task_id)["status"] == "processing"
+        first.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        wait_until(lambda: service.task(task_id)["status"] == "pending", "the task to be given back")
+        assert time.monotonic() - began < 8
+        assert first.wait(30) == 0
+        assert "Traceback" not in first.output()
+        with worker(outside):
+            wait_until(lambda: service.task(task_id)["status"] == "completed", "the next worker")
+        assert service.task(task_id)["attempts"] == 1
+    # The call was paid for, and its answer was kept.
+    assert model_server.call_count == 1
+
+
+def test_a_worker_that_cannot_start_says_why_in_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    with worker({**environment, "LLM_PROVIDER": "nobody"}) as process:
+        assert process.wait(30) == 1
+        assert "LLM_PROVIDER=nobody is unknown" in process.output()
+        assert "Traceback" not in process.output()
