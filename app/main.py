@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
 from app.api.errors import add_error_handlers
-from app.api.fast_path import Shortcut
+from app.api.fast_path import FastPath
 from app.api.middleware import (
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -42,7 +42,7 @@ from app.observability.access_log import AccessLog
 from app.observability.logging import configure_logging, log_format
 from app.observability.tracing import start_tracing
 from app.resources import open_resources
-from app.server.shutdown import on_leaving
+from app.server.shutdown import on_shutdown
 from app.web import dashboard, demo
 from app.web.documentation import add_redoc
 from app.web.pages import mount_assets
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            with on_leaving(resources.task_events.end_streams), on_leaving(resources.dashboard.end_streams):
+            with on_shutdown(resources.task_events.end_streams), on_shutdown(resources.dashboard.end_streams):
                 yield
 
     configure_logging(settings)
@@ -124,7 +124,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
     )
     app.add_middleware(
-        Shortcut, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
+        FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
     # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)

@@ -23,30 +23,30 @@ from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.runtime.rlimits import raise_open_files
+from app.runtime.rlimits import raise_open_files_limit
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key
-from app.services.cache.invalidation import CacheWatch
+from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
 from app.services.cache.redis import RedisCache
 from app.services.cache.service import CacheService
-from app.services.cache.tiers import CacheCopies
+from app.services.cache.tiers import CacheTiers
 from app.services.classification.lease import LeaseService
 from app.services.classification.service import ClassifierService
 from app.services.events.feed import TaskEvents
 from app.services.events.redis_signal import RedisSignal
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
-from app.services.inference.further_models import EarlierAnswers
+from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.library.sweep import sweep_for_ever
 from app.services.photos import PhotoPreparer
 from app.services.request_log.backfill import build_rollups
-from app.services.request_log.error_counts import ErrorTotals
+from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
 from app.services.request_log.rollups import Rollups
 from app.services.request_log.service import RequestLogService
@@ -164,7 +164,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             engine,
             accounts,
             # The rest is for those who ask for something.
-            max_streams=raise_open_files() // 2,
+            max_streams=raise_open_files_limit() // 2,
             signal=_open_redis_signal(settings, stack),
         )
         stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
@@ -179,7 +179,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             models=models,
             classifier=classifier,
             cache=cache,
-            earlier=EarlierAnswers(engine, PhotoPreparer(decoder, settings.image)),
+            earlier=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
             recorder=recorder,
             memory=upload_memory,
         )
@@ -195,7 +195,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
 
-        errors = ErrorTotals(engine)
+        errors = ErrorCounts(engine)
         stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
         stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
@@ -224,11 +224,11 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 async def _open_cache(
     settings: Settings, engine: AsyncEngine, rollups: Rollups, stack: AsyncExitStack, *, accepts_provisional: bool
 ) -> CacheService:
-    copies = CacheCopies(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
+    copies = CacheTiers(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
     cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
     stack.push_async_callback(cache.close)
     if copies.are_kept:
-        watch = CacheWatch(engine, copies)
+        watch = CacheInvalidator(engine, copies)
         await watch.look()
         stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
     return cache

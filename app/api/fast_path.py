@@ -25,7 +25,7 @@ _FORM = b"multipart/form-data"
 _MISS = CacheMiss()
 
 
-class Shortcut:
+class FastPath:
     """Answers `POST check_path` and `POST upload_path` itself where it can; `max_bytes` bounds a question's JSON."""
 
     def __init__(self, app: ASGIApp, *, check_path: str, upload_path: str, max_bytes: int) -> None:

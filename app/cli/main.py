@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import admin_key, classify, statistics
-from app.cli import commands as operate
+from app.cli import admin_key, classify, commands, statistics
 
 cli = typer.Typer(
     name="image-classifier",
@@ -24,9 +23,9 @@ cli = typer.Typer(
 )
 cli.command("classify")(classify.classify)
 cli.command("stats")(statistics.stats)
-cli.command("serve")(operate.serve)
-cli.command("migrate")(operate.migrate_database)
-cli.command("purge-logs")(operate.purge_logs)
+cli.command("serve")(commands.serve)
+cli.command("migrate")(commands.migrate_database)
+cli.command("purge-logs")(commands.purge_logs)
 cli.command("create-admin")(admin_key.create_admin)
 
 

@@ -10,7 +10,7 @@ import resource
 MAX_OPEN_FILES = 65_536
 
 
-def raise_open_files() -> int:
+def raise_open_files_limit() -> int:
     """Raise this process' limit as far as it may, up to MAX_OPEN_FILES; return the limit that holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)

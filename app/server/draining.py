@@ -18,7 +18,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.server.shutdown import announce_leaving
+from app.server.shutdown import announce_shutdown
 
 # How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
 LINGER_SECONDS = 3.0
@@ -154,7 +154,7 @@ class DrainingServer(Server):
         """Stop listening, answer everything that has come so far, then end the application."""
         async with self._heartbeat():
             self.server_state.is_leaving = True
-            announce_leaving()
+            announce_shutdown()
             self._close_after_answers()
             for connection in self._stop_listening():
                 loop = asyncio.get_running_loop()

@@ -16,14 +16,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _callbacks: list[Callable[[], None]] = []
 
 
-def announce_leaving() -> None:
+def announce_shutdown() -> None:
     """Call everybody who wants to know; in the event loop."""
     for callback in _callbacks:
         callback()
 
 
 @contextlib.contextmanager
-def on_leaving(callback: Callable[[], None]) -> Iterator[None]:
+def on_shutdown(callback: Callable[[], None]) -> Iterator[None]:
     """Have `callback` called in the running event loop when the server leaves, for the length of the block."""
     _callbacks.append(callback)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.api import fast_path as shortcut
+from app.api import fast_path
 from app.api.routes.classify import cache_hit
 from app.errors import DatabaseUnavailable
 from app.schemas.classify import CacheHit
@@ -66,7 +66,7 @@ async def test_both_ways_answer_the_same(
         short.append(answer)
         return cache_hit(answer)
 
-    monkeypatch.setattr(shortcut, "cache_hit", note)
+    monkeypatch.setattr(fast_path, "cache_hit", note)
     body, headers = QUESTIONS[question]
     here = await api.post(PATH, content=body, headers=encoded(headers))
     assert bool(short) == (question.startswith("hit") and "UTF-16" not in question)

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.config.settings import CacheSettings, Settings
 from app.main import create_app
 from app.observability import metrics
-from app.services.request_log import recorder as request_recorder
+from app.services.request_log import recorder as recorder_module
 from tests.fakes.images import jpeg_photo, png_photo
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
@@ -237,7 +237,7 @@ async def test_who_is_refused_for_want_of_room_is_counted(
 ) -> None:
     photo = jpeg_photo(304, 200)
     await service.post("/api/v1/classify", files={"image": photo})
-    monkeypatch.setattr(request_recorder, "MAX_PENDING_ROWS", 0)
+    monkeypatch.setattr(recorder_module, "MAX_PENDING_ROWS", 0)
     body = {"image_hash": hashlib.sha256(photo).hexdigest()}
     for headers in ({}, {"Origin": "https://app.example"}):
         assert (await service.post("/api/v1/classify/check-cache", json=body, headers=headers)).status_code == 503

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from app.config.settings import PROJECT_ROOT
-from app.observability import metrics_multiprocess as metrics_files
+from app.observability import metrics_multiprocess
 from tests.fakes.images import jpeg_photo
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 
@@ -133,20 +133,20 @@ def test_workers_that_are_recycled_leave_their_counts(environment: dict[str, str
 def test_while_a_scrape_reads_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-    monkeypatch.setattr(metrics_files, "_folder", str(tmp_path))
+    monkeypatch.setattr(metrics_multiprocess, "_folder", str(tmp_path))
     key = mmap_key("a", "a_total", [], [], "help")
     for process_id, amount in ((11, 3), (12, 4), (13, 5)):
         file = MmapedDict(str(tmp_path / f"counter_{process_id}.db"))
         file.write_value(key, amount, 0.0)
         file.close()
-    with metrics_files.locked_folder(str(tmp_path)):
-        metrics_files.add_up_ended({13})
+    with metrics_multiprocess.locked_folder(str(tmp_path)):
+        metrics_multiprocess.add_up_ended({13})
         assert {file.name for file in tmp_path.glob("*.db")} == {f"counter_{number}.db" for number in (11, 12, 13)}
-    metrics_files.add_up_ended({13})
+    metrics_multiprocess.add_up_ended({13})
     assert {file.name for file in tmp_path.glob("*.db")} == {"counter_13.db", "counter_ended.db"}
     [(_, value, _, _)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_ended.db"))
     assert value == 7
-    metrics_files.add_up_ended(set())
+    metrics_multiprocess.add_up_ended(set())
     [(_, value, _, _)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_ended.db"))
     assert value == 12
 
@@ -154,28 +154,28 @@ def test_while_a_scrape_reads_nothing_is_moved(tmp_path: Path, monkeypatch: pyte
 def test_a_master_that_starts_at_the_same_time_finds_no_folder_that_is_not_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / f"{metrics_files.FOLDER_PREFIX}1"
+    folder = tmp_path / f"{metrics_multiprocess.FOLDER_PREFIX}1"
     folder.mkdir()
     lock = fcntl.flock
 
     def lock_late(file: int, operation: int) -> None:
         # The other one looks just before we lock.
         monkeypatch.undo()
-        metrics_files._remove_abandoned(tmp_path)
+        metrics_multiprocess._remove_abandoned(tmp_path)
         lock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_late)
-    metrics_files._own(str(folder))
-    assert [file.name for file in folder.iterdir()] == [metrics_files.OWNER_NAME]
+    metrics_multiprocess._own(str(folder))
+    assert [file.name for file in folder.iterdir()] == [metrics_multiprocess.OWNER_NAME]
 
 
 def test_nobody_makes_a_master_wait_at_its_start(tmp_path: Path) -> None:
-    folder = tmp_path / f"{metrics_files.FOLDER_PREFIX}1"
+    folder = tmp_path / f"{metrics_multiprocess.FOLDER_PREFIX}1"
     folder.mkdir()
     # Everybody may write to the folder of temporary files; to open this one waits for a reader.
-    os.mkfifo(folder / metrics_files.OWNER_NAME)
-    metrics_files._remove_abandoned(tmp_path)
-    assert (folder / metrics_files.OWNER_NAME).exists()
+    os.mkfifo(folder / metrics_multiprocess.OWNER_NAME)
+    metrics_multiprocess._remove_abandoned(tmp_path)
+    assert (folder / metrics_multiprocess.OWNER_NAME).exists()
 
 
 def test_what_a_killed_master_has_left_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from app.config.settings import PROJECT_ROOT
-from app.runtime import healthcheck as alive
+from app.runtime import healthcheck
 from tests.runtime.test_capacity import running
 from tests.servers.processes import free_port, start_process
 from tests.servers.waiting import wait_until
@@ -35,7 +35,7 @@ def test_a_service_that_answers_is_alive(environment: dict[str, str], tmp_path: 
 def test_what_answers_something_else_is_not_the_service(tmp_path: Path) -> None:
     port = free_port()
     server = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
-    with start_process(server, ready=lambda: alive.service_answers(port) or port_is_open(port)):
+    with start_process(server, ready=lambda: healthcheck.service_answers(port) or port_is_open(port)):
         assert check(APP_PORT=str(port)) == 1
 
 
@@ -65,14 +65,14 @@ def test_a_worker_shows_that_it_lives(environment: dict[str, str], tmp_path: Pat
         assert worker.wait(0) is None
         wait_until(lambda: "image_classifier_processes 1.0" in metrics_at(port), "the worker shows its figures")
     [file] = folder.glob("*.alive")
-    os.utime(file, (file.stat().st_mtime - alive.SILENCE_SECONDS,) * 2)
+    os.utime(file, (file.stat().st_mtime - healthcheck.SILENCE_SECONDS,) * 2)
     assert check("worker", TMPDIR=str(folder)) == 1
 
 
 def test_the_heartbeat_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = tmp_path / "target"
-    alive.heartbeat_file().symlink_to(target)
-    alive.beat()
+    healthcheck.heartbeat_file().symlink_to(target)
+    healthcheck.beat()
     assert not target.exists()
-    assert not alive.worker_lives()
+    assert not healthcheck.worker_lives()

@@ -10,8 +10,7 @@ from app.config.model import ModelSettings
 from app.config.settings import CacheSettings, Settings
 from app.database.engine import create_engine
 from app.errors import DatabaseUnavailable
-from app.runtime import capacity as processes
-from app.runtime import cgroups
+from app.runtime import capacity, cgroups
 from app.runtime.capacity import gunicorn_workers, pool_limits
 from app.runtime.cgroups import available_memory_bytes, cgroup_memory_limit, cgroup_quota, control_groups
 
@@ -22,11 +21,11 @@ def settings(workers: int | None = None, url: str = "mysql://u@h/d", **database:
 
 def test_gunicorn_starts_as_many_as_it_is_told_or_the_specifications_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
-    monkeypatch.setattr(processes, "available_cores", lambda: 4)
-    monkeypatch.setattr(processes, "available_memory_bytes", lambda: 1e15)
+    monkeypatch.setattr(capacity, "available_cores", lambda: 4)
+    monkeypatch.setattr(capacity, "available_memory_bytes", lambda: 1e15)
     assert gunicorn_workers(settings()) == 9
     assert gunicorn_workers(settings(3)) == 3
-    monkeypatch.setattr(processes, "available_cores", lambda: 64)
+    monkeypatch.setattr(capacity, "available_cores", lambda: 64)
     assert gunicorn_workers(settings()) == 46
     assert gunicorn_workers(settings(url="sqlite:///x.db")) == 129
     assert gunicorn_workers(settings(60)) == 60
@@ -47,8 +46,8 @@ def test_no_more_than_the_memory_suffices_for(
     gigabytes: float, provider: str, entries: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
-    monkeypatch.setattr(processes, "available_cores", lambda: 8)
-    monkeypatch.setattr(processes, "available_memory_bytes", lambda: gigabytes * 1024**3)
+    monkeypatch.setattr(capacity, "available_cores", lambda: 8)
+    monkeypatch.setattr(capacity, "available_memory_bytes", lambda: gigabytes * 1024**3)
     chosen = Settings(
         model=ModelSettings.model_validate({"provider": provider}),
         cache=CacheSettings.model_validate({"memory_entries": entries}),

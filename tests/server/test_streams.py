@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.config.settings import PROJECT_ROOT
-from app.server.shutdown import announce_leaving, on_leaving
+from app.server.shutdown import announce_shutdown, on_shutdown
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 from tests.support.people import bearer, log_in, sign_up
 
@@ -132,16 +132,16 @@ async def test_whoever_wants_to_know_hears_of_a_signal_once() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append("the server"))
     try:
         own = signal.getsignal(signal.SIGTERM)
-        with on_leaving(lambda: heard.append("the application")):
+        with on_shutdown(lambda: heard.append("the application")):
             os.kill(os.getpid(), signal.SIGTERM)
             async with asyncio.timeout(10):
                 while len(heard) < 2:  # noqa: ASYNC110 - a signal wakes nobody
                     await asyncio.sleep(0.001)
             assert sorted(heard) == ["the application", "the server"]
-            announce_leaving()
+            announce_shutdown()
             assert len(heard) == 3
         assert signal.getsignal(signal.SIGTERM) is own
-        announce_leaving()
+        announce_shutdown()
         assert len(heard) == 3
     finally:
         signal.signal(signal.SIGTERM, before)

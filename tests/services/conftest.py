@@ -13,7 +13,7 @@ from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService, Session
 from app.services.accounts.tokens import TokenIssuer
-from app.services.cache import tiers as cache_copies
+from app.services.cache import tiers
 from app.services.classification.lease import LeaseService
 from app.storage import LocalStorage
 from tests.support.leases import process
@@ -38,7 +38,7 @@ async def theirs(engine: AsyncEngine) -> AsyncIterator[tuple[LeaseService, Prese
 @pytest.fixture
 def long_trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of entries count for long: a busy machine may take the real five seconds for two lines of a test."""
-    monkeypatch.setattr(cache_copies, "TRUST_SECONDS", 600.0)
+    monkeypatch.setattr(tiers, "TRUST_SECONDS", 600.0)
 
 
 @pytest.fixture

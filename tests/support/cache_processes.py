@@ -4,10 +4,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
-from app.services.cache.invalidation import CacheWatch
+from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
 from app.services.cache.service import CacheService
-from app.services.cache.tiers import CacheCopies
+from app.services.cache.tiers import CacheTiers
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
@@ -27,8 +27,8 @@ class Process:
 
     def __init__(self, engine: AsyncEngine, *, local: bool = False) -> None:
         self.memory = MemoryCache(1000)
-        self.copies = CacheCopies(memory=self.memory)
-        self.watch = CacheWatch(engine, self.copies)
+        self.copies = CacheTiers(memory=self.memory)
+        self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 
 

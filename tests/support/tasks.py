@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.clock import utc_now
 from app.database.tables.accounts import InferenceResult, InferenceTask, LibraryImage, StoredFile, TaskEvent, User
 from app.database.transactions import read, write
-from app.services.tasks.claims import TaskRuns
+from app.services.tasks.claims import TaskClaims
 from app.services.tasks.service import TaskService
 
 SHA256 = "ab" * 32
@@ -70,8 +70,8 @@ async def nothing(_: str) -> None:
     """Wake nobody."""
 
 
-def runs_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskRuns:
-    return TaskRuns(engine, max_attempts=max_attempts, on_change=lambda: None)
+def runs_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskClaims:
+    return TaskClaims(engine, max_attempts=max_attempts, on_change=lambda: None)
 
 
 def tasks_on(engine: AsyncEngine) -> TaskService:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.api import streaming as pushing
+from app.api import streaming
 from app.config.model import ModelSettings
 from app.config.settings import CacheSettings, Settings, StatisticsSettings
 from app.errors import ServerBusy
@@ -129,7 +129,7 @@ async def test_a_part_that_fails_takes_no_other_with_it(settings: Settings) -> N
 
 
 async def test_silence_is_broken(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushing, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.05)
     async with running(settings) as (client, _), client.stream("GET", "/dashboard/events") as answer:
         async with asyncio.timeout(DEADLINE_SECONDS):
             async for name, content in events(answer):

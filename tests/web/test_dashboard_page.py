@@ -9,13 +9,13 @@ from playwright.async_api import Browser, Page, expect
 from sqlalchemy import insert
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import streaming as pushing
+from app.api import streaming
 from app.clock import utc_now
 from app.config.settings import CacheSettings, Settings
 from app.database.engine import create_engine
 from app.database.tables.classification import PeriodTotals
 from app.main import create_app
-from app.server.shutdown import announce_leaving
+from app.server.shutdown import announce_shutdown
 from app.services.request_log.rollups import period_start
 from tests.api.routes.test_classify import photo
 from tests.servers.browser import open_page
@@ -190,7 +190,7 @@ async def test_keys_before_there_is_anything_to_read_do_nothing(service_url: str
 
 async def test_a_silent_connection_is_made_anew(service_url: str, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a network that is gone: nothing comes, and no end either."""
-    monkeypatch.setattr(pushing, "PING_SECONDS", 3600.0)
+    monkeypatch.setattr(streaming, "PING_SECONDS", 3600.0)
     connections: list[str] = []
     page.on("request", lambda request: connections.append(request.url) if request.url.endswith("/events") else None)
     await page.clock.install()
@@ -204,7 +204,7 @@ async def test_a_silent_connection_is_made_anew(service_url: str, page: Page, mo
 async def test_it_comes_back_after_the_service_does(page: Page, page_problems: list[str], settings: Settings) -> None:
     async with serving(create_app(settings)) as url:
         await visit(page, url)
-        announce_leaving()
+        announce_shutdown()
     await expect(page.locator("#live")).to_have_class("dot off")
     await expect(page.locator("#live-text")).to_contain_text("trying again")
     async with serving(create_app(settings), port=int(url.rpartition(":")[2])):

@@ -30,7 +30,7 @@ class _Group(Generic[V]):
     hashes: dict[str, None] = field(default_factory=dict)
 
 
-class GroupReader(Generic[V]):
+class DataLoader(Generic[V]):
     """Answers look-ups by `fetch`, which returns those of the given keys that exist."""
 
     def __init__(self, fetch: Callable[[list[str]], Awaitable[Mapping[str, V]]]) -> None:

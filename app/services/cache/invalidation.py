@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.database.tables.classification import CacheChange, UtcDateTime
 from app.database.transactions import read
 from app.errors import AppError
-from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheCopies
+from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
 
 LOOK_INTERVAL_SECONDS = 1.0
 LOOK_TIMEOUT_SECONDS = 3.0
@@ -26,10 +26,10 @@ CHANGES_KEPT = timedelta(hours=48)
 _database_time = func.current_timestamp(type_=UtcDateTime())
 
 
-class CacheWatch:
+class CacheInvalidator:
     """Looks every second, for as long as `run` runs."""
 
-    def __init__(self, engine: AsyncEngine, copies: CacheCopies) -> None:
+    def __init__(self, engine: AsyncEngine, copies: CacheTiers) -> None:
         self._engine = engine
         self._copies = copies
         self._last_time: datetime | None = None

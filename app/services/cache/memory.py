@@ -1,6 +1,6 @@
 """The nearest copies of cache entries: a bounded dictionary in each process, the least recently used leaves first.
 
-It knows nothing of changes; `CacheCopies` decides what may enter and when it counts.
+It knows nothing of changes; `CacheTiers` decides what may enter and when it counts.
 """
 
 from collections import OrderedDict

@@ -22,10 +22,10 @@ from app.database.tables.classification import CacheChange, CachedImage, UtcDate
 from app.database.transactions import read, write
 from app.errors import CacheEntryNotFound
 from app.observability import metrics
-from app.services.cache.batching import GroupReader
+from app.services.cache.batching import DataLoader
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.cache.invalidation import CHANGES_KEPT
-from app.services.cache.tiers import CacheCopies
+from app.services.cache.tiers import CacheTiers
 from app.services.request_log.rollups import Rollups
 
 __all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "MODEL_USED_MAX_LENGTH", "CacheService", "CachedResult"]
@@ -48,13 +48,13 @@ class CacheService:
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, accepts_provisional: bool, rollups: Rollups, copies: CacheCopies | None = None
+        self, engine: AsyncEngine, *, accepts_provisional: bool, rollups: Rollups, copies: CacheTiers | None = None
     ) -> None:
         self._engine = engine
         self._rollups = rollups
         self._accepts_provisional = accepts_provisional
-        self._copies = copies or CacheCopies()
-        self._reader = GroupReader(self._fetch)
+        self._copies = copies or CacheTiers()
+        self._reader = DataLoader(self._fetch)
 
     def peek(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if memory has it; None says nothing about the database."""

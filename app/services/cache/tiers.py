@@ -29,7 +29,7 @@ MEMORY_OF_CHANGES = timedelta(seconds=TIME_TO_LIVE_SECONDS + 3600)
 MAX_CHANGES = 100_000
 
 
-class CacheCopies:
+class CacheTiers:
     """Memory first, then Redis; either may be missing, and neither is ever the only place of an entry."""
 
     def __init__(self, *, memory: MemoryCache | None = None, redis: RedisCache | None = None) -> None:

@@ -20,7 +20,7 @@ from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.photos import PhotoPreparer, UploadedPhoto
 
 
-class EarlierAnswers:
+class FurtherModels:
     """Asks models that are not the service's, and only for what they have not said yet."""
 
     def __init__(self, engine: AsyncEngine, preparer: PhotoPreparer) -> None:

@@ -1,7 +1,7 @@
 """Inference on pictures of one's library: ask the model that was named, and keep what it said.
 
 The service's own model goes through the classifier, with the shared cache and its one call per photo; any other one
-through `EarlierAnswers`. An answer is finished and stored even if whoever asked for it has gone: it is paid for. In
+through `FurtherModels`. An answer is finished and stored even if whoever asked for it has gone: it is paid for. In
 the request log a person is `account:{id}`: that stays when the account is renamed, and tells no name.
 """
 
@@ -23,7 +23,7 @@ from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
-from app.services.inference.further_models import EarlierAnswers
+from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import Finding, Inference, InferenceResults, OnSaved
 from app.services.library.rows import LibraryImage
 from app.services.library.service import LibraryService
@@ -46,7 +46,7 @@ class InferenceService:
         models: ModelCatalogue,
         classifier: ClassifierService,
         cache: CacheService,
-        earlier: EarlierAnswers,
+        earlier: FurtherModels,
         recorder: RequestRecorder,
         memory: MemoryBudget,
     ) -> None:

@@ -40,7 +40,7 @@ def count_error(code: str) -> None:
         waker.set()
 
 
-class ErrorTotals:
+class ErrorCounts:
     """Writes what this process has counted."""
 
     def __init__(self, engine: AsyncEngine) -> None:

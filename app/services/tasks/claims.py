@@ -36,7 +36,7 @@ class ClaimLostError(Exception):
     """The task is no longer ours: deleted with its image, or run by another since we were silent for too long."""
 
 
-class TaskRuns:
+class TaskClaims:
     """Claims, renews and ends runs of tasks.
 
     Args:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.services.tasks.claims import TaskRuns
+from app.services.tasks.claims import TaskClaims
 from app.services.tasks.queue import create_queue
-from app.services.tasks.retention import TaskExpiry
+from app.services.tasks.retention import TaskRetention
 from app.services.tasks.runner import Inference, TaskRunner
 from app.services.tasks.service import TaskService
 
@@ -43,9 +43,9 @@ async def open_tasks(
             return
         # Who serves leaves half of the calls to the model to those who wait for an answer.
         concurrency = settings.model.max_concurrency if is_worker else max(1, settings.model.max_concurrency // 2)
-        runs = TaskRuns(engine, max_attempts=settings.task.max_attempts, on_change=on_change)
+        runs = TaskClaims(engine, max_attempts=settings.task.max_attempts, on_change=on_change)
         runner = TaskRunner(runs, inference, concurrency=concurrency)
-        expiry = asyncio.create_task(TaskExpiry(engine, settings.task.keep_days).run(), name="tasks-expiry")
+        expiry = asyncio.create_task(TaskRetention(engine, settings.task.keep_days).run(), name="tasks-expiry")
         try:
             runner.start()
             await queue.listen(runner.run, concurrency=concurrency)

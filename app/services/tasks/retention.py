@@ -23,7 +23,7 @@ INTERVAL_SECONDS = 3600
 FIRST_RUN_MAX_SECONDS = 300
 
 
-class TaskExpiry:
+class TaskRetention:
     """Deletes tasks that ended more than `keep_days` ago, and events of more than a day ago."""
 
     def __init__(self, engine: AsyncEngine, keep_days: int) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import AppError
 from app.observability.tracing import span
-from app.services.tasks.claims import RENEW_SECONDS, ClaimLostError, TaskRuns
+from app.services.tasks.claims import RENEW_SECONDS, ClaimLostError, TaskClaims
 from app.services.tasks.record import Task
 
 LOOK_INTERVAL_SECONDS = 1.0
@@ -45,7 +45,7 @@ class Inference(Protocol):
 class TaskRunner:
     """Runs up to `concurrency` tasks at once, between `start` and `close`."""
 
-    def __init__(self, runs: TaskRuns, inference: Inference, *, concurrency: int) -> None:
+    def __init__(self, runs: TaskClaims, inference: Inference, *, concurrency: int) -> None:
         self._runs = runs
         self._inference = inference
         self._concurrency = concurrency

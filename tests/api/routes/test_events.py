@@ -13,8 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
-from app.services.events import feed as task_events
-from app.services.events import listener as task_listener
+from app.services.events import feed, listener
 from tests.support.events import add_event, add_events, body_of
 from tests.support.people import bearer, code, log_in, sign_up
 
@@ -25,7 +24,7 @@ DEADLINE_SECONDS = 20.0
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody announces here what the tests write."""
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.02)
 
 
 class Stream:
@@ -129,7 +128,7 @@ async def test_a_since_that_is_no_id_is_refused(service: httpx2.AsyncClient, sin
 async def test_a_stream_ends_with_its_token(service: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     _, token = await person(service)
     # A day later.
-    monkeypatch.setattr(task_listener, "utc_now", lambda: utc_now() + timedelta(days=1) - timedelta(seconds=1))
+    monkeypatch.setattr(listener, "utc_now", lambda: utc_now() + timedelta(days=1) - timedelta(seconds=1))
     async with stream(service, token) as mine:
         await mine.message()
         assert await mine.block() == {}

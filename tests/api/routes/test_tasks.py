@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings, TaskSettings
 from app.main import create_app
 from app.services.accounts.tokens import kept_secret_key
-from app.services.tasks import claims as task_runs
+from app.services.tasks import claims
 from tests.api.routes.test_library import person, upload
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import failure, filtered
@@ -138,7 +138,7 @@ async def test_a_failing_model(
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(task_runs, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 0.0)
     image_id = await image_of(service, owner)
     # Not retried by the model client itself.
     model_server.script(*[failure(401)] * 2)

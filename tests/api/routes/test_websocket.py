@@ -20,8 +20,7 @@ from websockets.typing import Subprotocol
 from app.api.routes import websocket as endpoint
 from app.clock import utc_now
 from app.observability import metrics
-from app.services.events import feed as task_events
-from app.services.events import listener as task_listener
+from app.services.events import feed, listener
 from tests.support.events import add_event, add_events, body_of
 from tests.support.people import bearer, code, log_in, sign_up
 
@@ -33,7 +32,7 @@ BIG_EVENTS = 60
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody announces here what the tests write."""
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.02)
 
 
 @asynccontextmanager
@@ -97,8 +96,8 @@ async def test_all_sockets_of_one_person_hear_everything_in_order(
 async def test_what_was_missed_comes_first_and_then_what_happens(
     service: httpx2.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_listener, "PAGE_EVENTS", 4)
-    monkeypatch.setattr(task_events, "PAGE_EVENTS", 4)
+    monkeypatch.setattr(listener, "PAGE_EVENTS", 4)
+    monkeypatch.setattr(feed, "PAGE_EVENTS", 4)
     user_id, token = await person(service)
     all_ids = await add_events(engine, user_id, 12)
     for start in (0, 3, 11):
@@ -192,7 +191,7 @@ async def test_a_socket_ends_with_its_token(service: httpx2.AsyncClient, monkeyp
     async with socket(service, f"?token={token}") as connection:
         await read(connection)
         # A day later.
-        monkeypatch.setattr(task_listener, "utc_now", lambda: utc_now() + timedelta(days=1) - timedelta(seconds=1))
+        monkeypatch.setattr(listener, "utc_now", lambda: utc_now() + timedelta(days=1) - timedelta(seconds=1))
         async with socket(service, f"?token={token}") as late:
             assert await close_code(late) == (4401, "token_expired")
         assert connection.close_code is None
@@ -205,7 +204,7 @@ async def test_a_socket_ends_with_its_token(service: httpx2.AsyncClient, monkeyp
 @pytest.fixture
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the service starts."""
-    monkeypatch.setattr(task_events, "SESSION_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "SESSION_CHECK_SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("change", ["deleted", "new password"])
@@ -228,7 +227,7 @@ async def test_a_socket_ends_with_its_account_or_password(
 async def test_who_does_not_read_is_closed_and_nobody_waits_for_it(
     service: httpx2.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_listener, "QUEUE_EVENTS", 10)
+    monkeypatch.setattr(listener, "QUEUE_EVENTS", 10)
     monkeypatch.setattr("app.api.streaming.FAREWELL_SECONDS", 0.05)
     user_id, token = await person(service)
     # Buffers on the way take some megabytes.
@@ -262,7 +261,7 @@ def refusals() -> float:
 async def test_nobody_has_more_than_so_many_sockets(
     service: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "MAX_STREAMS", 2)
+    monkeypatch.setattr(feed, "MAX_STREAMS", 2)
     _, token = await person(service)
     _, other_token = await person(service, "other")
     events = "/images/inference/events"

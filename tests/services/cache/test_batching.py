@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from app.errors import AppError, DatabaseUnavailable, ServerBusy
-from app.services.cache import batching as group_reader
-from app.services.cache.batching import MAX_HASHES_PER_QUERY, MAX_QUERIES, MAX_WAITING_QUERIES, GroupReader
+from app.services.cache import batching
+from app.services.cache.batching import MAX_HASHES_PER_QUERY, MAX_QUERIES, MAX_WAITING_QUERIES, DataLoader
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -40,13 +40,13 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def ask(reader: GroupReader[str], *keys: str) -> "asyncio.Task[dict[str, str]]":
+def ask(reader: DataLoader[str], *keys: str) -> "asyncio.Task[dict[str, str]]":
     return asyncio.create_task(reader.find(keys))
 
 
 async def test_what_arrives_during_queries_shares_the_next_one() -> None:
     database = Database()
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     first = ask(reader, "a")
     await settle()
     second = ask(reader, "b", "unknown")
@@ -71,7 +71,7 @@ async def test_what_arrives_during_queries_shares_the_next_one() -> None:
 
 async def test_look_ups_of_the_same_moment_are_one_query() -> None:
     database = Database(held=False)
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     answers = await asyncio.gather(*(reader.find([f"{number % 50}"]) for number in range(150)))
     assert answers == [{f"{number % 50}": f"{number % 50}"} for number in range(150)]
     assert [len(query) for query in database.queries] == [50]
@@ -79,7 +79,7 @@ async def test_look_ups_of_the_same_moment_are_one_query() -> None:
 
 async def test_groups_and_queries_are_bounded() -> None:
     database = Database(held=False)
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     many = [str(number) for number in range(5 * MAX_HASHES_PER_QUERY - 1)]
     assert await reader.find(many) == {key: key for key in many}
     assert [len(query) for query in database.queries] == [MAX_HASHES_PER_QUERY] * 4 + [MAX_HASHES_PER_QUERY - 1]
@@ -88,7 +88,7 @@ async def test_groups_and_queries_are_bounded() -> None:
 
 async def test_too_many_waiting_look_ups_are_refused() -> None:
     database = Database()
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     full = (MAX_WAITING_QUERIES + MAX_QUERIES) * MAX_HASHES_PER_QUERY
     waiting = []
     for start in range(0, full, MAX_HASHES_PER_QUERY):
@@ -105,7 +105,7 @@ async def test_too_many_waiting_look_ups_are_refused() -> None:
 
 async def test_someone_who_goes_away_harms_nobody() -> None:
     database = Database()
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     leaver, stayer = ask(reader, "a"), ask(reader, "a")
     await settle()
     queued = ask(reader, "b")
@@ -132,7 +132,7 @@ async def test_a_database_that_is_away_fails_those_behind_too() -> None:
 
 async def check_failure(error: Exception, *, fails_others: bool) -> None:
     database = Database()
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     alone = ask(reader, "z")
     await settle()
     failing = [ask(reader, "a"), ask(reader, "b")]
@@ -164,7 +164,7 @@ async def check_failure(error: Exception, *, fails_others: bool) -> None:
 
 async def test_nothing_is_left_running() -> None:
     database = Database(held=False)
-    reader = GroupReader(database.fetch)
+    reader = DataLoader(database.fetch)
     task = ask(reader, "a")
     await asyncio.sleep(0)
     await reader.close()
@@ -175,7 +175,7 @@ async def test_nothing_is_left_running() -> None:
 async def test_a_look_up_right_after_the_last_query_has_ended_is_not_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group_reader, "MAX_QUERIES", 1)
+    monkeypatch.setattr(batching, "MAX_QUERIES", 1)
     late: list[asyncio.Task[dict[str, str]]] = []
 
     async def fetch(keys: list[str]) -> dict[str, str]:
@@ -184,7 +184,7 @@ async def test_a_look_up_right_after_the_last_query_has_ended_is_not_forgotten(
             late.append(ask(reader, "b"))
         return {key: key for key in keys}
 
-    reader = GroupReader(fetch)
+    reader = DataLoader(fetch)
     assert await reader.find(["a"]) == {"a": "a"}
     async with asyncio.timeout(10):
         assert await late[0] == {"b": "b"}

@@ -12,7 +12,7 @@ from app.categories import Category
 from app.clock import utc_now
 from app.database.tables.classification import CacheChange, CachedImage
 from app.errors import CacheEntryNotFound
-from app.services.cache import tiers as cache_copies
+from app.services.cache import tiers
 from app.services.cache.tiers import TRUST_SECONDS
 from tests.support.cache_processes import IMAGE, LOCAL, Process, result, service, started
 
@@ -108,8 +108,8 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(engine: AsyncE
 async def test_copies_count_only_while_the_watch_works(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=1000.0)
     fake_time = SimpleNamespace(monotonic=lambda: clock.now)
-    monkeypatch.setattr(cache_copies, "TRUST_SECONDS", TRUST_SECONDS)
-    monkeypatch.setattr(cache_copies, "time", fake_time)
+    monkeypatch.setattr(tiers, "TRUST_SECONDS", TRUST_SECONDS)
+    monkeypatch.setattr(tiers, "time", fake_time)
     monkeypatch.setattr("app.services.cache.invalidation.time", fake_time)
     process = Process(engine)
     saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
@@ -164,7 +164,7 @@ async def test_an_outage_longer_than_changes_are_kept_empties_memory(engine: Asy
 async def test_more_changes_than_can_be_remembered_empty_memory(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_copies, "MAX_CHANGES", 3)
+    monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
     monkeypatch.setattr("app.services.cache.invalidation.MAX_CHANGES", 3)
     process = await started(engine)
     await process.cache.save(IMAGE, result(Category.FOODS), model="m")

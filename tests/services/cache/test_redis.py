@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
-from app.services.cache import redis as redis_cache
-from app.services.cache import tiers as cache_copies
+from app.services.cache import redis as redis_tier
+from app.services.cache import tiers
 from app.services.cache.entry import CachedResult
-from app.services.cache.invalidation import CacheWatch
+from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.redis import RedisCache, read_entry, write_entry
 from app.services.cache.service import CacheService
-from app.services.cache.tiers import CacheCopies
+from app.services.cache.tiers import CacheTiers
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.support.databases import rollups_for
@@ -34,8 +34,8 @@ SECRET = "hunter2-hunter2"
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_copies, "TRUST_SECONDS", 600.0)
-    monkeypatch.setattr(redis_cache, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tiers, "TRUST_SECONDS", 600.0)
+    monkeypatch.setattr(redis_tier, "RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ class Process:
 
     def __init__(self, engine: AsyncEngine, url: str, *, local: bool = False, space: str = "test") -> None:
         self.redis = RedisCache(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
-        self.copies = CacheCopies(redis=self.redis)
-        self.watch = CacheWatch(engine, self.copies)
+        self.copies = CacheTiers(redis=self.redis)
+        self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 
 
@@ -308,7 +308,7 @@ async def test_too_many_changes_let_redis_rest(
     hashes = [f"{number:064x}" for number in range(5)]
     for each in hashes:
         await process.cache.save(each, result(Category.FOODS), model="m")
-    monkeypatch.setattr(cache_copies, "MAX_CHANGES", 3)
+    monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
     for each in hashes[:4]:
         await process.cache.remove(each)
     await process.watch.look()

@@ -12,7 +12,7 @@ from app.database import transactions
 from app.database.tables.accounts import TaskEvent
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.services.accounts.service import AccountService, Session
-from app.services.events import feed as task_events
+from app.services.events import feed
 from app.services.events.listener import Ending, TaskChange, task_change
 from tests.support.event_streams import NEVER, ids, process, until
 from tests.support.events import add_event, add_events, body_of, insert_event
@@ -32,7 +32,7 @@ class Queries:
 async def test_an_announcement_wakes_the_watch(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "POLL_SECONDS", NEVER)
+    monkeypatch.setattr(feed, "POLL_SECONDS", NEVER)
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
         event_id = await add_event(engine, session.account.id)
         stream.announce()
@@ -50,7 +50,7 @@ async def test_without_an_announcement_the_watch_looks_by_itself(
 async def test_many_listeners_cost_no_more_queries_than_one_and_none_costs_none(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.05)
     queries = Queries(engine)
     async with process(engine, accounts) as stream:
         stream.announce()
@@ -78,7 +78,7 @@ async def test_the_order_is_that_of_the_ids_also_when_a_lower_one_is_committed_l
 ) -> None:
     if engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    monkeypatch.setattr(task_events, "GAP_SECONDS", NEVER)
+    monkeypatch.setattr(feed, "GAP_SECONDS", NEVER)
     user_id = session.account.id
     first = await add_event(engine, user_id)
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
@@ -116,7 +116,7 @@ async def test_what_is_committed_very_late_arrives_once_and_holds_up_nobody_for_
 ) -> None:
     if engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
-    monkeypatch.setattr(task_events, "GAP_SECONDS", 0.1)
+    monkeypatch.setattr(feed, "GAP_SECONDS", 0.1)
     user_id = session.account.id
     first = await add_event(engine, user_id)
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
@@ -138,8 +138,8 @@ async def test_what_is_committed_very_late_arrives_once_and_holds_up_nobody_for_
 async def test_a_gap_that_is_never_filled_is_given_up(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "GAP_SECONDS", 0.1)
-    monkeypatch.setattr(task_events, "LATE_SECONDS", 0.3)
+    monkeypatch.setattr(feed, "GAP_SECONDS", 0.1)
+    monkeypatch.setattr(feed, "LATE_SECONDS", 0.3)
     user_id = session.account.id
     await add_event(engine, user_id)
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
@@ -158,7 +158,7 @@ async def test_a_gap_that_is_never_filled_is_given_up(
 async def test_more_than_one_look_can_read(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "LOOK_EVENTS", 7)
+    monkeypatch.setattr(feed, "LOOK_EVENTS", 7)
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
         written = await add_events(engine, session.account.id, 30)
         stream.announce()
@@ -195,19 +195,19 @@ async def test_the_service_ends(engine: AsyncEngine, accounts: AccountService, s
 async def test_a_database_that_is_away_for_a_while(
     engine: AsyncEngine, accounts: AccountService, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.02)
     read = transactions.read
 
     async def fail(*arguments: Any, **options: Any) -> Any:
         raise DatabaseUnavailable
 
     async with process(engine, accounts) as stream, stream.listen(session) as listener:
-        monkeypatch.setattr(task_events, "read", fail)
+        monkeypatch.setattr(feed, "read", fail)
         event_id = await add_event(engine, session.account.id)
         with pytest.raises(DatabaseUnavailable):
             await stream.listen(session).__aenter__()
         assert listener.user_id in stream._listeners
-        monkeypatch.setattr(task_events, "read", read)
+        monkeypatch.setattr(feed, "read", read)
         assert await ids(listener, 1) == [event_id]
 
 

@@ -7,8 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.services.accounts.service import AccountService, Session
-from app.services.events import feed as task_events
-from app.services.events import redis_signal
+from app.services.events import feed, redis_signal
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis, silent_server
 from tests.support.event_streams import NEVER, ids, in_contact, process, until
@@ -22,8 +21,8 @@ async def test_with_redis_other_processes_hear_at_once(
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(task_events, "POLL_SECONDS", NEVER)
-    monkeypatch.setattr(task_events, "POLL_WITH_SIGNAL_SECONDS", NEVER)
+    monkeypatch.setattr(feed, "POLL_SECONDS", NEVER)
+    monkeypatch.setattr(feed, "POLL_WITH_SIGNAL_SECONDS", NEVER)
     async with process(engine, accounts, redis_url) as here, process(engine, accounts, redis_url) as there:
         await in_contact(there)
         async with there.listen(session) as listener:
@@ -41,8 +40,8 @@ async def test_redis_may_vanish_and_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(redis_signal, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(task_events, "POLL_WITH_SIGNAL_SECONDS", NEVER)
-    monkeypatch.setattr(task_events, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "POLL_WITH_SIGNAL_SECONDS", NEVER)
+    monkeypatch.setattr(feed, "POLL_SECONDS", 0.05)
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
     async with (

@@ -15,8 +15,8 @@ from app.database.migrate import MIGRATIONS_DIR, migrate
 from app.database.statements import execute
 from app.database.tables.classification import CachedImage, StatsState, VisitorCount
 from app.errors import DatabaseUnavailable
-from app.services.request_log import backfill as rollup_building
-from app.services.request_log import record as request_record
+from app.services.request_log import backfill
+from app.services.request_log import record as record_module
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.record import RequestRecord
 from app.services.request_log.service import RequestLogService
@@ -41,7 +41,7 @@ MORE_DAYS = [date(2025, 10, 8), *DAYS, date(2025, 10, 12)]
 async def insert_log(engine: AsyncEngine, records: list[RequestRecord]) -> None:
     """Rows as a service without rollups has left them."""
     async with engine.begin() as connection:
-        await execute(connection, request_record.insert_log(records))
+        await execute(connection, record_module.insert_log(records))
 
 
 def to_first_revision(connection: Connection) -> None:
@@ -89,8 +89,8 @@ async def test_processes_that_start_together_share_the_work(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where there are no named locks, or where each node of a cluster has its own."""
-    monkeypatch.setattr(rollup_building, "ROWS_PER_STEP", 37)
-    monkeypatch.setattr(rollup_building, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(backfill, "ROWS_PER_STEP", 37)
+    monkeypatch.setattr(backfill, "RETRY_SECONDS", 0.05)
     records = random_records(400)
     await insert_log(engine, records)
     engines = [create_engine(Settings(database=_database(engine))) for _ in range(4)]
@@ -116,11 +116,11 @@ def _database(engine: AsyncEngine) -> Any:
 async def test_what_was_interrupted_goes_on(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, broken_step: int
 ) -> None:
-    monkeypatch.setattr(rollup_building, "ROWS_PER_STEP", 37)
+    monkeypatch.setattr(backfill, "ROWS_PER_STEP", 37)
     records = random_records(300)
     await insert_log(engine, records)
     steps = 0
-    real_step = rollup_building._Builder.step
+    real_step = backfill._Builder.step
 
     async def stop_in_the_middle(self: Any, state: Any) -> None:
         nonlocal steps
@@ -129,7 +129,7 @@ async def test_what_was_interrupted_goes_on(
         if steps == broken_step:
             raise KeyError
 
-    monkeypatch.setattr(rollup_building._Builder, "step", stop_in_the_middle)
+    monkeypatch.setattr(backfill._Builder, "step", stop_in_the_middle)
     with pytest.raises(KeyError):
         await build_rollups(engine, SHANGHAI)
     # Started again, perhaps with another zone.
@@ -143,11 +143,11 @@ async def test_a_lost_connection_is_no_reason_not_to_start(
     """Such as in a failover: whoever starts meanwhile goes on with the next connection."""
     if engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no server to lose")
-    monkeypatch.setattr(rollup_building, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(backfill, "RETRY_SECONDS", 0.01)
     records = random_records(50)
     await insert_log(engine, records)
     lost = 0
-    real_step = rollup_building._Builder.step
+    real_step = backfill._Builder.step
 
     async def lose_the_first(self: Any, state: Any) -> None:
         nonlocal lost
@@ -157,7 +157,7 @@ async def test_a_lost_connection_is_no_reason_not_to_start(
                 await another.execute(text(f"KILL {lost}"))
         await real_step(self, state)
 
-    monkeypatch.setattr(rollup_building._Builder, "step", lose_the_first)
+    monkeypatch.setattr(backfill._Builder, "step", lose_the_first)
     await build_rollups(engine, SHANGHAI)
     assert lost
     assert await figures(engine) == computed(records, users_of(engine))
@@ -209,8 +209,8 @@ async def test_emptying_the_state_builds_everything_anew(engine: AsyncEngine) ->
 
 
 async def test_what_cannot_be_built_says_so(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rollup_building._PERIOD_START, "sqlite", "NO_SUCH_COLUMN")
-    monkeypatch.setitem(rollup_building._PERIOD_START, "mysql", "NO_SUCH_COLUMN")
+    monkeypatch.setitem(backfill._PERIOD_START, "sqlite", "NO_SUCH_COLUMN")
+    monkeypatch.setitem(backfill._PERIOD_START, "mysql", "NO_SUCH_COLUMN")
     await insert_log(engine, random_records(3))
     with pytest.raises(DatabaseUnavailable, match="statistics cannot be built"):
         await build_rollups(engine, SHANGHAI)

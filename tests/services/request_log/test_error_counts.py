@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.tables.classification import ErrorPeriod
-from app.services.request_log import error_counts as error_totals
-from app.services.request_log.error_counts import ErrorTotals, count_error
+from app.services.request_log import error_counts
+from app.services.request_log.error_counts import ErrorCounts, count_error
 from app.services.statistics.timeseries import Bucket
 from tests.services.statistics.test_service import stats_service
 from tests.support.tasks import until
@@ -22,14 +22,14 @@ from tests.support.tasks import until
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_totals, "WRITE_AFTER_SECONDS", 0.01)
-    monkeypatch.setattr(error_totals, "RETRY_SECONDS", 0.01)
-    error_totals._counts.clear()
+    monkeypatch.setattr(error_counts, "WRITE_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(error_counts, "RETRY_SECONDS", 0.01)
+    error_counts._counts.clear()
 
 
 @asynccontextmanager
 async def writing(engine: AsyncEngine) -> AsyncIterator[None]:
-    task = asyncio.create_task(ErrorTotals(engine).run())
+    task = asyncio.create_task(ErrorCounts(engine).run())
     await asyncio.sleep(0)
     try:
         yield
@@ -74,7 +74,7 @@ async def test_errors_are_added_up(engine: AsyncEngine) -> None:
 
 
 async def test_what_is_left_is_written_at_the_end(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_totals, "WRITE_AFTER_SECONDS", 60.0)
+    monkeypatch.setattr(error_counts, "WRITE_AFTER_SECONDS", 60.0)
     async with writing(engine):
         count_error("server_busy")
         await asyncio.sleep(0.01)
@@ -89,13 +89,13 @@ async def test_errors_wait_for_a_database_that_is_away(settings: Settings, engin
         async with writing(away):
             count_error("database_unavailable")
             await asyncio.sleep(0.1)
-        assert sum(error_totals._counts.values()) == 1
+        assert sum(error_counts._counts.values()) == 1
     finally:
         await away.dispose()
     async with writing(engine):
         count_error("database_unavailable")
         await until_written(engine, 2)
-    assert error_totals._counts == {}
+    assert error_counts._counts == {}
 
 
 async def test_an_error_that_nobody_foresaw_is_tried_again(
@@ -109,7 +109,7 @@ async def test_an_error_that_nobody_foresaw_is_tried_again(
         return "NONSENSE"
 
     with monkeypatch.context() as patch:
-        patch.setattr(error_totals, "upsert_sums", upsert)
+        patch.setattr(error_counts, "upsert_sums", upsert)
         async with writing(engine):
             count_error("model_timeout")
 
@@ -122,8 +122,8 @@ async def test_an_error_that_nobody_foresaw_is_tried_again(
 
 
 async def test_no_more_is_kept_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_totals, "MAX_COUNTS", 2)
+    monkeypatch.setattr(error_counts, "MAX_COUNTS", 2)
     for code in ("a", "b", "c", "a"):
         count_error(code)
-    assert {code: count for (_, code), count in error_totals._counts.items()} == {"a": 2, "b": 1}
-    error_totals._counts.clear()
+    assert {code: count for (_, code), count in error_counts._counts.items()} == {"a": 2, "b": 1}
+    error_counts._counts.clear()

@@ -15,7 +15,7 @@ from app.database.statements import Statement
 from app.database.tables.classification import CachedImage, RequestLog
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.observability.logging import configure_logging
-from app.services.request_log import recorder as request_recorder
+from app.services.request_log import recorder as recorder_module
 from app.services.request_log.record import RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from tests.support.databases import recorder_on
@@ -64,7 +64,7 @@ class SpiedWriter:
 @pytest.fixture
 def writer(monkeypatch: pytest.MonkeyPatch) -> WriterSpy:
     spy = WriterSpy()
-    monkeypatch.setattr(request_recorder, "create_batch_writer", lambda engine: SpiedWriter(engine, spy))
+    monkeypatch.setattr(recorder_module, "create_batch_writer", lambda engine: SpiedWriter(engine, spy))
     return spy
 
 
@@ -95,7 +95,7 @@ async def test_many_requests_share_few_transactions(
 
 
 async def test_larger_batches_than_one_transaction_takes(recorder: RequestRecorder, engine: AsyncEngine) -> None:
-    size = request_recorder.MAX_ROWS_PER_TRANSACTION
+    size = recorder_module.MAX_ROWS_PER_TRANSACTION
     await asyncio.gather(
         recorder.record([record(number) for number in range(size + 1)]),
         *(recorder.record([record(size + 1 + number, from_cache=False)]) for number in range(size)),
@@ -155,8 +155,8 @@ async def test_async_rows_are_written_after_the_answer(engine: AsyncEngine, writ
 async def test_async_rows_wait_for_a_database_that_is_away(
     engine: AsyncEngine, writer: WriterSpy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_recorder, "RETRY_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(request_recorder, "MAX_PENDING_ROWS", 5)
+    monkeypatch.setattr(recorder_module, "RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "MAX_PENDING_ROWS", 5)
     away = True
 
     def fail() -> None:
@@ -178,7 +178,7 @@ async def test_async_rows_wait_for_a_database_that_is_away(
 async def test_async_rows_of_a_database_that_stays_away_are_given_up_aloud(
     engine: AsyncEngine, writer: WriterSpy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(request_recorder, "CLOSE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(recorder_module, "CLOSE_TIMEOUT_SECONDS", 0.1)
 
     def fail() -> None:
         raise DatabaseUnavailable
@@ -194,7 +194,7 @@ async def test_async_rows_of_a_database_that_stays_away_are_given_up_aloud(
 async def test_a_full_queue_is_said_at_once(
     recorder: RequestRecorder, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_recorder, "MAX_PENDING_ROWS", 5)
+    monkeypatch.setattr(recorder_module, "MAX_PENDING_ROWS", 5)
     results = await asyncio.gather(*(recorder.record([record(number)]) for number in range(8)), return_exceptions=True)
     busy = [result for result in results if isinstance(result, ServerBusy)]
     assert len(busy) == 3

@@ -21,7 +21,7 @@ from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, execute
 from app.database.tables.classification import CachedImage, StatsState, Visitor
 from app.services.cache.service import CacheService
-from app.services.request_log import recorder as request_recorder
+from app.services.request_log import recorder as recorder_module
 from app.services.request_log import rollups
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.record import RequestRecord
@@ -203,7 +203,7 @@ def write_by(
         async def close(self) -> None:
             await self._real.close()
 
-    monkeypatch.setattr(request_recorder, "create_batch_writer", Writer)
+    monkeypatch.setattr(recorder_module, "create_batch_writer", Writer)
 
 
 async def test_nothing_is_counted_twice_when_the_answer_to_a_commit_is_lost(

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.classification import RequestLog, Visitor
-from app.services.request_log import service as request_log
+from app.services.request_log import service as service_module
 from app.services.request_log.service import RequestLogService
 from tests.services.request_log.test_recorder import record
 from tests.services.request_log.test_rollups import DAYS, SHANGHAI, figures, random_records
@@ -22,8 +22,8 @@ NOW = datetime(2025, 10, 10, 12, tzinfo=UTC)
 
 
 async def test_old_rows_are_deleted_in_batches(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_log, "DELETE_BATCH_ROWS", 7)
-    monkeypatch.setattr(request_log, "DELETE_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(service_module, "DELETE_BATCH_ROWS", 7)
+    monkeypatch.setattr(service_module, "DELETE_PAUSE_SECONDS", 0)
     rows = [log_row(number, created_at=NOW - timedelta(days=number)) for number in range(100)]
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), rows)
@@ -40,8 +40,8 @@ async def seen_days(engine: AsyncEngine) -> set[date]:
 
 
 async def test_past_figures_outlive_the_log(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_log, "DELETE_BATCH_ROWS", 7)
-    monkeypatch.setattr(request_log, "DELETE_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(service_module, "DELETE_BATCH_ROWS", 7)
+    monkeypatch.setattr(service_module, "DELETE_PAUSE_SECONDS", 0)
     await recorder_on(engine, zone=SHANGHAI.key).record(random_records(300))
     before = await figures(engine)
     assert await seen_days(engine) == set(DAYS)
@@ -72,7 +72,7 @@ async def test_the_days_that_are_still_counted_are_not_forgotten(engine: AsyncEn
 async def test_retention_shortens_the_log_and_forgets_its_visitors(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "RETENTION_FIRST_RUN_MAX_SECONDS", 0)
+    monkeypatch.setattr(service_module, "RETENTION_FIRST_RUN_MAX_SECONDS", 0)
     now = utc_now()
     await recorder_on(engine).record([record(number, created_at=now - timedelta(days=number)) for number in range(20)])
     retention = asyncio.create_task(RequestLogService(engine, UTC_ZONE).keep_short(5))

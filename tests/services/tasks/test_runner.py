@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.errors import ModelRefused, ModelUnreachable
 from app.config.settings import CacheSettings, Settings
-from app.services.tasks import claims as task_runs
+from app.services.tasks import claims
 from app.services.tasks import runner as runner_module
 from app.services.tasks.queue import InsideQueue, NoQueue, TaskQueue, create_queue
 from app.services.tasks.runner import TaskRunner
@@ -33,7 +33,7 @@ FAR_AWAY_SECONDS = 3600.0
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_runs, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_at_the_end_what_runs_is_finished_or_given_back(
 async def test_a_long_run_is_renewed_and_a_lost_one_is_taken_over(
     engine: AsyncEngine, inference: FakeInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_runs, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1)
     monkeypatch.setattr(runner_module, "RENEW_SECONDS", 0.2)
     user_id, image_id = await make_image(engine)
     gate = asyncio.Event()

@@ -18,11 +18,11 @@ from app.database.tables.accounts import InferenceTask, TaskEvent
 from app.database.transactions import write
 from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.observability import metrics
-from app.services.tasks import claims as task_runs
+from app.services.tasks import claims
 from app.services.tasks import service as tasks
 from app.services.tasks.claims import ClaimLostError
 from app.services.tasks.record import Task, TaskStatus
-from app.services.tasks.retention import EVENTS_KEPT, TaskExpiry
+from app.services.tasks.retention import EVENTS_KEPT, TaskRetention
 from tests.support.tasks import (
     FakeInference,
     count_results,
@@ -37,7 +37,7 @@ from tests.support.tasks import (
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_runs, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 0.0)
 
 
 async def let_it_expire(engine: AsyncEngine, task: Task) -> None:
@@ -160,11 +160,11 @@ async def test_the_next_attempt_waits(engine: AsyncEngine, monkeypatch: pytest.M
     assert await runs.claim([task.id]) == []
     # Nothing runs, so it can be cancelled.
     assert (await tasks.cancel(user_id, task.id)).status == "cancelled"
-    monkeypatch.setattr(task_runs, "BACKOFF_FIRST_SECONDS", 2.0)
+    monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 2.0)
     for attempts, (shortest, longest) in {1: (1, 2), 2: (2, 4), 3: (4, 8), 30: (60, 120)}.items():
-        assert shortest <= task_runs._pause(attempts, 0) <= longest
-    assert task_runs._pause(1, 5) == 5
-    assert task_runs._pause(1, 100_000) == task_runs.BACKOFF_MAX_SECONDS
+        assert shortest <= claims._pause(attempts, 0) <= longest
+    assert claims._pause(1, 5) == 5
+    assert claims._pause(1, 100_000) == claims.BACKOFF_MAX_SECONDS
 
 
 async def test_what_is_given_back_is_due_at_once_and_has_lost_no_attempt(engine: AsyncEngine) -> None:
@@ -313,7 +313,7 @@ async def test_old_tasks_and_events_are_deleted_and_results_stay(engine: AsyncEn
         yesterday = (utc_now() - EVENTS_KEPT - timedelta(seconds=1)).replace(tzinfo=None)
         await connection.execute(update(TaskEvent).where(TaskEvent.id.in_(first)).values(created_at=yesterday))
 
-    expiry = TaskExpiry(engine, keep_days=30)
+    expiry = TaskRetention(engine, keep_days=30)
     assert await expiry.delete_old() == (0, 0)
     await write(engine, age)
     assert await expiry.delete_old() == (1, 2)
