@@ -24,7 +24,7 @@ FORBIDDEN = {
     "database": ("fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
     "storage": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
-    "runtime": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+    "runtime": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "observability": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "observability/metrics.py": ("sqlalchemy", "app."),
     "observability/metrics_multiprocess.py": ("sqlalchemy", "app."),

@@ -1,0 +1,152 @@
+"""Work that runs beside the requests: loops, tasks that outlive their request, and calls that requests share.
+
+A task of the service itself runs in a context of its own, so that its log lines do not carry the id of the request
+that happened to start it.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+from loguru import logger
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import AppError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class OutageLog:
+    """Logs that something fails when it begins to, and when it works again; not each failure in between.
+
+    Args:
+        failing: what does not work, such as "tasks cannot be claimed"; the error's type is added.
+        recovered: what works again, such as "tasks are claimed again".
+    """
+
+    def __init__(self, failing: str, *, recovered: str) -> None:
+        self._failing = failing
+        self._recovered = recovered
+        self.is_out = False
+
+    def failed(self, error: BaseException) -> None:
+        """Note a failure. Its text is not logged: a server may quote the password that it was sent."""
+        if self.is_out:
+            return
+        self.is_out = True
+        # Anything else is a bug, which needs its traceback.
+        is_expected = isinstance(error, (AppError, SQLAlchemyError, OSError))
+        logger.opt(exception=None if is_expected else error).warning("{} ({})", self._failing, type(error).__name__)
+
+    def succeeded(self) -> None:
+        """Note that it works."""
+        if self.is_out:
+            self.is_out = False
+            logger.info("{}", self._recovered)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Note how the block ends; an exception is logged in place of being raised."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a loop must survive whatever one of its rounds raises
+            self.failed(error)
+        else:
+            self.succeeded()
+
+
+async def every(
+    seconds: float,
+    action: Callable[[], Awaitable[object]],
+    *,
+    outage: OutageLog,
+    first_after_seconds: float | None = None,
+    jitter: float = 0.0,
+) -> None:
+    """Call `action` again and again until the task is cancelled; a failure is logged, and the next round tries again.
+
+    Args:
+        seconds: the pause between two rounds.
+        action: one round.
+        outage: logs failures.
+        first_after_seconds: the pause before the first round; None: as long as the others.
+        jitter: part of each pause that is random, 0 to 1, so that processes that start together spread out.
+    """
+    pause = seconds if first_after_seconds is None else first_after_seconds
+    while True:
+        await asyncio.sleep(pause * random.uniform(1 - jitter, 1 + jitter))
+        with outage.guard():
+            await action()
+        pause = seconds
+
+
+def spawn(work: Coroutine[Any, Any, V], *, name: str) -> asyncio.Task[V]:
+    """Start a task of the service itself, in a context of its own. The caller keeps the task, and ends it."""
+    return asyncio.create_task(work, name=name, context=Context())
+
+
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they have ended, however they end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
+    """Run `work` for the length of the block."""
+    task = spawn(work, name=name)
+    try:
+        yield
+    finally:
+        await cancel(task)
+
+
+class SingleFlight(Generic[K, V]):
+    """Callers that ask for the same key at the same time share one call.
+
+    The word is that of Go's golang.org/x/sync/singleflight. A caller that is cancelled does not cancel the call: others
+    may wait for it, and a model call is paid for.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[K, asyncio.Task[V]] = {}
+
+    async def run(
+        self, key: K, call: Callable[[], Coroutine[Any, Any, V]], *, context: Context | None = None
+    ) -> tuple[V, bool]:
+        """Return the result of the call under way for `key`, else of a new one; and whether another caller began it.
+
+        Args:
+            key: what is asked for.
+            call: makes the coroutine, if there is none under way.
+            context: of the call; None: that of the caller that begins it.
+
+        Raises:
+            Exception: what the call raised, to each of its callers.
+        """
+        under_way = self._calls.get(key)
+        if under_way is not None:
+            return await asyncio.shield(under_way), True
+        started = asyncio.create_task(call(), name=f"single-flight-{key}", context=context)
+        self._calls[key] = started
+        started.add_done_callback(lambda done: self._end(key, done))
+        return await asyncio.shield(started), False
+
+    async def wait(self) -> None:
+        """Wait for the calls under way, however they end."""
+        await asyncio.gather(*self._calls.values(), return_exceptions=True)
+
+    async def cancel(self) -> None:
+        """Cancel the calls under way."""
+        await cancel(*self._calls.values())
+
+    def _end(self, key: K, call: asyncio.Task[V]) -> None:
+        del self._calls[key]
+        if not call.cancelled():
+            # Marks the exception as retrieved, for the case that every caller has been cancelled.
+            call.exception()
