@@ -29,7 +29,7 @@ from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.rollups import SHARDS
 from bench.command import run_command

@@ -17,7 +17,7 @@ from app.clock import utc_now
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.services.request_log.backfill import build_rollups
 from tests.servers.processes import free_port, start_process
 from tests.support.command_line import run

@@ -1,4 +1,4 @@
-"""init.sql, the migrations and tables.py describe one schema; each is put into a database of its own and compared."""
+"""init.sql, the migrations and the tables describe one schema; each is put into a database of its own and compared."""
 
 import asyncio
 import re

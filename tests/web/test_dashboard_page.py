@@ -13,7 +13,7 @@ from app.api import streaming
 from app.clock import utc_now
 from app.config.settings import CacheSettings, Settings
 from app.database.engine import create_engine
-from app.database.tables.classification import PeriodTotals
+from app.database.tables.statistics import PeriodTotals
 from app.main import create_app
 from app.server.shutdown import announce_shutdown
 from app.services.request_log.rollups import period_start

@@ -13,7 +13,8 @@ from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.tables.classification import CacheChange, UtcDateTime
+from app.database.tables.classification import CacheChange
+from app.database.tables.columns import UtcDateTime
 from app.database.transactions import read
 from app.errors import AppError
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers

@@ -18,7 +18,8 @@ from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
 from app.database.pipeline import DuplicateRowError, Rows, run
 from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
-from app.database.tables.classification import CacheChange, CachedImage, UtcDateTime
+from app.database.tables.classification import CacheChange, CachedImage
+from app.database.tables.columns import UtcDateTime
 from app.database.transactions import read, write
 from app.errors import CacheEntryNotFound
 from app.observability import metrics

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
-from app.database.tables.accounts import InferenceResult
+from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
 

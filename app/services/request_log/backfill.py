@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.clock import day_in_utc
 from app.database.engine import SQLITE_BEGIN_IMMEDIATE
 from app.database.statements import Statement, execute, timestamp_text, upsert
-from app.database.tables.classification import PeriodTotals, RequestLog, StatsState, VisitorCount
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import PeriodTotals, StatsState, VisitorCount
 from app.database.transactions import is_passing, read, reason
 from app.errors import DatabaseUnavailable
 from app.services.request_log.rollups import ADDRESS, USER, insert_visitors, upsert_periods, upsert_users

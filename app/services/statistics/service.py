@@ -22,14 +22,8 @@ from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
-from app.database.tables.classification import (
-    CachedImage,
-    CacheTotals,
-    ErrorPeriod,
-    PeriodTotals,
-    UserTotals,
-    VisitorCount,
-)
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import ServerBusy
 from app.services.request_log.rollups import ADDRESS, USER

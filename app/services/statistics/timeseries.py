@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
-from app.database.tables.classification import ErrorPeriod, PeriodTotals, VisitorCount
+from app.database.tables.statistics import ErrorPeriod, PeriodTotals, VisitorCount
 from app.errors import InvalidRequest
 from app.services.request_log.rollups import PERIOD_MINUTES, USER
 from app.services.statistics.rounding import percent, ratio

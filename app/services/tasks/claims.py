@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.errors import ModelRefused, ModelRejectedRequest
 from app.clock import utc_now
-from app.database.tables.accounts import InferenceTask
+from app.database.tables.inference import InferenceTask
 from app.database.transactions import read, write
 from app.errors import AppError, InvalidRequest, NotFound
 from app.observability import metrics

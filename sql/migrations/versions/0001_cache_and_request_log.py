@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables.classification import (
+from app.database.tables.columns import (
     TABLE_OPTIONS,
     Confidence,
     CurrentTimestampOnUpdate,

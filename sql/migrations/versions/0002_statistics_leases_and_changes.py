@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables.classification import TABLE_OPTIONS, Milliseconds, TinyUnsignedInteger, UnsignedBigInteger
+from app.database.tables.columns import TABLE_OPTIONS, Milliseconds, TinyUnsignedInteger, UnsignedBigInteger
 
 revision = "0002"
 down_revision = "0001"

@@ -5,14 +5,14 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables.accounts import comparison_key
-from app.database.tables.classification import (
+from app.database.tables.columns import (
     TABLE_OPTIONS,
     Confidence,
     Milliseconds,
     TinyInteger,
     UnsignedBigInteger,
     UnsignedInteger,
+    comparison_key,
 )
 
 revision = "0003"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables.classification import TABLE_OPTIONS, Milliseconds, TinyUnsignedInteger
+from app.database.tables.columns import TABLE_OPTIONS, Milliseconds, TinyUnsignedInteger
 
 revision = "0004"
 down_revision = "0003"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.tables.classification import TABLE_OPTIONS, TinyUnsignedInteger, UnsignedBigInteger
+from app.database.tables.columns import TABLE_OPTIONS, TinyUnsignedInteger, UnsignedBigInteger
 
 revision = "0005"
 down_revision = "0004"

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.main import create_app
 from tests.api.routes.test_classify import check, error_code, photo, sha256, upload
 from tests.services.statistics.test_service import log_row

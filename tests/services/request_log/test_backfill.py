@@ -13,7 +13,8 @@ from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import MIGRATIONS_DIR, migrate
 from app.database.statements import execute
-from app.database.tables.classification import CachedImage, StatsState, VisitorCount
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import StatsState, VisitorCount
 from app.errors import DatabaseUnavailable
 from app.services.request_log import backfill
 from app.services.request_log import record as record_module

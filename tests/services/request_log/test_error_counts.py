@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.tables.classification import ErrorPeriod
+from app.database.tables.statistics import ErrorPeriod
 from app.services.request_log import error_counts
 from app.services.request_log.error_counts import ErrorCounts, count_error
 from app.services.statistics.timeseries import Bucket

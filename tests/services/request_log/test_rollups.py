@@ -19,7 +19,8 @@ from app.config.settings import StatisticsSettings
 from app.database.batch_writer import BatchWriter, create_batch_writer
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, execute
-from app.database.tables.classification import CachedImage, StatsState, Visitor
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import StatsState, Visitor
 from app.services.cache.service import CacheService
 from app.services.request_log import recorder as recorder_module
 from app.services.request_log import rollups

@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.config.settings import StatisticsSettings
-from app.database.tables.classification import CachedImage, RequestLog, UserTotals
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import UserTotals
 from app.services.request_log.backfill import build_rollups
 from app.services.statistics.service import StatsService
 

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
 from app.database.statements import timestamp_text
-from app.database.tables.classification import ErrorPeriod, RequestLog
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import ErrorPeriod
 from app.database.transactions import read
 from app.errors import InvalidRequest, ServerBusy
 from app.services.request_log.backfill import build_rollups

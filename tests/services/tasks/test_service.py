@@ -14,7 +14,7 @@ from app.clients.errors import ModelBusy, ModelRefused, ModelUnreachable
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.tables.accounts import InferenceTask, TaskEvent
+from app.database.tables.inference import InferenceTask, TaskEvent
 from app.database.transactions import write
 from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.observability import metrics
