@@ -18,10 +18,10 @@ from websockets.sync.client import connect
 from app.config.settings import PROJECT_ROOT, Settings
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
-from tests.runtime.test_capacity import running
 from tests.servers.processes import RunningProcess, free_port, start_process
 from tests.servers.waiting import wait_until
 from tests.support.people import USER, bearer
+from tests.support.running import running
 
 BATCHES = (170, 170, 160)
 IMAGES_PER_BATCH = 6
