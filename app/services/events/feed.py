@@ -25,7 +25,7 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.observability import metrics
 from app.services.accounts.service import AccountService, Session
 from app.services.events.listener import PAGE_EVENTS, Ending, Listener, TaskChange, task_change
-from app.services.events.redis_signal import RedisSignal
+from app.services.events.redis_signal import RedisSignal, Topic
 
 POLL_SECONDS = 0.5
 # With Redis a look is only for what nobody could announce.
@@ -81,12 +81,14 @@ class TaskEvents:
         self._fails = False
         self._woken = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
+        if signal is not None:
+            signal.listen(Topic.TASK_EVENTS, self._woken.set)
 
     def announce(self) -> None:
         """Say that events have been committed, so that nobody has to find out. Does not wait and never fails."""
         self._woken.set()
         if self._signal is not None:
-            self._signal.send()
+            self._signal.send(Topic.TASK_EVENTS)
 
     @asynccontextmanager
     async def listen(self, session: Session, since: int | None = None) -> AsyncIterator[Listener]:
@@ -132,7 +134,7 @@ class TaskEvents:
             group.create_task(self._watch())
             group.create_task(self._check_sessions_regularly())
             if self._signal is not None:
-                group.create_task(self._signal.run(self._woken.set))
+                group.create_task(self._signal.run())
 
     def end_streams(self) -> None:
         """End all streams, and take no more: the service is about to end."""
