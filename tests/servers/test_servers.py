@@ -15,7 +15,7 @@ import aiomysql
 import pytest
 from sqlalchemy.engine import make_url
 
-from scripts.mysql_instance import ServerStartError, greeting, server_command, socket_path
+from scripts.mysql_instance import ServerStartError, Setup, greeting, server_command, socket_path
 from scripts.mysql_programs import NoServerError, ServerProgram
 from tests.servers.certificates import write_certificates
 from tests.servers.databases import ServerRun, Servers, start_servers
@@ -103,7 +103,7 @@ async def test_nothing_waits_for_the_disk_unless_it_is_asked_for(servers: Server
     sql = "SELECT @@innodb_flush_log_at_trx_commit, @@bind_address, @@character_set_server"
     assert await query(servers.mysql_url, sql) == (0, "127.0.0.1", "utf8mb4")
     program = ServerProgram(("mysqld",), "9.7.4", is_mysql=True)
-    relaxed = set(server_command(program, tmp_path, 3306)) - set(server_command(program, tmp_path, 3306, durable=True))
+    relaxed = set(server_command(program, tmp_path, 3306)) - set(server_command(program, tmp_path, 3306, Setup.DURABLE))
     assert {option.partition("=")[0] for option in relaxed} == {
         "--innodb-flush-log-at-trx-commit",
         "--innodb-flush-method",
