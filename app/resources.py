@@ -161,12 +161,13 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
+        signal = _open_redis_signal(settings, stack)
         task_events = TaskEvents(
             engine,
             accounts,
             # The rest is for those who ask for something.
             max_streams=raise_open_files_limit() // 2,
-            signal=_open_redis_signal(settings, stack),
+            signal=signal,
         )
         await stack.enter_async_context(running(task_events.run(), name="task-events"))
         stack.callback(task_events.end_streams)
@@ -189,9 +190,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
-                key_space=_key_space(settings),
                 inference=inference,
                 on_change=task_events.announce,
+                signal=signal,
                 is_worker=is_worker,
             )
         )
