@@ -46,7 +46,7 @@ from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
-from app.services.request_log.backfill import build_rollups
+from app.services.request_log.backfill import recount_visitors
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
 from app.services.request_log.rollups import Rollups
@@ -244,7 +244,7 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
         await migrate(engine, settings)
     else:
         await wait_for_database(engine, settings)
-    await build_rollups(engine, settings.statistics.timezone)
+    await recount_visitors(engine, settings.statistics.timezone)
     return engine
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
     TABLE_OPTIONS,
     Base,
@@ -30,7 +31,7 @@ class CachedImage(Base):
     category: Mapped[str] = mapped_column(String(50), comment="分类Key（8个预定义类别之一）")
     confidence: Mapped[Decimal] = mapped_column(Confidence, comment="置信度(0-1)")
     description: Mapped[str | None] = mapped_column(Text, comment="图片描述")
-    model_used: Mapped[str] = mapped_column(String(50), comment="使用的模型")
+    model_used: Mapped[str] = mapped_column(String(MODEL_NAME_MAX_LENGTH), comment="使用的模型")
     model_response: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), comment="完整模型响应")
     hit_count: Mapped[int] = mapped_column(
         UnsignedInteger, server_default=text("'1'"), nullable=True, comment="缓存命中次数"

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
     ACCOUNT_OPTIONS,
     Base,
@@ -68,7 +69,7 @@ class InferenceResult(Base):
     )
     task_id: Mapped[str | None] = mapped_column(String(32), comment="任务ID")
     model_name: Mapped[str] = mapped_column(String(100), comment="所要的模型")
-    model: Mapped[str] = mapped_column(String(100), comment="回答的模型")
+    model: Mapped[str] = mapped_column(String(MODEL_NAME_MAX_LENGTH), comment="回答的模型")
     image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希值")
     category: Mapped[str] = mapped_column(String(50), comment="分类Key（8个类别之一）")
     confidence: Mapped[Decimal] = mapped_column(Confidence, comment="置信度(0-1)")

@@ -22,7 +22,6 @@ class PeriodTotals(Base):
     shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
     requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="请求数")
     hits: Mapped[int] = mapped_column(UnsignedBigInteger, comment="缓存命中数")
-    timed_requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="有耗时记录的请求数")
     processing_time_ms: Mapped[int] = mapped_column(UnsignedBigInteger, comment="处理耗时之和(毫秒)")
     confidence_sum: Mapped[int] = mapped_column(UnsignedBigInteger, comment="置信度之和(万分之一)")
 

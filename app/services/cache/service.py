@@ -29,9 +29,8 @@ from app.services.cache.invalidation import CHANGES_KEPT
 from app.services.cache.tiers import CacheTiers
 from app.services.request_log.rollups import Rollups
 
-__all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "MODEL_USED_MAX_LENGTH", "CacheService", "CachedResult"]
+__all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "CacheService", "CachedResult"]
 
-MODEL_USED_MAX_LENGTH = 50
 # Stands in model_used of entries that a person has corrected; no model replaces them.
 MANUAL_MODEL = "manual"
 # With each change; so the table stays as short as its changes of two days.
@@ -111,7 +110,7 @@ class CacheService:
         return entry
 
     async def model_of(self, image_hash: str) -> str | None:
-        """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
+        """Return who made the entry of one image (a model, or MANUAL_MODEL), or None."""
         query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
         return await read(self._engine, lambda connection: connection.scalar(query))
 
@@ -253,7 +252,7 @@ class CacheService:
                     category=result.category.value,
                     confidence=Decimal(str(round(result.confidence, CONFIDENCE_DIGITS))),
                     description=result.description,
-                    model_used=model[:MODEL_USED_MAX_LENGTH],
+                    model_used=model,
                     model_response=result.response,
                 )
             )
@@ -273,7 +272,7 @@ def _insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, mod
         entry.category.value,
         entry.confidence,
         entry.description,
-        model[:MODEL_USED_MAX_LENGTH],
+        model,
         json.dumps(result.response),
         1,
         now,

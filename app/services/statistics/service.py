@@ -119,7 +119,6 @@ class StatsService:
             func.sum(PeriodTotals.requests).label("total"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
-            func.sum(PeriodTotals.timed_requests).label("timed"),
             _visitors(day, USER).label("users"),
             _visitors(day, ADDRESS).label("ips"),
         ).where(self._is_on(day))
@@ -134,7 +133,7 @@ class StatsService:
                 cache_hit_rate=percent(hits, total),
                 unique_users=int(row.users or 0),
                 unique_ips=int(row.ips or 0),
-                avg_processing_time_ms=ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                avg_processing_time_ms=ratio(int(row.milliseconds or 0), total),
                 estimated_cost=self._cost(total - hits),
                 cost_saved=self._cost(hits),
             )
