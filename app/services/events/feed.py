@@ -24,7 +24,7 @@ from app.observability import metrics
 from app.runtime.background import OutageLog, every, fail
 from app.services.accounts.service import AccountService, Session
 from app.services.events.listener import PAGE_EVENTS, Ending, Listener, TaskChange, task_change
-from app.services.events.redis_signal import RedisSignal
+from app.services.events.redis_signal import RedisSignal, Topic
 
 POLL_SECONDS = 0.5
 # With Redis a look is only for what nobody could announce.
@@ -79,12 +79,14 @@ class TaskEvents:
         self._is_leaving = False
         self._woken = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
+        if signal is not None:
+            signal.listen(Topic.TASK_EVENTS, self._woken.set)
 
     def announce(self) -> None:
         """Say that events have been committed, so that nobody has to find out. Does not wait and never fails."""
         self._woken.set()
         if self._signal is not None:
-            self._signal.send()
+            self._signal.send(Topic.TASK_EVENTS)
 
     @asynccontextmanager
     async def listen(self, session: Session, since: int | None = None) -> AsyncIterator[Listener]:
@@ -133,7 +135,7 @@ class TaskEvents:
             every(SESSION_CHECK_SECONDS, self.check_sessions, outage=checking),
         ]
         if self._signal is not None:
-            loops.append(self._signal.run(self._woken.set))
+            loops.append(self._signal.run())
         await asyncio.gather(*loops)
 
     def end_streams(self) -> None:
