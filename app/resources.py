@@ -41,7 +41,7 @@ from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
-from app.services.redis import key_space, open_redis
+from app.services.redis import open_redis
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
@@ -187,9 +187,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
-                key_space=key_space(settings),
                 inference=inference,
                 on_change=task_events.announce,
+                signal=signal,
                 is_worker=is_worker,
             )
         )

@@ -47,7 +47,7 @@ SERVICES: dict[str, set[str]] = {
     "redis": set(),
     "request_log": set(),
     "statistics": {"health", "request_log"},
-    "tasks": set(),
+    "tasks": {"events"},
 }
 
 TOP_LEVEL = {

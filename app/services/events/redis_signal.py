@@ -19,6 +19,7 @@ class Topic(StrEnum):
     """What there is news of; each has a channel."""
 
     TASK_EVENTS = "task-events"
+    NEW_TASKS = "new-tasks"
 
 
 class RedisSignal:

@@ -17,10 +17,10 @@ from app.resources import Resources, open_resources
 from app.services.accounts.service import Account
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.photos import UploadedPhoto
-from tests.clients.conftest import model_settings
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
+from tests.support.model_settings import model_settings
 
 HERE = "tests.fakes.counted_model"
 TASK = "t" * 32

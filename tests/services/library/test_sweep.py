@@ -16,9 +16,9 @@ from app.database.tables.accounts import LibraryState, User
 from app.services.library import sweep as sweep_module
 from app.services.library.sweep import sweep, sweep_regularly, take_turn
 from app.storage import LocalStorage
-from tests.conftest import migrated
 from tests.fakes.images import GREEN, jpeg_photo
 from tests.support.libraries import add_users, library_on, make_old, names_in, names_of_rows, temporary_files, uploaded
+from tests.support.service_settings import migrated
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from app.runtime.background import running
 from app.services.request_log import error_counts
 from app.services.request_log.error_counts import ErrorCounts, count_error
 from app.services.statistics.timeseries import Bucket
-from tests.services.statistics.test_service import stats_service
+from tests.support.statistics import stats_service
 from tests.support.tasks import until
 
 

@@ -13,10 +13,10 @@ from app.database.tables.classification import RequestLog, Visitor
 from app.runtime.background import running
 from app.services.request_log import service as service_module
 from app.services.request_log.service import RequestLogService
-from tests.services.request_log.test_recorder import record
-from tests.services.request_log.test_rollups import DAYS, SHANGHAI, figures, random_records
-from tests.services.statistics.test_service import log_row
 from tests.support.databases import recorder_on
+from tests.support.records import record
+from tests.support.rollups import DAYS, SHANGHAI, figures, random_records
+from tests.support.statistics import log_row
 
 UTC_ZONE = ZoneInfo("UTC")
 NOW = datetime(2025, 10, 10, 12, tzinfo=UTC)
