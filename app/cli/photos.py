@@ -1,6 +1,6 @@
 """What a client does to a photo before it asks: find it, turn it upright, shrink it, encode it, hash it.
 
-The recipe is the one of the README's Python. Whoever changes it gets other bytes, so other hashes, and pays again.
+The recipe is that of docs/clients/python.py. Any change gives other bytes, so other hashes, and model calls to pay.
 """
 
 import hashlib
