@@ -37,13 +37,14 @@ FORBIDDEN = {
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
     "accounts": {"library"},
-    "cache": {"request_log"},
+    "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log"},
-    "events": {"accounts"},
+    "events": {"accounts", "redis"},
     "health": set(),
     "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
+    "redis": set(),
     "request_log": set(),
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
