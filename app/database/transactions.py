@@ -81,9 +81,9 @@ async def read(
     return await _run(engine, work, writes=False, max_attempts=max_attempts, quietly=quietly)
 
 
-async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run `work` in a transaction and commit it; raises as `read` does."""
-    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS, quietly=False)
+async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, quietly: bool = False) -> T:
+    """Run `work` in a transaction and commit it; `quietly` and errors as with `read`."""
+    return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS, quietly=quietly)
 
 
 async def with_retries(
