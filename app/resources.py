@@ -15,8 +15,8 @@ from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config.settings import Settings
 from app.database.engine import connections_limit, create_engine, create_replica_engine
+from app.database.heartbeat import Heartbeat
 from app.database.migrate import migrate, wait_for_database
-from app.database.presence import create_presence
 from app.database.replica import Replica
 from app.errors import AppError
 from app.observability import metrics, tracing
@@ -33,8 +33,8 @@ from app.services.cache.memory import MemoryCache
 from app.services.cache.redis import RedisCache
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
-from app.services.classification.lease import LeaseService
 from app.services.classification.service import ClassifierService
+from app.services.classification.store import ClassificationStore
 from app.services.events.feed import TaskEvents
 from app.services.events.redis_signal import RedisSignal
 from app.services.health import HealthService
@@ -126,8 +126,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
         cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
-        leases = LeaseService(engine, create_presence(engine))
-        stack.push_async_callback(leases.close)
+        heartbeat = Heartbeat(engine)
+        stack.push_async_callback(heartbeat.close)
 
         classifier = ClassifierService(
             cache=cache,
@@ -135,7 +135,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             model_client=model_client,
             decoder=decoder,
             image_settings=settings.image,
-            leases=leases,
+            store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=rollups),
         )
         stack.push_async_callback(classifier.close)
 
