@@ -21,6 +21,7 @@ from app.database.replica import Replica
 from app.errors import AppError
 from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
+from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.runtime.rlimits import raise_open_files_limit
@@ -43,7 +44,7 @@ from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
-from app.services.library.sweep import sweep_for_ever
+from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.error_counts import ErrorCounts
@@ -84,7 +85,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Resources]:
-    """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
+    """Open all resources; at the end, finish what is under way (model calls, log rows) and close them.
 
     Args:
         settings: of the service.
@@ -122,12 +123,11 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             queued_rows=lambda: recorder.pending_rows,
             queue_limit_rows=MAX_PENDING_ROWS,
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
+        await stack.enter_async_context(running(gauges.run(), name="gauges"))
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
         cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
-        heartbeat = Heartbeat(engine)
-        stack.push_async_callback(heartbeat.close)
+        heartbeat = _open_heartbeat(engine, stack)
 
         classifier = ClassifierService(
             cache=cache,
@@ -141,15 +141,15 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         request_log = RequestLogService(engine, settings.statistics.timezone)
         if settings.statistics.log_retention_days:
-            retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
-            stack.push_async_callback(_cancel, retention)
+            retention = request_log.keep_short(settings.statistics.log_retention_days)
+            await stack.enter_async_context(running(retention, name="log-retention"))
 
         storage = _open_storage(settings)
         stack.push_async_callback(storage.close)
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep"))
+        await stack.enter_async_context(running(sweep_regularly(engine, storage), name="library-sweep"))
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -160,14 +160,15 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
+        signal = _open_redis_signal(settings, stack)
         task_events = TaskEvents(
             engine,
             accounts,
             # The rest is for those who ask for something.
             max_streams=raise_open_files_limit() // 2,
-            signal=_open_redis_signal(settings, stack),
+            signal=signal,
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
+        await stack.enter_async_context(running(task_events.run(), name="task-events"))
         stack.callback(task_events.end_streams)
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
@@ -179,7 +180,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             models=models,
             classifier=classifier,
             cache=cache,
-            earlier=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
+            further_models=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
             recorder=recorder,
             memory=upload_memory,
         )
@@ -188,15 +189,16 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
-                key_space=_key_space(settings),
                 inference=inference,
                 on_change=task_events.announce,
+                signal=signal,
                 is_worker=is_worker,
             )
         )
 
         errors = ErrorCounts(engine)
-        stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
+        stack.push_async_callback(errors.close)
+        await stack.enter_async_context(running(errors.run(), name="error-counts"))
         stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)
@@ -230,7 +232,7 @@ async def _open_cache(
     if copies.are_kept:
         watch = CacheInvalidator(engine, copies)
         await watch.look()
-        stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+        await stack.enter_async_context(running(watch.run(), name="cache-invalidation"))
     return cache
 
 
@@ -243,6 +245,12 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
         await wait_for_database(engine, settings)
     await build_rollups(engine, settings.statistics.timezone)
     return engine
+
+
+def _open_heartbeat(engine: AsyncEngine, stack: AsyncExitStack) -> Heartbeat:
+    heartbeat = Heartbeat(engine)
+    stack.push_async_callback(heartbeat.close)
+    return heartbeat
 
 
 def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
@@ -293,8 +301,3 @@ def _create_token_issuer(settings: Settings) -> TokenIssuer:
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
     return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

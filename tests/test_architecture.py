@@ -46,7 +46,7 @@ SERVICES: dict[str, set[str]] = {
     "photos": set(),
     "request_log": set(),
     "statistics": {"health", "request_log"},
-    "tasks": set(),
+    "tasks": {"events"},
 }
 
 TOP_LEVEL = {

@@ -170,7 +170,7 @@ class CacheChange(Base):
 
 
 class ProcessHeartbeat(Base):
-    """A process renews its row while it owns a lease or a task, or waits for one (app/database/heartbeat.py)."""
+    """A process renews its row while it owns what others may wait for, or waits itself (app/database/heartbeat.py)."""
 
     __tablename__ = "process_heartbeat"
 

@@ -6,7 +6,8 @@ It may be lost at any time: whoever listens also looks by itself now and then, a
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 
 from loguru import logger
 
@@ -15,6 +16,13 @@ TIMEOUT_SECONDS = 0.5
 RETRY_SECONDS = 5.0
 # A server that has vanished without a word would be listened to for ever.
 SILENCE_SECONDS = 10.0
+
+
+class Topic(StrEnum):
+    """What there is news of; each has a channel."""
+
+    TASK_EVENTS = "task-events"
+    NEW_TASKS = "new-tasks"
 
 
 class RedisSignal:
@@ -33,7 +41,8 @@ class RedisSignal:
         from redis.exceptions import RedisError
 
         digest = hashlib.blake2s(key_space.encode(), digest_size=4).hexdigest()
-        self._channel = f"{KEY_PREFIX}:{digest}:task-events"
+        self._channels = {topic: f"{KEY_PREFIX}:{digest}:{topic}" for topic in Topic}
+        self._listeners: dict[str, list[Callable[[], None]]] = {channel: [] for channel in self._channels.values()}
         # As in app/services/cache/redis.py.
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError, RuntimeError, TypeError)
         self._redis = Redis.from_url(
@@ -43,18 +52,24 @@ class RedisSignal:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        self._due = asyncio.Event()
+        self._due: set[Topic] = set()
+        self._has_due = asyncio.Event()
         self._is_lost = False
         self._ending = asyncio.Event()
         self.in_contact = False
 
-    def send(self) -> None:
+    def send(self, topic: Topic) -> None:
         """Have the word sent soon; many calls may become one word."""
-        self._due.set()
+        self._due.add(topic)
+        self._has_due.set()
 
-    async def run(self, on_news: Callable[[], None]) -> None:
-        """Send what is due, and call `on_news` for each word that is heard, for ever."""
-        tasks = [asyncio.create_task(each) for each in (self._send_when_due(), self._hear(on_news))]
+    def listen(self, topic: Topic, on_news: Callable[[], None]) -> None:
+        """Have `on_news` called for each word of the topic that is heard, and when the contact is lost."""
+        self._listeners[self._channels[topic]].append(on_news)
+
+    async def run(self) -> None:
+        """Send what is due, and call the listeners, until the task is cancelled."""
+        tasks = [asyncio.create_task(each) for each in (self._send_when_due(), self._hear())]
         try:
             await asyncio.wait(tasks)
         finally:
@@ -66,14 +81,14 @@ class RedisSignal:
 
     async def close(self) -> None:
         """Send a last word if it is due, and close the connections."""
-        if self._due.is_set():
+        if self._due:
             with contextlib.suppress(*self._failures):
                 await self._publish()
         await self._redis.aclose()
 
     async def _send_when_due(self) -> None:
         while not self._ending.is_set():
-            await self._due.wait()
+            await self._has_due.wait()
             try:
                 await self._publish()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
@@ -84,17 +99,21 @@ class RedisSignal:
 
     async def _publish(self) -> None:
         async with asyncio.timeout(3 * TIMEOUT_SECONDS):
+            self._has_due.clear()
+            topics = self._due.copy()
             self._due.clear()
             try:
-                await self._redis.publish(self._channel, b"")
+                for topic in topics:
+                    await self._redis.publish(self._channels[topic], b"")
             except BaseException:
-                self._due.set()
+                self._due |= topics
+                self._has_due.set()
                 raise
 
-    async def _hear(self, on_news: Callable[[], None]) -> None:
+    async def _hear(self) -> None:
         while not self._ending.is_set():
             try:
-                await self._subscribe(on_news)
+                await self._subscribe()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
                 if self._ending.is_set():
                     return
@@ -102,14 +121,14 @@ class RedisSignal:
             finally:
                 self.in_contact = False
             if not self._ending.is_set():
-                # Whoever listens has to look more often from now on.
-                on_news()
+                # Listeners have to look more often from now on.
+                self._tell(self._listeners)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _subscribe(self, on_news: Callable[[], None]) -> None:
+    async def _subscribe(self) -> None:
         async with self._redis.pubsub() as subscription:
             async with asyncio.timeout(3 * TIMEOUT_SECONDS):
-                await subscription.subscribe(self._channel)
+                await subscription.subscribe(*self._channels.values())
             is_asked = False
             while not self._ending.is_set():
                 message = await subscription.get_message(timeout=SILENCE_SECONDS)
@@ -127,7 +146,12 @@ class RedisSignal:
                         logger.info("Redis is back, task events are announced again")
                 if message["type"] in {"subscribe", "message"}:
                     # The former, since whatever was said before it was missed.
-                    on_news()
+                    self._tell([message["channel"].decode()])
+
+    def _tell(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            for on_news in self._listeners[channel]:
+                on_news()
 
     def _lose(self, error: Exception) -> None:
         if not self._is_lost:
