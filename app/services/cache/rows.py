@@ -1,4 +1,4 @@
-"""The SQL of `image_classification_cache`, whoever runs it: look-ups, a new entry, a change, and the note of a change.
+"""The SQL of `image_classification_cache`: look-ups, a new entry, a change, and the note of a change for others.
 
 Entries of the local demo model are provisional: the first answer of another model replaces them.
 """

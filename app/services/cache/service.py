@@ -30,7 +30,7 @@ MANUAL_MODEL = "manual"
 
 
 class CacheService:
-    """Reads and fills `image_classification_cache`; hashes are 64 lower-case hex digits.
+    """Reads and corrects `image_classification_cache`; hashes are 64 lower-case hex digits.
 
     Args:
         engine: the database.

@@ -1,4 +1,4 @@
-"""The product's main job: answer from the cache, else ask the model once, whoever asks; and log what was answered.
+"""The product's main job: answer from the cache, else ask the model, once for all callers; log what was answered.
 
 No connection is held while the model works: each step is a short transaction of its own.
 """

@@ -214,7 +214,7 @@ async def test_a_service_that_is_told_to_stop_finishes_its_call(
 async def test_what_is_no_photo_costs_no_lease(
     two: tuple[str, str], engine: AsyncEngine, model_server: FakeModelServer
 ) -> None:
-    """While nobody can write leases, what is refused all the same does not need one."""
+    """While leases cannot be written, what is refused all the same does not need one."""
     async with engine.begin() as connection:
         await connection.exec_driver_sql("ALTER TABLE model_call_lease RENAME TO hidden")
     try:

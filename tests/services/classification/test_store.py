@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ async def test_what_is_not_saved_is_released_for_the_next(ours: Process, theirs:
         assert found is None
 
 
-async def test_who_waits_goes_on_when_it_is_released(ours: Process, theirs: Process) -> None:
+async def test_a_waiter_goes_on_when_it_is_released(ours: Process, theirs: Process) -> None:
     assert await theirs.claim()
     waiting = asyncio.create_task(ours.store.wait(IMAGE, soon()))
     await asyncio.sleep(0.1)
@@ -121,6 +122,25 @@ async def test_it_ends_too_when_there_is_an_entry_already(engine: AsyncEngine, l
         await ours.store.save_and_release(IMAGE, RESULT, model="m")
     assert await rows(engine) == []
     assert [entry.model_used for entry in await entries(engine)] == ["local/1" if local else "m"]
+
+
+async def test_a_new_photo_costs_two_transactions(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first beat of a process travels with its claim."""
+    sent: list[list[str]] = []
+
+    async def note(used: AsyncEngine, statements: Sequence[Statement], **options: Any) -> list[Rows]:
+        if any(IMAGE in statement.parameters for statement in statements):
+            sent.append([statement.text.split("(")[0] for statement in statements])
+        return await run(used, statements, **options)
+
+    for module in (heartbeat_module, store_module):
+        monkeypatch.setattr(module, "run", note)
+    async with process(engine) as one, one.store.turn(IMAGE, soon()):
+        await one.store.save_and_release(IMAGE, RESULT, model="m")
+    claim, save = sent
+    assert len(claim) == 4
+    assert "process_heartbeat" in claim[0]
+    assert len(save) == 3
 
 
 async def test_waiting_ends(ours: Process, theirs: Process) -> None:
