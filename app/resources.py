@@ -21,6 +21,7 @@ from app.database.replica import Replica
 from app.errors import AppError
 from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
+from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.runtime.rlimits import raise_open_files_limit
@@ -43,7 +44,7 @@ from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
-from app.services.library.sweep import sweep_for_ever
+from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.error_counts import ErrorCounts
@@ -122,7 +123,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             queued_rows=lambda: recorder.pending_rows,
             queue_limit_rows=MAX_PENDING_ROWS,
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
+        await stack.enter_async_context(running(gauges.run(), name="gauges"))
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
         cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
@@ -141,15 +142,15 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         request_log = RequestLogService(engine, settings.statistics.timezone)
         if settings.statistics.log_retention_days:
-            retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
-            stack.push_async_callback(_cancel, retention)
+            retention = request_log.keep_short(settings.statistics.log_retention_days)
+            await stack.enter_async_context(running(retention, name="log-retention"))
 
         storage = _open_storage(settings)
         stack.push_async_callback(storage.close)
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep"))
+        await stack.enter_async_context(running(sweep_regularly(engine, storage), name="library-sweep"))
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -168,7 +169,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             max_streams=raise_open_files_limit() // 2,
             signal=signal,
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
+        await stack.enter_async_context(running(task_events.run(), name="task-events"))
         stack.callback(task_events.end_streams)
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
@@ -180,7 +181,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             models=models,
             classifier=classifier,
             cache=cache,
-            earlier=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
+            further_models=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
             recorder=recorder,
             memory=upload_memory,
         )
@@ -197,7 +198,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
 
         errors = ErrorCounts(engine)
-        stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
+        stack.push_async_callback(errors.close)
+        await stack.enter_async_context(running(errors.run(), name="error-counts"))
         stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)
@@ -231,7 +233,7 @@ async def _open_cache(
     if copies.are_kept:
         watch = CacheInvalidator(engine, copies)
         await watch.look()
-        stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
+        await stack.enter_async_context(running(watch.run(), name="cache-invalidation"))
     return cache
 
 
@@ -294,8 +296,3 @@ def _create_token_issuer(settings: Settings) -> TokenIssuer:
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
     return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

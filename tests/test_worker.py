@@ -19,10 +19,10 @@ from app.config.settings import PROJECT_ROOT, Settings
 from app.services.tasks.runner import GRACE_SECONDS
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
-from tests.runtime.test_capacity import running
 from tests.servers.processes import RunningProcess, free_port, start_process
 from tests.servers.waiting import wait_until
 from tests.support.people import USER, bearer
+from tests.support.running import running
 
 BATCHES = (250, 250)
 IMAGES_PER_BATCH = 6

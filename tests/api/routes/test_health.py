@@ -8,11 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.main import create_app
-from tests.api.routes.test_classify import error_code, photo, upload
-from tests.conftest import migrated, settings_on
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import error_code, photo, upload
 from tests.support.databases import TestDatabase, admin_engine
+from tests.support.service_settings import migrated, settings_on
 from tests.support.serving import serving
 
 

@@ -6,9 +6,9 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.api.routes.test_classify import MISS, check, error_code, sha256, upload
 from tests.fakes import images
 from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import MISS, check, error_code, sha256, upload
 
 
 def converted(mode: str, name: str) -> bytes:
