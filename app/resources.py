@@ -162,15 +162,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             library=library,
         )
         signal = _open_redis_signal(settings, stack)
-        task_events = TaskEvents(
-            engine,
-            accounts,
-            # The rest is for those who ask for something.
-            max_streams=raise_open_files_limit() // 2,
-            signal=signal,
-        )
-        await stack.enter_async_context(running(task_events.run(), name="task-events"))
-        stack.callback(task_events.end_streams)
+        task_events = await _open_task_events(engine, accounts, signal, stack)
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
         models = ModelCatalogue(model_client, settings.model)
@@ -270,6 +262,16 @@ def _open_storage(settings: Settings) -> Storage:
         return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
+
+
+async def _open_task_events(
+    engine: AsyncEngine, accounts: AccountService, signal: RedisSignal | None, stack: AsyncExitStack
+) -> TaskEvents:
+    # The rest of the files is for requests.
+    task_events = TaskEvents(engine, accounts, max_streams=raise_open_files_limit() // 2, signal=signal)
+    await stack.enter_async_context(running(task_events.run(), name="task-events"))
+    stack.callback(task_events.end_streams)
+    return task_events
 
 
 def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:

@@ -65,6 +65,14 @@ CREATE TABLE IF NOT EXISTS `cache_change` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存人工修改记录';
 
+-- A process renews its row each second while others may wait for it; one that has not for three seconds is stalled.
+CREATE TABLE IF NOT EXISTS `process_heartbeat` (
+  `process_id` VARCHAR(32) NOT NULL COMMENT '进程ID',
+  `beat_at` DATETIME(3) NOT NULL COMMENT '最近心跳时间',
+  PRIMARY KEY (`process_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='进程心跳';
+
 -- The right to ask the model about one photo: one call, whoever asks.
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',

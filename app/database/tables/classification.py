@@ -169,6 +169,17 @@ class CacheChange(Base):
     )
 
 
+class ProcessHeartbeat(Base):
+    """A process renews its row while it owns a lease or a task, or waits for one (app/database/heartbeat.py)."""
+
+    __tablename__ = "process_heartbeat"
+
+    process_id: Mapped[str] = mapped_column(String(32), primary_key=True, comment="进程ID")
+    beat_at: Mapped[datetime] = mapped_column(Milliseconds, comment="最近心跳时间")
+
+    __table_args__ = ({"comment": "进程心跳", **TABLE_OPTIONS},)
+
+
 class ModelCallLease(Base):
     """The right to ask the model about one photo; whoever inserts the row has it until the row is deleted.
 
