@@ -15,6 +15,7 @@ from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config.settings import Settings
 from app.database.engine import connections_limit, create_engine, create_replica_engine
+from app.database.heartbeat import Heartbeat
 from app.database.migrate import migrate, wait_for_database
 from app.database.presence import create_presence
 from app.database.replica import Replica
@@ -127,6 +128,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
         cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
+        heartbeat = Heartbeat(engine)
+        stack.push_async_callback(heartbeat.close)
         leases = LeaseService(engine, create_presence(engine))
         stack.push_async_callback(leases.close)
 
@@ -152,15 +155,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         await stack.enter_async_context(running(sweep_regularly(engine, storage), name="library-sweep"))
 
-        passwords = PasswordHasher()
-        stack.callback(passwords.close)
-        accounts = AccountService(
-            engine,
-            passwords=passwords,
-            tokens=_create_token_issuer(settings),
-            throttle=LoginThrottle(engine),
-            library=library,
-        )
+        accounts = _open_accounts(settings, engine, library, stack)
         signal = _open_redis_signal(settings, stack)
         task_events = await _open_task_events(engine, accounts, signal, stack)
 
@@ -182,6 +177,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
+                heartbeat,
                 inference=inference,
                 on_change=task_events.announce,
                 signal=signal,
@@ -262,6 +258,15 @@ def _open_storage(settings: Settings) -> Storage:
         return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
+
+
+def _open_accounts(
+    settings: Settings, engine: AsyncEngine, library: LibraryService, stack: AsyncExitStack
+) -> AccountService:
+    passwords = PasswordHasher()
+    stack.callback(passwords.close)
+    tokens = _create_token_issuer(settings)
+    return AccountService(engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library)
 
 
 async def _open_task_events(

@@ -169,7 +169,7 @@ class TaskService:
             cancelled = await connection.execute(
                 update(InferenceTask)
                 .where(InferenceTask.id == task.id, InferenceTask.status == TaskStatus.PENDING.value)
-                .values(status=TaskStatus.CANCELLED.value, runner=mark, updated_at=utc_now())
+                .values(status=TaskStatus.CANCELLED.value, claim=mark, updated_at=utc_now())
             )
             task = await _find(connection, account_id, task_id)
             if cancelled.rowcount:
