@@ -88,7 +88,7 @@ MONEY_SAVED = _counter("money_saved_total", "COST_PER_API_CALL for each answer o
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
-# Of the whole installation, whoever is asked: whoever answers a scrape asks the database, and what it says last counts.
+# Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.
 TASKS_UNFINISHED = Gauge(
     f"{PREFIX}_tasks_unfinished",
     "Tasks that wait or run, of all instances together.",
@@ -172,7 +172,7 @@ def flush() -> None:
         _add(seconds, times)
     _requests.clear()
     for counter, amount in _counts.items():
-        # A plugin may report less than nothing, which a counter refuses: nothing else shall wait behind it for ever.
+        # A plugin may report less than nothing, which a counter refuses; the counts behind it must not wait.
         if amount > 0:
             counter.inc(amount)
     _counts.clear()
