@@ -20,8 +20,8 @@ from app.database.heartbeat import ROWS_KEPT_SECONDS, STALLED_SECONDS, Heartbeat
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, seconds_from_now
 from app.database.tables.classification import ProcessHeartbeat, StatsState
-from tests.database.test_engine import going_silent
 from tests.support.databases import TestDatabase
+from tests.support.silence import going_silent
 
 PATIENCE_SECONDS = 60
 CLAIM = Statement("INSERT INTO stats_state (name, value) VALUES (%s, %s)", ("claim", "ours"))

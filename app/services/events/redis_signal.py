@@ -1,6 +1,6 @@
 """A word among processes, by Redis' publish and subscribe, that there is something new to read. It carries nothing.
 
-It may be lost at any time: whoever listens also looks by itself now and then, and more often while there is no contact.
+It may be lost at any time: a listener also looks by itself now and then, and more often while there is no contact.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from loguru import logger
 KEY_PREFIX = "ic1"
 TIMEOUT_SECONDS = 0.5
 RETRY_SECONDS = 5.0
-# A server that has vanished without a word would be listened to for ever.
+# A server that has vanished would otherwise be listened to without end.
 SILENCE_SECONDS = 10.0
 
 
