@@ -58,7 +58,7 @@ async def test_an_error_of_the_service_is_said_in_words(
         await page.goto(f"{url}/demo")
         await choose(page, CAT)
         await expect(entry(page).locator(".failure")).to_have_text(
-            "The model provider does not accept the service's key. The operator has to look."
+            "The model provider does not accept the service's key. Tell the operator."
         )
         await expect(entry(page).locator(".facts")).to_contain_text("Request req_")
     await provoked(page_problems, "503 (Service Unavailable)")
