@@ -12,32 +12,20 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.database import DatabaseSettings
-from app.config.model import ModelSettings
-from app.config.settings import Settings, StatisticsSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.migrate import migrate
 from app.main import create_app
 from app.services.accounts import passwords
-from scripts.mysql_programs import find_mariadb, search_path
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
 from tests.support.databases import TestDatabase, close_recorders, empty_tables, fresh_database
+from tests.support.service_settings import DATABASE_KINDS, migrated, server_url, settings_on
 from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
 # Nobody is trusted by it, and no certificates are loaded, which takes as long as many a test.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
-
-
-def server_url(servers: Servers, kind: str) -> str:
-    """The administrator's URL of the server of one kind."""
-    if kind == "mysql":
-        return servers.mysql_url
-    if servers.mariadb_url is None:
-        pytest.skip("MariaDB stands in for MySQL already: the tests run on it under that name")
-    return servers.mariadb_url
 
 
 # Tests of SQL run on every kind of database, and so does the specification's session with the whole API. MariaDB
@@ -75,15 +63,6 @@ async def migrated_database(
         yield await migrated(database.settings)
 
 
-async def migrated(database: DatabaseSettings) -> DatabaseSettings:
-    """Bring the schema of a database up to date, and return its settings."""
-    settings = Settings(database=database)
-    engine = create_engine(settings)
-    await migrate(engine, settings)
-    await engine.dispose()
-    return database
-
-
 @pytest.fixture
 async def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Settings]:
     """Settings of a database in which there is nothing yet."""
@@ -116,25 +95,6 @@ def model_server() -> Iterator[FakeModelServer]:
 def settings(migrated_database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
     """Settings of a service on an empty database, with the fake model server as its model."""
     return settings_on(migrated_database, model_server, tmp_path)
-
-
-def settings_on(database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
-    """Settings of a service on `database`, with the fake model server as its model."""
-    return Settings(
-        data_dir=tmp_path,
-        database=database,
-        # Tests choose dates of their own, old ones too.
-        statistics=StatisticsSettings.model_validate({"log_retention_days": 0}),
-        model=ModelSettings.model_validate(
-            {
-                "provider": "custom",
-                "base_url": model_server.openai_url,
-                "api_key": model_server.api_key,
-                "model": "test-vision",
-                "max_concurrency": 64,
-            }
-        ),
-    )
 
 
 @pytest.fixture

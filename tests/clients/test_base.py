@@ -22,7 +22,7 @@ from app.clients.errors import (
     ModelUnreachable,
 )
 from app.config.model import ModelSettings
-from tests.clients.conftest import model_settings
+from tests.support.model_settings import model_settings
 
 PHOTO = PreparedPhoto(b"jpeg")
 RESULT = ModelResult(Category.PETS, 0.9, None, {})

@@ -14,9 +14,9 @@ from app.database import presence as presence_module
 from app.database.engine import create_engine
 from app.database.presence import create_presence
 from app.database.tables.classification import ModelCallLease
-from tests.database.test_engine import going_silent
 from tests.support.databases import TestDatabase, admin_engine
 from tests.support.leases import IMAGE, process, rows, soon, take
+from tests.support.silence import going_silent
 
 
 async def test_a_pool_of_one_connection_is_enough(migrated_database: DatabaseSettings, engine: AsyncEngine) -> None:

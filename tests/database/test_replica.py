@@ -30,12 +30,12 @@ from app.runtime.capacity import pool_limits, replica_pool_limits
 from app.services.statistics.service import StatsService
 from scripts.mysql_instance import Setup, create_data_directory, greeting, server_command, socket_path
 from scripts.mysql_programs import get_mysql, search_path, server_home
-from tests.api.routes.test_classify import photo, upload
-from tests.conftest import migrated, settings_on
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.databases import Servers
 from tests.servers.processes import RunningProcess, free_port, start_process
+from tests.support.classify import photo, upload
 from tests.support.databases import fresh_database
+from tests.support.service_settings import migrated, settings_on
 from tests.support.serving import serving
 
 ON_MAIN, ON_REPLICA = 5, 7

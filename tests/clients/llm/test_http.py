@@ -20,8 +20,8 @@ from app.clients.llm.http import (
     error_from_response,
     retry_after_seconds,
 )
-from tests.clients.conftest import model_settings
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.support.model_settings import model_settings
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.tables.classification import CachedImage, ModelCallLease, RequestLog
 from app.main import create_app
-from tests.conftest import migrated, server_url
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import classification, failure
 from tests.fakes.model_server import FakeModelServer
-from tests.runtime.test_capacity import COMMANDS
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 from tests.support.databases import fresh_database
+from tests.support.running import COMMANDS
+from tests.support.service_settings import migrated, server_url
 from tests.support.serving import serving
 
 PATIENCE_SECONDS = 60
