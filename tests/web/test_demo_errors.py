@@ -38,10 +38,12 @@ async def test_a_file_that_is_gone_is_named(
 
 
 async def test_a_service_that_is_gone_is_named(page: Page, page_problems: list[str], settings: Settings) -> None:
-    async with serving(create_app(settings)) as url:
+    async with (
+        serving(create_app(settings)) as url,
         # The page is there before its names of the categories are.
-        async with page.expect_request_finished(lambda request: request.url.endswith("/categories")):
-            await page.goto(f"{url}/demo")
+        page.expect_request_finished(lambda request: request.url.endswith("/categories")),
+    ):
+        await page.goto(f"{url}/demo")
     await choose(page, CAT)
     await expect(entry(page).locator(".outcome")).to_have_text("Failed")
     await expect(entry(page).locator(".failure")).to_contain_text("The service cannot be reached.")
