@@ -133,7 +133,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
-    # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
+    # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))

@@ -1,8 +1,8 @@
-"""A transaction in one trip: on MySQL all statements and the COMMIT are one packet, and their rows come back together.
+"""A transaction in one trip: on MySQL all statements and the COMMIT are sent together, and so come their rows back.
 
 SQLAlchemy would send each by itself, and spends more CPU on each than the server does. What goes wrong is what
-`app/database/transactions.py` makes of it. A node of a Galera cluster gets no packets: when it undoes a transaction in
-favour of another node's, it may report the error and all the same run the rest of the packet, and commit it
+`app/database/transactions.py` makes of it. A node of a Galera cluster gets its statements one by one: when it undoes a
+transaction in favour of another node's, it may report the error and all the same run the rest, and commit it
 (tests/scaling/test_galera.py; seen with MariaDB 10.11).
 """
 
@@ -57,7 +57,7 @@ async def run(engine: AsyncEngine, statements: Sequence[Statement], *, writes: b
 async def send(driver: aiomysql.Connection, statements: Sequence[Statement]) -> list[Rows]:
     """Send `statements` and a COMMIT on a connection without autocommit; return the rows of each.
 
-    After any error the connection must be closed: it may hold an open transaction, or answers that nobody has read.
+    After any error the connection must be closed: it may hold an open transaction, or answers that have not been read.
     """
     texts = [_render(driver, statement) for statement in statements]
     results: list[Rows] = []

@@ -25,7 +25,7 @@ from app.errors import DatabaseUnavailable, ServerBusy
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 4
-# A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; nobody shall wait for it.
+# A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; no request shall wait for it.
 # The total leaves room for a second attempt after a first that ran out of time.
 ATTEMPT_TIMEOUT_SECONDS = 8.0
 TOTAL_TIMEOUT_SECONDS = 20.0

@@ -1,7 +1,7 @@
 """How many processes serve, and what each may take of what MySQL gives all of them.
 
-Whoever starts the processes tells each their number in WEB_CONCURRENCY (gunicorn_config.py, app/__main__.py; uvicorn
-takes it from there). Where nobody does, there is one.
+The command that starts the processes tells each their number in WEB_CONCURRENCY (gunicorn_config.py, app/__main__.py;
+uvicorn takes it from there). Without it, there is one.
 """
 
 from typing import NamedTuple
