@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from app.clients.registry import create_model_client
 from app.config.settings import Settings
 from app.database.engine import connections_limit
-from app.database.lifespan import open_database, open_replica
+from app.database.lifespan import open_database, open_heartbeat, open_replica
 from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
@@ -85,6 +85,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
 
         engine = await enter(open_database(settings))
         replica = await enter(open_replica(settings, engine))
+        heartbeat = await enter(open_heartbeat(engine))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
         model_client = create_model_client(settings.model)
@@ -109,7 +110,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         classifier = await enter(
             open_classifier(
-                settings.image, engine, cache=cache, recorder=recorder, model_client=model_client, decoder=decoder
+                settings.image, engine, heartbeat, cache=cache, log=log, model_client=model_client, decoder=decoder
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
@@ -130,7 +131,13 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         tasks = await enter(
             open_tasks(
-                settings, engine, inference=inference, on_change=events.announce, signal=signal, is_worker=is_worker
+                settings,
+                engine,
+                heartbeat,
+                inference=inference,
+                on_change=events.announce,
+                signal=signal,
+                is_worker=is_worker,
             )
         )
         health = HealthService(engine, model_client, replica)

@@ -1,4 +1,4 @@
-"""What a process needs of the databases: the main one, whose tables are there and up to date, and a replica."""
+"""What a process needs of the databases: the main one with up-to-date tables, its heartbeat there, and a replica."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.engine import create_engine, create_replica_engine
+from app.database.heartbeat import Heartbeat
 from app.database.migrate import migrate, wait_for_database
 from app.database.replica import Replica
 
@@ -40,3 +41,13 @@ async def open_replica(settings: Settings, main: AsyncEngine) -> AsyncIterator[R
         yield Replica(main, engine)
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def open_heartbeat(engine: AsyncEngine) -> AsyncIterator[Heartbeat]:
+    """Yield the heartbeat of this process; what the process owns must be released by the end of the block."""
+    heartbeat = Heartbeat(engine)
+    try:
+        yield heartbeat
+    finally:
+        await heartbeat.close()

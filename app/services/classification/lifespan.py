@@ -1,4 +1,4 @@
-"""What a process needs to classify photos: the leases of its calls to the model."""
+"""What a process needs to classify photos: the right to call the model, and what becomes of its answers."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,20 +8,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
 from app.config.settings import ImageSettings
-from app.database.presence import create_presence
+from app.database.heartbeat import Heartbeat
 from app.services.cache.service import CacheService
-from app.services.classification.lease import LeaseService
 from app.services.classification.service import ClassifierService
-from app.services.request_log.recorder import RequestRecorder
+from app.services.classification.store import ClassificationStore
+from app.services.request_log.lifespan import RequestLog
 
 
 @asynccontextmanager
 async def open_classifier(
     settings: ImageSettings,
     engine: AsyncEngine,
+    heartbeat: Heartbeat,
     *,
     cache: CacheService,
-    recorder: RequestRecorder,
+    log: RequestLog,
     model_client: ModelClient,
     decoder: ThreadPoolExecutor,
 ) -> AsyncIterator[ClassifierService]:
@@ -30,22 +31,21 @@ async def open_classifier(
     Args:
         settings: what photos are taken.
         engine: the database.
+        heartbeat: that of this process.
         cache: what is known already.
-        recorder: logs what was answered.
+        log: of requests and their sums.
         model_client: the model of the service, started.
         decoder: prepares photos for it.
     """
-    leases = LeaseService(engine, create_presence(engine))
     classifier = ClassifierService(
         cache=cache,
-        recorder=recorder,
+        recorder=log.recorder,
         model_client=model_client,
         decoder=decoder,
         image_settings=settings,
-        leases=leases,
+        store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups),
     )
     try:
         yield classifier
     finally:
         await classifier.close()
-        await leases.close()
