@@ -44,9 +44,9 @@ format: $(VENV)/development ## Format the code and mend what ruff can mend
 model: | $(VENV)/runtime ## Fetch the local model's weights (once)
 	@$(BIN)/python -m scripts.make_model
 
-bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes eight minutes)
+bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes ten minutes; ARGS="--before CHECKOUT")
 	@$(BIN)/python scripts/mysql_server.py fetch
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(ARGS)
 
 mysql: $(VENV)/runtime ## Start a MySQL server to try things on (make mysql-stop ends it)
 	@$(BIN)/python scripts/mysql_server.py start

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,36 +14,34 @@ from app.clients.base import LOCAL_MODEL_PREFIX
 from app.clients.registry import create_model_client
 from app.config.settings import Settings
 from app.database.engine import connections_limit, create_engine, create_replica_engine
+from app.database.heartbeat import Heartbeat
 from app.database.migrate import migrate, wait_for_database
-from app.database.presence import create_presence
 from app.database.replica import Replica
 from app.errors import AppError
 from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
+from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.runtime.rlimits import raise_open_files_limit
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key
-from app.services.cache.invalidation import CacheInvalidator
-from app.services.cache.memory import MemoryCache
-from app.services.cache.redis import RedisCache
+from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
-from app.services.cache.tiers import CacheTiers
-from app.services.classification.lease import LeaseService
 from app.services.classification.service import ClassifierService
+from app.services.classification.store import ClassificationStore
 from app.services.events.feed import TaskEvents
-from app.services.events.redis_signal import RedisSignal
+from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
-from app.services.library.sweep import sweep_for_ever
+from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
+from app.services.redis import open_redis
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
@@ -84,7 +81,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Resources]:
-    """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
+    """Open all resources; at the end, finish what is under way (model calls, log rows) and close them.
 
     Args:
         settings: of the service.
@@ -122,12 +119,20 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             queued_rows=lambda: recorder.pending_rows,
             queue_limit_rows=MAX_PENDING_ROWS,
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(gauges.refresh_for_ever(), name="gauges"))
+        await stack.enter_async_context(running(gauges.run(), name="gauges"))
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
-        cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
-        leases = LeaseService(engine, create_presence(engine))
-        stack.push_async_callback(leases.close)
+        redis = await stack.enter_async_context(open_redis(settings))
+        cache = await stack.enter_async_context(
+            open_cache(
+                engine,
+                memory_entries=settings.cache.memory_entries,
+                redis=redis,
+                rollups=rollups,
+                accepts_provisional=accepts_provisional,
+            )
+        )
+        heartbeat = _open_heartbeat(engine, stack)
 
         classifier = ClassifierService(
             cache=cache,
@@ -135,21 +140,21 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             model_client=model_client,
             decoder=decoder,
             image_settings=settings.image,
-            leases=leases,
+            store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=rollups),
         )
         stack.push_async_callback(classifier.close)
 
         request_log = RequestLogService(engine, settings.statistics.timezone)
         if settings.statistics.log_retention_days:
-            retention = asyncio.create_task(request_log.keep_short(settings.statistics.log_retention_days))
-            stack.push_async_callback(_cancel, retention)
+            retention = request_log.keep_short(settings.statistics.log_retention_days)
+            await stack.enter_async_context(running(retention, name="log-retention"))
 
         storage = _open_storage(settings)
         stack.push_async_callback(storage.close)
         library = LibraryService(
             engine, storage, decoder=decoder, image_settings=settings.image, library_settings=settings.library
         )
-        stack.push_async_callback(_cancel, asyncio.create_task(sweep_for_ever(engine, storage), name="library-sweep"))
+        await stack.enter_async_context(running(sweep_regularly(engine, storage), name="library-sweep"))
 
         passwords = PasswordHasher()
         stack.callback(passwords.close)
@@ -160,15 +165,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
-        task_events = TaskEvents(
-            engine,
-            accounts,
-            # The rest is for those who ask for something.
-            max_streams=raise_open_files_limit() // 2,
-            signal=_open_redis_signal(settings, stack),
-        )
-        stack.push_async_callback(_cancel, asyncio.create_task(task_events.run(), name="task-events"))
-        stack.callback(task_events.end_streams)
+        signal = await stack.enter_async_context(open_signal(redis))
+        task_events = await stack.enter_async_context(open_events(engine, accounts=accounts, signal=signal))
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
         models = ModelCatalogue(model_client, settings.model)
@@ -179,7 +177,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             models=models,
             classifier=classifier,
             cache=cache,
-            earlier=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
+            further_models=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
             recorder=recorder,
             memory=upload_memory,
         )
@@ -188,15 +186,16 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
-                key_space=_key_space(settings),
                 inference=inference,
                 on_change=task_events.announce,
+                signal=signal,
                 is_worker=is_worker,
             )
         )
 
         errors = ErrorCounts(engine)
-        stack.push_async_callback(_cancel, asyncio.create_task(errors.run(), name="error-totals"))
+        stack.push_async_callback(errors.close)
+        await stack.enter_async_context(running(errors.run(), name="error-counts"))
         stats, health = StatsService(engine, settings.statistics, replica), HealthService(engine, model_client, replica)
         dashboard = DashboardFeed(stats, health)
         stack.push_async_callback(dashboard.close)
@@ -221,19 +220,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
 
 
-async def _open_cache(
-    settings: Settings, engine: AsyncEngine, rollups: Rollups, stack: AsyncExitStack, *, accepts_provisional: bool
-) -> CacheService:
-    copies = CacheTiers(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
-    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
-    stack.push_async_callback(cache.close)
-    if copies.are_kept:
-        watch = CacheInvalidator(engine, copies)
-        await watch.look()
-        stack.push_async_callback(_cancel, asyncio.create_task(watch.run(), name="cache-watch"))
-    return cache
-
-
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:
     engine = create_engine(settings)
     stack.push_async_callback(engine.dispose)
@@ -245,6 +231,12 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
     return engine
 
 
+def _open_heartbeat(engine: AsyncEngine, stack: AsyncExitStack) -> Heartbeat:
+    heartbeat = Heartbeat(engine)
+    stack.push_async_callback(heartbeat.close)
+    return heartbeat
+
+
 def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
     engine = create_replica_engine(settings)
     if engine is None:
@@ -253,36 +245,11 @@ def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) 
     return Replica(main, engine)
 
 
-def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
-    address = settings.cache.redis_url.get_secret_value()
-    if not address:
-        return None
-    redis = RedisCache(address, key_space=_key_space(settings))
-    stack.push_async_callback(redis.close)
-    return redis
-
-
 def _open_storage(settings: Settings) -> Storage:
     try:
         return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
-
-
-def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:
-    address = settings.cache.redis_url.get_secret_value()
-    if not address:
-        return None
-    signal = RedisSignal(address, key_space=_key_space(settings))
-    stack.push_async_callback(signal.close)
-    return signal
-
-
-def _key_space(settings: Settings) -> str:
-    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
-    url = settings.database_url
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    return f"{url.host}:{url.port}/{place}"
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:
@@ -293,8 +260,3 @@ def _create_token_issuer(settings: Settings) -> TokenIssuer:
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
     return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -34,7 +34,7 @@ async def work(settings: Settings) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await finish.wait()
-        logger.info("task worker: leaving")
+        logger.info("task worker: shutting down")
 
 
 def _show_metrics(host: str, port: int) -> None:

@@ -16,12 +16,12 @@ from app.categories import Category
 from app.clock import utc_now
 from app.database.tables.classification import CachedImage
 from app.database.tables.schema import metadata
-from scripts.mysql_instance import ServerStartError
+from scripts.mysql_instance import ServerStartError, Setup
 from tests.servers.databases import start_servers
 
 FSYNC_PROBES = 50
 FSYNC_BYTES = 4096
-# MySQL's own defaults; a test's server has less.
+# MySQL's own defaults; a server of another setup has less.
 # https://dev.mysql.com/doc/refman/9.7/en/innodb-parameters.html
 DEFAULT_BUFFER_POOL_BYTES = 128 * 1024 * 1024
 DEFAULT_REDO_LOG_BYTES = 100 * 1024 * 1024
@@ -101,8 +101,8 @@ def sqlite_database(file: Path) -> Iterator[Database]:
 
 
 @contextmanager
-def mysql_server(*, must_be_durable: bool) -> Iterator[MysqlServer]:
-    """A real server, with the memory that MySQL takes by default unless it is that of TEST_MYSQL_URL.
+def mysql_server(setup: Setup = Setup.DEFAULT, *, must_be_durable: bool = True) -> Iterator[MysqlServer]:
+    """A real server, with the memory that MySQL takes by default; TEST_MYSQL_URL names another one, set up already.
 
     Our own server is durable; `must_be_durable` matters to that of TEST_MYSQL_URL.
 
@@ -110,7 +110,7 @@ def mysql_server(*, must_be_durable: bool) -> Iterator[MysqlServer]:
         NoServerError, ServerStartError, ProcessFailedError: there is no server, or it did not start.
         NotDurableError: the server does not wait for the disk, though it must.
     """
-    servers = start_servers(durable=True)
+    servers = start_servers(setup)
     try:
         url = make_url(servers.mysql_url)
         engine = create_engine(url.set(drivername="mysql+pymysql", database=""), isolation_level="AUTOCOMMIT")

@@ -161,7 +161,7 @@ def run(plan: Plan, wrk: Wrk) -> None:
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        mysql = stack.enter_context(mysql_server(must_be_durable=True))
+        mysql = stack.enter_context(mysql_server())
         model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
         print(render_growth(_measure_growth(plan, wrk, mysql, model.url, folder)), flush=True)
         if plan.uploads:

@@ -9,7 +9,7 @@ from bench.load import Outcome, Request
 from bench.measure import Measurement, Target
 from bench.requests import check_known, check_many, check_unknown, hash_of_number, known_hash, upload_known, upload_new
 from bench.services import make_known
-from bench.yardstick import DECODED_PATH
+from bench.yardstick import MODELLED_PATH
 
 HIT_CONNECTIONS = (1, 32, 128, 256)
 UPLOAD_CONNECTIONS = 8
@@ -27,19 +27,29 @@ NEW = "upload, new photo"
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The services of a run. `ours` commits before it answers, `later` after; both on MySQL, as `naive` is."""
+    """The services of a run. `ours` commits before it answers, `later` after; both on MySQL, as `naive` is.
+
+    `without_binary_log` is on a MySQL of its own. `before` is the service of another checkout, if one is compared.
+    """
 
     bare: Target
     yardstick: Target
     naive: Target
     ours: Target
     later: Target
+    without_binary_log: Target
     sqlite: Target
     local: Target
+    before: Target | None = None
 
     def all(self) -> list[Target]:
         """In the order of the tables."""
-        return [self.bare, self.yardstick, self.naive, self.ours, self.later, self.sqlite, self.local]
+        others = [self.later, self.without_binary_log, self.sqlite, self.local]
+        return [self.bare, self.yardstick, self.naive, *self.ours_and_before(), *others]
+
+    def ours_and_before(self) -> list[Target]:
+        """The service that is measured, and that of the other checkout, if there is one."""
+        return [self.ours] if self.before is None else [self.before, self.ours]
 
 
 def fill_caches(targets: Targets, photo: bytes) -> None:
@@ -48,7 +58,7 @@ def fill_caches(targets: Targets, photo: bytes) -> None:
     Raises:
         LoadError: a service did not classify the photo.
     """
-    for target in (targets.ours, targets.later, targets.sqlite):
+    for target in (*targets.ours_and_before(), targets.later, targets.without_binary_log, targets.sqlite):
         make_known(target.service, upload_known(photo))
     for target, hashes in ((targets.naive, [known_hash(photo)]), (targets.ours, _many_hashes())):
         assert target.engine is not None  # noqa: S101 - both keep books
@@ -58,10 +68,10 @@ def fill_caches(targets: Targets, photo: bytes) -> None:
 def plan_measurements(targets: Targets, photo: bytes) -> list[Measurement]:
     """Return the lines; those that are compared stand together, so that little time passes between them."""
     check, known, new = check_known(photo), upload_known(photo), upload_new(photo)
-    services = [targets.bare, targets.yardstick, targets.naive, targets.ours]
+    services = [targets.bare, targets.yardstick, targets.naive, *targets.ours_and_before()]
     lines: list[Measurement] = []
     for connections in HIT_CONNECTIONS:
-        group = _compared(HIT, [*services, targets.later], check, connections)
+        group = _compared(HIT, [*services, targets.later, targets.without_binary_log], check, connections)
         lines += group
         yardstick, naive = group[1], group[2]
         if connections == 32:
@@ -75,14 +85,17 @@ def plan_measurements(targets: Targets, photo: bytes) -> list[Measurement]:
         if connections in {1, 32}:
             lines.append(Measurement(HIT, targets.sqlite, check, connections, yardstick=yardstick))
     uploads = _compared(KNOWN, services, known, UPLOAD_CONNECTIONS)
-    decoded = replace(new, path=DECODED_PATH)
-    reference = Measurement(NEW, targets.yardstick, decoded, UPLOAD_CONNECTIONS, Outcome.FRESH)
+    modelled = replace(new, path=MODELLED_PATH)
+    reference = Measurement(NEW, targets.yardstick, modelled, UPLOAD_CONNECTIONS, Outcome.FRESH)
     return [
         *lines,
         *uploads,
         Measurement(KNOWN, targets.sqlite, known, UPLOAD_CONNECTIONS, yardstick=uploads[1]),
         reference,
-        Measurement(NEW, targets.ours, new, UPLOAD_CONNECTIONS, Outcome.FRESH, reference),
+        *(
+            Measurement(NEW, target, new, UPLOAD_CONNECTIONS, Outcome.FRESH, reference)
+            for target in targets.ours_and_before()
+        ),
         *(Measurement(NEW, targets.local, new, connections, Outcome.FRESH) for connections in (1, 2)),
     ]
 

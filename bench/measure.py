@@ -63,12 +63,14 @@ class Measurement:
         """Return the median of a value over the rounds."""
         return statistics.median(value(sample) for sample in self.samples)
 
-    def ratio(self, other: "Measurement | None") -> float | None:
-        """Return the median over the rounds of the rate's ratio to the other line's in the same round."""
+    def ratio(
+        self, other: "Measurement | None", value: Callable[[Sample], float] = lambda sample: sample.per_second
+    ) -> float | None:
+        """Return the median over the rounds of a value's (the rate's) ratio to the other line's in the same round."""
         if other is None:
             return None
         pairs = zip(self.samples, other.samples, strict=True)
-        return statistics.median(ours.per_second / theirs.per_second for ours, theirs in pairs)
+        return statistics.median(value(ours) / (value(theirs) or 1) for ours, theirs in pairs)
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def run(kind: str, seconds: float, keep: Path | None, settings: Mapping[str, str
     name, request, connections, outcome = LINES[kind]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        mysql = stack.enter_context(mysql_server(must_be_durable=True))
+        mysql = stack.enter_context(mysql_server())
         database = stack.enter_context(mysql.database())
         model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", folder)))
         command = our_service("ours", database.url, folder, model_url=model.url, **settings)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.lines import Targets
 from bench.measure import Measurement
 from bench.targets import Goal
 
@@ -20,6 +21,7 @@ LOAD_COLUMNS = (
     "RSS MB",
 )
 PROCESS_COLUMNS = ("worker", "start s", "RSS MB after the start", "after the run", "peak")
+CHANGE_COLUMNS = ("compared with before", "connections", "requests/s", "CPU ms", "p50 ms", "RSS MB")
 TARGET_COLUMNS = ("target", "must", "goal", "measured", "verdict")
 
 
@@ -74,6 +76,31 @@ def render_targets(goals: Sequence[Goal]) -> str:
         for goal in goals
     ]
     return render_table(TARGET_COLUMNS, 1, rows)
+
+
+def render_changes(measurements: Sequence[Measurement], targets: Targets) -> str:
+    """Return ours compared with the service of the other checkout, line by line, as Markdown.
+
+    Requests/s and CPU are ratios within a round, of which the median; p50 and memory are "before → ours".
+    """
+    by_line = {(each.title, each.connections): each for each in measurements if each.target is targets.before}
+    rows = []
+    for line in measurements:
+        before = by_line.get((line.title, line.connections))
+        if before is None or line.target is not targets.ours:
+            continue
+        p50 = [each.median(lambda sample: sample.p50_ms) for each in (before, line)]
+        rows.append(
+            [
+                line.title,
+                str(line.connections),
+                f"{line.ratio(before):.2f}",
+                f"{line.ratio(before, lambda sample: sample.cpu_ms):.2f}",
+                " → ".join(map(three_figures, p50)),
+                f"{before.resident_megabytes:.0f} → {line.resident_megabytes:.0f}",
+            ]
+        )
+    return render_table(CHANGE_COLUMNS, 1, rows)
 
 
 def render_table(columns: Sequence[str], left_aligned: int, rows: Sequence[Sequence[str]]) -> str:

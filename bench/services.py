@@ -26,12 +26,16 @@ FIRST_QUESTION = Request("/api/v1/classify/check-cache", "application/json", b'{
 
 @dataclass(frozen=True, slots=True)
 class ServiceCommand:
-    """How to start a service: `app` is module:name, `folder` where it runs; `environment` is all but PATH."""
+    """How to start a service: `app` is module:name of `checkout`, `folder` where it runs.
+
+    `environment` is all but PATH and PYTHONPATH.
+    """
 
     name: str
     app: str
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    checkout: Path = PROJECT_ROOT
 
 
 def our_service(
@@ -84,7 +88,7 @@ def start_service(command: ServiceCommand) -> Iterator[Service]:
             *("--no-access-log", "--timeout-keep-alive", str(ANSWER_TIMEOUT_SECONDS)),
         ],
         ready=answers,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), **command.environment},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(command.checkout), **command.environment},
         cwd=command.folder,
         ready_within_seconds=START_TIMEOUT_SECONDS,
         grace_seconds=STOP_TIMEOUT_SECONDS,

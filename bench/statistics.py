@@ -128,7 +128,7 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
     """
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        mysql_server(must_be_durable=True) as server,
+        mysql_server() as server,
         server.database() as database,
     ):
         began = time.perf_counter()

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 from scripts.mysql_debian import exclusive
@@ -20,11 +21,23 @@ GREETING_TIMEOUT_SECONDS = 5
 # A socket's path must fit in sockaddr_un: 104 bytes on macOS, 108 on Linux, with the closing NUL.
 LONGEST_SOCKET_PATH = 100
 
-# Scratch data needs no protection against a crash: nothing waits for the disk.
+# Scratch data needs no protection against a crash: no commit waits for the disk.
 # https://dev.mysql.com/doc/refman/en/innodb-parameters.html
 _RELAXED = ("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF")
 _SMALL = ("--innodb-buffer-pool-size=64M", "--performance-schema=OFF", "--max-connections=300")
 _SMALL_LOG = {True: "--loose-innodb-redo-log-capacity=64M", False: "--innodb-log-file-size=32M"}
+_NO_BINARY_LOG = "--loose-disable-log-bin"
+
+
+class Setup(Enum):
+    """How a server is set up."""
+
+    SCRATCH = "scratch"
+    """For tests: small, without a binary log; a crash of the machine loses the last transactions."""
+    DURABLE = "durable"
+    """To try things on: as small, but a commit is on the disk when it is answered."""
+    DEFAULT = "default"
+    """What a server has without any configuration: binary log, performance schema, 128 MB of buffer pool."""
 
 
 class ServerStartError(Exception):
@@ -62,11 +75,10 @@ def create_data_directory(program: ServerProgram, home: Path, target: Path) -> N
     partial.rename(target)
 
 
-def server_command(program: ServerProgram, directory: Path, port: int, *, durable: bool = False) -> list[str]:
+def server_command(program: ServerProgram, directory: Path, port: int, setup: Setup = Setup.SCRATCH) -> list[str]:
     """Return the command for a server on 127.0.0.1:`port` that keeps everything in `directory`.
 
-    The data directory is `directory`/data, the socket `directory`/s. Without `durable`, a crash of the machine loses
-    the last transactions; with it, commits reach the disk as they do in production.
+    The data directory is `directory`/data, the socket `directory`/s.
     """
     options = [
         f"--datadir={directory / 'data'}",
@@ -76,11 +88,11 @@ def server_command(program: ServerProgram, directory: Path, port: int, *, durabl
         f"--port={port}",
         "--bind-address=127.0.0.1",
         "--character-set-server=utf8mb4",
-        "--loose-disable-log-bin",
-        *_SMALL,
-        _SMALL_LOG[program.is_mysql],
-        *([] if durable else _RELAXED),
     ]
+    if setup is not Setup.DEFAULT:
+        options += [_NO_BINARY_LOG, *_SMALL, _SMALL_LOG[program.is_mysql]]
+    if setup is Setup.SCRATCH:
+        options += _RELAXED
     if program.is_mysql:
         options += ["--loose-mysqlx=OFF", "--secure-file-priv=NULL"]
     return [*program.command, *_user_option(), *options]

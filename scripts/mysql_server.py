@@ -26,6 +26,7 @@ if not __package__:
 from scripts.mysql_debian import FetchError, exclusive
 from scripts.mysql_instance import (
     ServerStartError,
+    Setup,
     create_data_directory,
     greeting,
     prepare_template,
@@ -121,7 +122,7 @@ def start(home: Path, port: int) -> str:
             with (directory / "log").open("wb") as log:
                 # It inherits the lock, which thereby says whether it lives and whether `process` is still its own.
                 process = subprocess.Popen(  # noqa: S603 - a server program of this machine
-                    server_command(program, directory, port, durable=True),
+                    server_command(program, directory, port, Setup.DURABLE),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

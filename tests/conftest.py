@@ -12,38 +12,41 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.database import DatabaseSettings
-from app.config.model import ModelSettings
-from app.config.settings import Settings, StatisticsSettings
+from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.migrate import migrate
 from app.main import create_app
 from app.services.accounts import passwords
-from scripts.mysql_programs import find_mariadb, search_path
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
 from tests.support.databases import TestDatabase, close_recorders, empty_tables, fresh_database
+from tests.support.service_settings import DATABASE_KINDS, migrated, server_url, settings_on
 from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
 # Nobody is trusted by it, and no certificates are loaded, which takes as long as many a test.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-DATABASE_KINDS = ["sqlite", "mysql", *(["mariadb"] if find_mariadb(search_path()) else [])]
 
 
-def server_url(servers: Servers, kind: str) -> str:
-    """The administrator's URL of the server of one kind."""
-    if kind == "mysql":
-        return servers.mysql_url
-    if servers.mariadb_url is None:
-        pytest.skip("MariaDB stands in for MySQL already: the tests run on it under that name")
-    return servers.mariadb_url
+# Tests of SQL run on every kind of database, and so does the specification's session with the whole API. MariaDB
+# answers the rest as MySQL does, by the same driver and the same statements.
+ON_EVERY_KIND = ("tests/database/", "tests/services/", "tests/documentation/test_specification.py")
 
 
-@pytest.fixture(scope="session", params=DATABASE_KINDS)
+@pytest.fixture(scope="session")
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """sqlite, mysql or mariadb: whatever needs it runs on each."""
+    """sqlite, mysql or mariadb: a test that needs it runs on each (`pytest_generate_tests`)."""
     return str(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that needs a database on each kind, unless it names the kinds itself."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "database_kind" not in metafunc.fixturenames or any("database_kind" in mark.args[0] for mark in marks):
+        return
+    is_about_sql = metafunc.definition.nodeid.startswith(ON_EVERY_KIND)
+    kinds = DATABASE_KINDS if is_about_sql else [kind for kind in DATABASE_KINDS if kind != "mariadb"]
+    metafunc.parametrize("database_kind", kinds, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -58,15 +61,6 @@ async def migrated_database(
     url = server_url(request.getfixturevalue("servers"), database_kind)
     async with fresh_database(database_kind, url) as database:
         yield await migrated(database.settings)
-
-
-async def migrated(database: DatabaseSettings) -> DatabaseSettings:
-    """Bring the schema of a database up to date, and return its settings."""
-    settings = Settings(database=database)
-    engine = create_engine(settings)
-    await migrate(engine, settings)
-    await engine.dispose()
-    return database
 
 
 @pytest.fixture
@@ -101,25 +95,6 @@ def model_server() -> Iterator[FakeModelServer]:
 def settings(migrated_database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
     """Settings of a service on an empty database, with the fake model server as its model."""
     return settings_on(migrated_database, model_server, tmp_path)
-
-
-def settings_on(database: DatabaseSettings, model_server: FakeModelServer, tmp_path: Path) -> Settings:
-    """Settings of a service on `database`, with the fake model server as its model."""
-    return Settings(
-        data_dir=tmp_path,
-        database=database,
-        # Tests choose dates of their own, old ones too.
-        statistics=StatisticsSettings.model_validate({"log_retention_days": 0}),
-        model=ModelSettings.model_validate(
-            {
-                "provider": "custom",
-                "base_url": model_server.openai_url,
-                "api_key": model_server.api_key,
-                "model": "test-vision",
-                "max_concurrency": 64,
-            }
-        ),
-    )
 
 
 @pytest.fixture

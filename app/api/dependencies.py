@@ -4,8 +4,9 @@ All are `async`, though none waits: FastAPI would run plain functions in a threa
 """
 
 import ipaddress
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Request
 from fastapi.security import OAuth2PasswordBearer
@@ -27,54 +28,18 @@ from app.services.statistics.service import StatsService
 from app.services.tasks.service import TaskService
 
 
-async def get_resources(request: Request) -> Resources:
-    """What the lifespan opened."""
-    return resources_of(request.scope)
-
-
 def resources_of(scope: Scope) -> Resources:
-    """The same, from an ASGI scope."""
+    """What the lifespan opened, from an ASGI scope."""
     return cast("Resources", scope["app"].state.resources)
 
 
-async def get_classifier(request: Request) -> ClassifierService:
-    return resources_of(request.scope).classifier
+def _opened(part: Callable[[Resources], object]) -> Any:
+    """Return the dependency on a part of what the lifespan opened."""
 
+    async def get(request: Request) -> object:
+        return part(resources_of(request.scope))
 
-async def get_cache(request: Request) -> CacheService:
-    return resources_of(request.scope).cache
-
-
-async def get_stats(request: Request) -> StatsService:
-    return resources_of(request.scope).stats
-
-
-async def get_health(request: Request) -> HealthService:
-    return resources_of(request.scope).health
-
-
-async def get_request_log(request: Request) -> RequestLogService:
-    return resources_of(request.scope).request_log
-
-
-async def get_accounts(request: Request) -> AccountService:
-    return resources_of(request.scope).accounts
-
-
-async def get_inference(request: Request) -> InferenceService:
-    return resources_of(request.scope).inference
-
-
-async def get_models(request: Request) -> ModelCatalogue:
-    return resources_of(request.scope).models
-
-
-async def get_library(request: Request) -> LibraryService:
-    return resources_of(request.scope).library
-
-
-async def get_tasks(request: Request) -> TaskService:
-    return resources_of(request.scope).tasks
+    return Depends(get)
 
 
 # Relative: the button of /docs asks below the address of /docs, behind a proxy that puts a prefix before it as well.
@@ -106,7 +71,7 @@ async def get_caller(
         str | None, Header(description="Device or user id, at most 64 characters; wins over the body's `user_id`.")
     ] = None,
 ) -> Caller:
-    """Who asks, from the headers and the connection.
+    """The caller, from the headers and the connection.
 
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.
@@ -116,7 +81,7 @@ async def get_caller(
 
 
 def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
-    """Who asks, from an ASGI scope and the bytes of the header X-User-ID.
+    """The caller, from an ASGI scope and the bytes of the header X-User-ID.
 
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.
@@ -155,17 +120,17 @@ def _user_id(header: bytes) -> str | None:
         raise InvalidRequest(f"X-User-ID: {error}.") from None
 
 
-ResourcesDep = Annotated[Resources, Depends(get_resources)]
-ClassifierDep = Annotated[ClassifierService, Depends(get_classifier)]
-CacheDep = Annotated[CacheService, Depends(get_cache)]
-StatsDep = Annotated[StatsService, Depends(get_stats)]
-HealthDep = Annotated[HealthService, Depends(get_health)]
-RequestLogDep = Annotated[RequestLogService, Depends(get_request_log)]
-AccountsDep = Annotated[AccountService, Depends(get_accounts)]
-InferenceDep = Annotated[InferenceService, Depends(get_inference)]
-ModelsDep = Annotated[ModelCatalogue, Depends(get_models)]
-LibraryDep = Annotated[LibraryService, Depends(get_library)]
-TasksDep = Annotated[TaskService, Depends(get_tasks)]
+ResourcesDep = Annotated[Resources, _opened(lambda resources: resources)]
+ClassifierDep = Annotated[ClassifierService, _opened(lambda resources: resources.classifier)]
+CacheDep = Annotated[CacheService, _opened(lambda resources: resources.cache)]
+StatsDep = Annotated[StatsService, _opened(lambda resources: resources.stats)]
+HealthDep = Annotated[HealthService, _opened(lambda resources: resources.health)]
+RequestLogDep = Annotated[RequestLogService, _opened(lambda resources: resources.request_log)]
+AccountsDep = Annotated[AccountService, _opened(lambda resources: resources.accounts)]
+InferenceDep = Annotated[InferenceService, _opened(lambda resources: resources.inference)]
+ModelsDep = Annotated[ModelCatalogue, _opened(lambda resources: resources.models)]
+LibraryDep = Annotated[LibraryService, _opened(lambda resources: resources.library)]
+TasksDep = Annotated[TaskService, _opened(lambda resources: resources.tasks)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

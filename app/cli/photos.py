@@ -1,6 +1,6 @@
 """What a client does to a photo before it asks: find it, turn it upright, shrink it, encode it, hash it.
 
-The recipe is the one of the README's Python. Whoever changes it gets other bytes, so other hashes, and pays again.
+The recipe is that of docs/clients/python.py. Any change gives other bytes, so other hashes, and model calls to pay.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def _read(path: Path) -> bytes:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise UnreadablePhoto("the folder cannot be read")
-    # A pipe or a device would be waited for, for ever.
+    # Reading a pipe or a device would never end.
     if not stat.S_ISREG(mode):
         raise UnreadablePhoto("not a file")
     with path.open("rb") as file:

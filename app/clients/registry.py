@@ -5,9 +5,6 @@ value with a colon names a class itself: a model client, or one that `adapter.py
 only when chosen, so that no SDK is loaded in vain.
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -59,8 +56,7 @@ def _load_class(provider: str, origin: str) -> type[ModelClient]:
     target = _target(provider)
     module_name, _, class_name = target.partition(":")
     try:
-        with _without_aiohttp() if provider in BUILT_IN_PROVIDERS else nullcontext():
-            module = import_module(module_name)
+        module = import_module(module_name)
         loaded: Any = getattr(module, class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ModelConfigurationError(f"{origin}: {target} cannot be imported: {error}.") from error
@@ -79,22 +75,6 @@ def _load_class(provider: str, origin: str) -> type[ModelClient]:
         if not isinstance(getattr(loaded, name, None), str):
             raise ModelConfigurationError(f"{origin}: {target} lacks the class attribute {name!r}.")
     return loaded
-
-
-@contextmanager
-def _without_aiohttp() -> Iterator[None]:
-    """Let nothing be imported from aiohttp in the block, unless something else has done so already.
-
-    Where it is installed (taskiq brings it), the SDKs load it for a transport that we do not use: 10 MB of memory.
-    """
-    if "aiohttp" in sys.modules:
-        yield
-        return
-    sys.modules["aiohttp"] = None  # type: ignore[assignment]  # how Python notes that there is no such module
-    try:
-        yield
-    finally:
-        del sys.modules["aiohttp"]
 
 
 def _target(provider: str) -> str:

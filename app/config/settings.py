@@ -65,7 +65,7 @@ class CacheSettings(SettingsGroup):
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
-    """May correct and remove cache entries, and opens /dashboard; empty: nobody may, and everybody sees that."""
+    """Corrects and removes cache entries, and opens /dashboard; empty: no request may, and the dashboard is public."""
 
     @field_validator("redis_url")
     @classmethod
@@ -92,7 +92,7 @@ class StatisticsSettings(SettingsGroup):
     log_durability: LogDurability = Field(LogDurability.COMMIT, validation_alias="LOG_DURABILITY")
     """commit: a request is answered when its log row is on disk; async: at once, a crash loses the last moments."""
     log_retention_days: int = Field(90, validation_alias="LOG_RETENTION_DAYS", ge=0, le=36_500)
-    """Older rows of request_log are deleted daily; 0 keeps them for ever."""
+    """Older rows of request_log are deleted daily; 0 keeps all."""
     timezone: ZoneInfo = Field(ZoneInfo("Asia/Shanghai"), validation_alias="STATS_TIMEZONE")
     """IANA name of the zone whose midnight begins "today"."""
     cost_per_call: Decimal = Field(Decimal("0.01"), validation_alias="COST_PER_API_CALL", ge=0)

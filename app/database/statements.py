@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import CursorResult
+from sqlalchemy import CursorResult, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
@@ -52,6 +52,16 @@ def seconds_from_now(dialect: str, seconds: int) -> str:
     if dialect == "sqlite":
         return f"strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds:+d} seconds')"
     return f"UTC_TIMESTAMP(3) + INTERVAL {seconds} SECOND"
+
+
+def can_skip_locked(dialect: Dialect) -> bool:
+    """Return whether the server knows FOR UPDATE SKIP LOCKED; `dialect` is that of an open connection.
+
+    SQLite, which has one writer, is sent no FOR UPDATE at all.
+    """
+    # https://dev.mysql.com/doc/refman/8.0/en/innodb-locking-reads.html, https://mariadb.com/kb/en/select/#skip-locked
+    oldest = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)
+    return (dialect.server_version_info or ()) >= oldest
 
 
 async def execute(connection: AsyncConnection, statement: Statement) -> CursorResult[Any]:

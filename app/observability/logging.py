@@ -125,8 +125,8 @@ def configure_logging(settings: Settings) -> None:
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
-    # They announce each request, each migration step and each task.
-    for name in ("httpx2", "httpcore2", "alembic", "PIL", "taskiq"):
+    # They announce each request and each migration step.
+    for name in ("httpx2", "httpcore2", "alembic", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

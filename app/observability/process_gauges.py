@@ -3,8 +3,6 @@
 A scrape is answered by one worker, which cannot look into the others: each writes its own.
 """
 
-import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import VERSION
 from app.observability import metrics
+from app.runtime.background import OutageLog, every
 
 REFRESH_SECONDS = 1.0
 # Linux only; the second number is the resident pages, see proc_pid_statm(5).
@@ -40,20 +39,25 @@ class ProcessGauges:
         self._connections_limit = connections_limit
         self._cpu_seconds = 0.0
 
-    async def refresh_for_ever(self) -> None:
-        """Write them all once a second."""
+    async def run(self) -> None:
+        """Write them all once a second until the task is cancelled."""
         metrics.BUILD_INFO.labels(VERSION).set(1)
         metrics.PROCESSES.set(1)
         metrics.LOG_QUEUE_LIMIT_ROWS.set(self._queue_limit_rows)
         metrics.DATABASE_CONNECTIONS_LIMIT.set(self._connections_limit)
-        while True:
-            # No file can be opened when connections have taken all descriptors; that must not be the end of the rest.
-            with contextlib.suppress(OSError):
-                self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS)
+
+        async def refresh() -> None:
+            self.refresh()
+
+        outage = OutageLog("metrics of the process cannot be read", recovered="metrics of the process are read again")
+        await every(REFRESH_SECONDS, refresh, outage=outage, first_after_seconds=0)
 
     def refresh(self) -> None:
-        """Write down what changes."""
+        """Write down what changes.
+
+        Raises:
+            OSError: connections have taken all descriptors, so no file can be opened; the rest is written.
+        """
         metrics.LOG_QUEUE_ROWS.set(self._queued_rows())
         pool = self._engine.pool
         if isinstance(pool, QueuePool):

@@ -5,7 +5,6 @@ that happened to start it.
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
@@ -26,11 +25,14 @@ class OutageLog:
     Args:
         failing: what does not work, such as "tasks cannot be claimed"; the error's type is added.
         recovered: what works again, such as "tasks are claimed again".
+        expected: errors of an outage beside the service's own, the database's and the system's. Any other is a bug and
+            is logged with its traceback.
     """
 
-    def __init__(self, failing: str, *, recovered: str) -> None:
+    def __init__(self, failing: str, *, recovered: str, expected: tuple[type[Exception], ...] = ()) -> None:
         self._failing = failing
         self._recovered = recovered
+        self._expected = (AppError, SQLAlchemyError, OSError, *expected)
         self.is_out = False
 
     def failed(self, error: BaseException) -> None:
@@ -38,9 +40,8 @@ class OutageLog:
         if self.is_out:
             return
         self.is_out = True
-        # Anything else is a bug, which needs its traceback.
-        is_expected = isinstance(error, (AppError, SQLAlchemyError, OSError))
-        logger.opt(exception=None if is_expected else error).warning("{} ({})", self._failing, type(error).__name__)
+        traceback_of = None if isinstance(error, self._expected) else error
+        logger.opt(exception=traceback_of).warning("{} ({})", self._failing, type(error).__name__)
 
     def succeeded(self) -> None:
         """Note that it works."""
@@ -49,11 +50,17 @@ class OutageLog:
             logger.info("{}", self._recovered)
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Note how the block ends; an exception is logged in place of being raised."""
+    def guard(self, *, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Note how the block ends; an exception is logged in place of being raised, unless `passes` names its type."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a loop must survive whatever one of its rounds raises
+        except passes:
+            raise
+        except Exception as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The clean-up of a cancelled block has failed, as redis-py's may: the task has to end all the same.
+                raise asyncio.CancelledError from error
             self.failed(error)
         else:
             self.succeeded()
@@ -65,7 +72,6 @@ async def every(
     *,
     outage: OutageLog,
     first_after_seconds: float | None = None,
-    jitter: float = 0.0,
 ) -> None:
     """Call `action` again and again until the task is cancelled; a failure is logged, and the next round tries again.
 
@@ -74,11 +80,10 @@ async def every(
         action: one round.
         outage: logs failures.
         first_after_seconds: the pause before the first round; None: as long as the others.
-        jitter: part of each pause that is random, 0 to 1, so that processes that start together spread out.
     """
     pause = seconds if first_after_seconds is None else first_after_seconds
     while True:
-        await asyncio.sleep(pause * random.uniform(1 - jitter, 1 + jitter))
+        await asyncio.sleep(pause)
         with outage.guard():
             await action()
         pause = seconds
@@ -94,6 +99,14 @@ async def cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Raise `error` in the caller that awaits `future`, if there is one still."""
+    if not future.done():
+        future.set_exception(error)
+        # Marks it as retrieved, for the case that the caller has been cancelled.
+        future.exception()
 
 
 @asynccontextmanager
@@ -117,14 +130,15 @@ class SingleFlight(Generic[K, V]):
         self._calls: dict[K, asyncio.Task[V]] = {}
 
     async def run(
-        self, key: K, call: Callable[[], Coroutine[Any, Any, V]], *, context: Context | None = None
+        self, key: K, call: Callable[[], Coroutine[Any, Any, V]], *, is_detached: bool = False
     ) -> tuple[V, bool]:
         """Return the result of the call under way for `key`, else of a new one; and whether another caller began it.
 
         Args:
             key: what is asked for.
             call: makes the coroutine, if there is none under way.
-            context: of the call; None: that of the caller that begins it.
+            is_detached: the call runs in a context of its own, as a task of the service; else in that of the caller
+                that begins it.
 
         Raises:
             Exception: what the call raised, to each of its callers.
@@ -132,7 +146,8 @@ class SingleFlight(Generic[K, V]):
         under_way = self._calls.get(key)
         if under_way is not None:
             return await asyncio.shield(under_way), True
-        started = asyncio.create_task(call(), name=f"single-flight-{key}", context=context)
+        name = f"single-flight-{key}"
+        started = spawn(call(), name=name) if is_detached else asyncio.create_task(call(), name=name)
         self._calls[key] = started
         started.add_done_callback(lambda done: self._end(key, done))
         return await asyncio.shield(started), False
@@ -144,6 +159,10 @@ class SingleFlight(Generic[K, V]):
     async def cancel(self) -> None:
         """Cancel the calls under way."""
         await cancel(*self._calls.values())
+
+    def __contains__(self, key: K) -> bool:
+        """Return whether a call is under way for `key`."""
+        return key in self._calls
 
     def _end(self, key: K, call: asyncio.Task[V]) -> None:
         del self._calls[key]

@@ -15,7 +15,7 @@ from app.api.errors import REFUSALS
 from app.clients import errors as model_errors
 from app.errors import AppError, NotFound
 from app.services.statistics.service import StatsService
-from tests.api.routes.test_classify import error_code
+from tests.support.classify import error_code
 
 
 async def test_unknown_addresses_and_methods(api: httpx2.AsyncClient) -> None:

@@ -13,7 +13,7 @@ from app.errors import DatabaseUnavailable
 from app.schemas.classify import CacheHit
 from app.services.classification.service import ClassifierService
 from app.services.request_log.record import Answer
-from tests.api.routes.test_classify import error_code, photo, sha256, upload
+from tests.support.classify import error_code, photo, sha256, upload
 
 PATH = "/classify/check-cache"
 KNOWN = sha256(photo(1))

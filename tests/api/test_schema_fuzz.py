@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 
-from tests.runtime.test_capacity import running
 from tests.servers.processes import free_port
+from tests.support.running import running
 
 CHECKED = (
     "not_a_server_error",

@@ -14,8 +14,8 @@ from app.config.settings import Settings
 from app.main import create_app
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.photos import UploadedPhoto
-from tests.api.routes.test_classify import error_code, photo, upload
 from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import error_code, photo, upload
 from tests.support.serving import serving
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from app.cli.photos import MAX_EDGE, MAX_FILE_BYTES, CompressedPhoto, UnreadablePhoto, compress, find_photos
 from app.config.settings import PROJECT_ROOT
-from tests.support.documents import READMES, code_blocks
+from tests.support.documents import CLIENTS
 
 GPS_IFD = 0x8825
 ORIENTATION = 0x0112
@@ -115,17 +116,15 @@ def test_a_scan_of_sixteen_bits_is_not_white(tmp_path: Path) -> None:
         ("web.webp", "RGBA", (1200, 300), {}),
     ],
 )
-def test_the_readmes_python_makes_the_same_bytes(
+def test_the_python_example_makes_the_same_bytes(
     tmp_path: Path, name: str, mode: str, size: tuple[int, int], options: dict[str, Any]
 ) -> None:
     image = Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 40).convert(mode)
     if mode == "RGBA":
         image.putalpha(Image.radial_gradient("L").resize(size))
     image.save(tmp_path / name, **options)
-    (snippet,) = [block for block in code_blocks(READMES[0], "python") if "def compress_image" in block]
-    names: dict[str, Any] = {"__name__": "client"}
-    exec(snippet, names)  # noqa: S102 - our own documentation
-    assert names["compress_image"](tmp_path / name) == compress(tmp_path / name).jpeg
+    example = runpy.run_path(str(CLIENTS / "python.py"))
+    assert example["compress_image"](tmp_path / name) == compress(tmp_path / name).jpeg
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 no more"])

@@ -1,27 +1,19 @@
 """Real clients against a fake model server; pauses between attempts are shortened, everything else is as in service."""
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from PIL import Image
-from pydantic import SecretStr
 
 from app.clients import base
 from app.clients.base import ModelClient, PreparedPhoto
 from app.clients.registry import create_model_client
 from app.config.model import ModelSettings
-from tests.fakes.model_server import API_KEY, FakeModelServer, fake_model_server
-
-MakeClient = Callable[..., Awaitable[ModelClient]]
-
-
-def model_settings(provider: str, **fields: Any) -> ModelSettings:
-    """Settings from the arguments alone, whatever the environment holds."""
-    values: dict[str, Any] = {"api_key": SecretStr(API_KEY), "model": None, "base_url": None, "timeout_seconds": 5.0}
-    return ModelSettings(_env_file=None, provider=provider, **values | fields)
+from tests.fakes.model_server import FakeModelServer, fake_model_server
+from tests.support.model_settings import MakeClient, model_settings
 
 
 def settings_for(server: FakeModelServer, provider: str, **fields: Any) -> ModelSettings:

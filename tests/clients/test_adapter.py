@@ -22,7 +22,7 @@ from app.clients.errors import (
     ModelUnreachable,
 )
 from app.clients.registry import create_model_client
-from tests.clients.conftest import model_settings
+from tests.support.model_settings import model_settings
 
 GOOD: dict[str, Any] = {"label": "cat", "confidence": 0.9}
 

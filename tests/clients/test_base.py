@@ -22,7 +22,7 @@ from app.clients.errors import (
     ModelUnreachable,
 )
 from app.config.model import ModelSettings
-from tests.clients.conftest import model_settings
+from tests.support.model_settings import model_settings
 
 PHOTO = PreparedPhoto(b"jpeg")
 RESULT = ModelResult(Category.PETS, 0.9, None, {})
@@ -141,7 +141,7 @@ class TightSettings(ModelSettings):
         return self.timeout_seconds
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 async def test_waiting_and_attempts_share_one_deadline() -> None:
     """Where one attempt may take all the time there is, none is left to wait for a slot."""
     client = ScriptedClient(TightSettings(_env_file=None, timeout_seconds=100, max_concurrency=1))

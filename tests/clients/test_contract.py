@@ -18,7 +18,6 @@ from app.clients.errors import (
     ModelTimeout,
     ModelUnreachable,
 )
-from tests.clients.conftest import MakeClient
 from tests.fakes.model_replies import (
     CONFIDENCE,
     DESCRIPTION,
@@ -29,6 +28,7 @@ from tests.fakes.model_replies import (
 )
 from tests.fakes.model_server import FakeModelServer
 from tests.support.model_scenarios import INVALID, JSON, LASTING, PASSING, PROVIDERS, VALID
+from tests.support.model_settings import MakeClient
 
 pytestmark = pytest.mark.parametrize("provider", PROVIDERS)
 

@@ -10,7 +10,7 @@ from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.errors import ModelConfigurationError
 from app.clients.registry import BUILT_IN_PROVIDERS, create_model_client
 from app.config.model import ModelSettings
-from tests.clients.conftest import model_settings
+from tests.support.model_settings import model_settings
 
 HERE = "tests.clients.test_registry"
 

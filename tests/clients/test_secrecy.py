@@ -9,10 +9,10 @@ from loguru import logger
 
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelError
-from tests.clients.conftest import MakeClient
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import API_KEY, FakeModelServer
 from tests.support.model_scenarios import INVALID, LASTING, PASSING, PROVIDERS
+from tests.support.model_settings import MakeClient
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from app.errors import DatabaseUnavailable
 from tests.servers.databases import Servers
 from tests.servers.processes import free_port
 from tests.support.databases import TestDatabase, admin_engine
+from tests.support.silence import going_silent
 
 
 async def scalar(settings: Settings, sql: str) -> Any:
@@ -209,35 +210,6 @@ async def test_a_deadlock_is_tried_again(mysql_database: TestDatabase) -> None:
             assert (await connection.scalars(text("SELECT n FROM pair ORDER BY id"))).all() == [2, 2]
     finally:
         await engine.dispose()
-
-
-@asynccontextmanager
-async def going_silent(url: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """A way to the server whose open connections can be made to swallow everything; new ones are not affected."""
-    server = make_url(url)
-    generation = 0
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        mine = generation
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if mine == generation:
-                    writer.write(data)
-                    await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(server.host, server.port)
-        await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
-
-    def silence() -> None:
-        nonlocal generation
-        generation += 1
-
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with proxy:
-        port = proxy.sockets[0].getsockname()[1]
-        yield server.set(host="127.0.0.1", port=port).render_as_string(False), silence
 
 
 async def test_tls_cannot_be_talked_away(tls: tuple[str, Path]) -> None:

@@ -11,11 +11,11 @@ from app.database.engine import create_engine
 from app.database.pipeline import DuplicateRowError
 from app.services.request_log.record import insert_log
 from app.services.request_log.service import RequestLogService
-from tests.conftest import migrated
-from tests.services.request_log.test_recorder import record
-from tests.services.request_log.test_rollups import SHANGHAI
 from tests.support.databases import TestDatabase, recorder_on
 from tests.support.documents import DOCS, code_blocks
+from tests.support.records import record
+from tests.support.rollups import SHANGHAI
+from tests.support.service_settings import migrated
 
 FIRST_DAY = datetime(2026, 11, 22, 12, 0, 0, 600_000, tzinfo=UTC)
 

@@ -28,14 +28,14 @@ from app.errors import DatabaseUnavailable
 from app.main import create_app
 from app.runtime.capacity import pool_limits, replica_pool_limits
 from app.services.statistics.service import StatsService
-from scripts.mysql_instance import create_data_directory, greeting, server_command, socket_path
+from scripts.mysql_instance import Setup, create_data_directory, greeting, server_command, socket_path
 from scripts.mysql_programs import get_mysql, search_path, server_home
-from tests.api.routes.test_classify import photo, upload
-from tests.conftest import migrated, settings_on
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.databases import Servers
 from tests.servers.processes import RunningProcess, free_port, start_process
+from tests.support.classify import photo, upload
 from tests.support.databases import fresh_database
+from tests.support.service_settings import migrated, settings_on
 from tests.support.serving import serving
 
 ON_MAIN, ON_REPLICA = 5, 7
@@ -52,7 +52,7 @@ class Second:
 
     @contextmanager
     def running(self) -> Iterator[RunningProcess]:
-        command = server_command(self._program, self._directory, self.port, durable=True)
+        command = server_command(self._program, self._directory, self.port, Setup.DURABLE)
         ready = socket_path(self._directory)
         with start_process(command, ready=lambda: greeting(ready) is not None, grace_seconds=0) as process:
             yield process
@@ -203,7 +203,7 @@ async def test_the_service_says_where_its_figures_come_from(
 
 def test_the_replica_has_connections_of_its_own_to_share() -> None:
     settings = settings_of("mysql://u@main/d", "replica").model_copy(update={"workers": 46})
-    assert pool_limits(settings) == (2, 0)
+    assert pool_limits(settings) == (3, 0)
     assert replica_pool_limits(settings) == (3, 0)
     assert replica_pool_limits(settings.model_copy(update={"workers": None})) == (10, 5)
 

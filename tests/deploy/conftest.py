@@ -9,9 +9,9 @@ import pytest
 
 from app.config.settings import PROJECT_ROOT
 from tests.fakes.model_server import running_model_server
-from tests.runtime.test_capacity import COMMANDS
 from tests.servers.nginx import Nginx, running_nginx
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
+from tests.support.running import COMMANDS
 
 ADMIN_KEY = "a-key-that-only-the-tests-know"
 

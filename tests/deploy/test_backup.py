@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.conftest import migrated
 from tests.servers.databases import Servers
 from tests.servers.programs import get_program
 from tests.support.backups import BACKUP, RESTORE, back_up, backups_in, client_path, restore, run_script, variables
 from tests.support.databases import TestDatabase, admin_engine, fresh_database
 from tests.support.deploy_tools import DEPLOY, run_program
+from tests.support.service_settings import migrated
 
 OPERATIONS = DEPLOY.parent / "docs" / "operations.md"
 

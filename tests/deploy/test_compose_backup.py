@@ -9,10 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.config.settings import PROJECT_ROOT
-from tests.conftest import migrated
 from tests.servers.databases import Servers
 from tests.support.backups import client_path
 from tests.support.databases import TestDatabase, admin_engine, fresh_database
+from tests.support.service_settings import migrated
 
 PASSWORD = 'it\'s $a "password" of a test'
 DUMP, EMPTY, LOAD = re.findall(r"sh -c '(MYSQL_PWD=[^']+)'", (PROJECT_ROOT / "docs/deployment.md").read_text("utf-8"))

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app.config.settings import PROJECT_ROOT
-from tests.conftest import server_url
 from tests.servers.databases import Servers
 from tests.support.databases import admin_engine
+from tests.support.service_settings import server_url
 
 CHECK_USER = "haproxy_check"
 

@@ -13,35 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
 from app.api.routes.classify import MAX_IMAGES_PER_CALL
 from app.api.uploads import OVERHEAD_MAX_BYTES
 from app.config.settings import PROJECT_ROOT, Settings
-from app.errors import AppError, ImageTooLarge, NotFound, PayloadTooLarge, ServerBusy
+from app.errors import ImageTooLarge, NotFound, PayloadTooLarge, ServerBusy
 from app.main import JSON_BODY_MAX_BYTES
 from tests.deploy.conftest import ADMIN_KEY, Site
 from tests.fakes.images import jpeg_photo, noisy_jpeg
-from tests.runtime.test_capacity import hidden_files
 from tests.servers.nginx import Nginx, running_nginx
 from tests.servers.processes import free_port
 from tests.servers.programs import get_program
 from tests.servers.waiting import wait_until
+from tests.support.nginx_client import CLASSIFY, OUTSIDE, assert_is, client
 from tests.support.people import USER
+from tests.support.running import hidden_files
 
-OUTSIDE = "127.0.0.2"
-CLASSIFY = "/api/v1/classify"
 HASH = "0" * 64
-
-
-@contextmanager
-def client(nginx: Nginx, source: str = OUTSIDE) -> Iterator[httpx2.Client]:
-    """A client with an address of its own, which is not nginx's."""
-    transport = httpx2.HTTPTransport(local_address=source)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{nginx.port}", transport=transport, timeout=60) as api:
-        yield api
 
 
 def form(size: int) -> tuple[bytes, dict[str, str]]:
@@ -49,19 +39,6 @@ def form(size: int) -> tuple[bytes, dict[str, str]]:
     head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n\xff\xd8\xff'
     tail = b"\r\n--b--\r\n"
     return head + bytes(size - len(head) - len(tail)) + tail, {"Content-Type": "multipart/form-data; boundary=b"}
-
-
-def assert_is(error: type[AppError], answer: httpx2.Response) -> None:
-    """The answer is that error in the one format, whoever gave it."""
-    body = answer.json()
-    assert answer.status_code == error.status, body
-    assert answer.headers["Content-Type"] == "application/json"
-    assert body.keys() == {"success", "error", "request_id", "timestamp"}
-    assert body["error"].keys() == {"code", "message", "details"}
-    assert (body["success"], body["error"]["code"]) == (False, error.code)
-    assert re.fullmatch(r"req_\d{10}_[0-9a-f]{12}", body["request_id"])
-    assert answer.headers.get_list("X-Request-ID") == [body["request_id"]]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", body["timestamp"])
 
 
 def test_the_log_has_the_clients_address_and_both_ids(site: Site) -> None:
@@ -146,6 +123,14 @@ def test_what_is_not_for_everybody_is_closed(site: Site, path: str) -> None:
             assert_is(NotFound, api.request(method, path, headers=headers))
     wait_until(lambda: logged(site.plain, "DELETE") > before, "nginx has logged it")
     assert logged(site.plain, "upstream=127") == passed_on
+
+
+@pytest.mark.parametrize(("path", "key"), [("/", "links"), ("/health", "database"), ("/health/live", "status")])
+def test_the_short_paths_pass(site: Site, path: str, key: str) -> None:
+    with client(site.plain) as api:
+        answer = api.get(path)
+    assert answer.status_code == 200
+    assert key in answer.json()
 
 
 def logged(nginx: Nginx, words: str) -> int:

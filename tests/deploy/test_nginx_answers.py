@@ -11,10 +11,10 @@ import pytest
 
 from app.errors import ImageTooLarge, InvalidRequest, NotFound, ServerBusy
 from tests.deploy.conftest import Site
-from tests.deploy.test_nginx import CLASSIFY, OUTSIDE, assert_is, client
 from tests.servers.nginx import add_certificates, modern_nginx, running_nginx
 from tests.servers.processes import answers_http, free_port
 from tests.servers.waiting import wait_until
+from tests.support.nginx_client import CLASSIFY, OUTSIDE, assert_is, client
 
 HOST = b"Host: x\r\nConnection: close\r\n"
 

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from app.errors import ServerBusy
-from tests.deploy.test_nginx import assert_is, client
 from tests.servers.nginx import Nginx, modern_nginx, running_nginx
 from tests.servers.processes import free_port
 from tests.servers.waiting import wait_until
+from tests.support.nginx_client import assert_is, client
 
 FIRST, SECOND = "127.0.0.3", "127.0.0.4"
 

@@ -23,13 +23,13 @@ from app.config.settings import CacheSettings, Settings
 from app.database.tables.classification import CachedImage, CacheTotals, PeriodTotals, RequestLog
 from app.database.tables.schema import metadata
 from app.main import create_app
-from tests.conftest import DATABASE_KINDS, migrated, server_url, settings_on
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.databases import Servers, start_servers
 from tests.support.backups import back_up, client_path, restore, variables
 from tests.support.databases import TestDatabase, fresh_database
 from tests.support.people import bearer, log_in, sign_up
+from tests.support.service_settings import DATABASE_KINDS, migrated, server_url, settings_on
 from tests.support.serving import serving
 from tests.support.tasks import until
 

@@ -16,10 +16,10 @@ from app.clients.registry import create_model_client, plugin_names
 from app.config.model import ModelSettings
 from app.config.settings import Settings
 from app.main import create_app
-from tests.api.routes.test_library import person, upload
-from tests.clients.conftest import model_settings
 from tests.fakes.images import jpeg_photo
 from tests.support.documents import DOCS, code_blocks
+from tests.support.library_api import person, upload
+from tests.support.model_settings import model_settings
 from tests.support.serving import serving
 
 PAGE = DOCS / "adding-a-model.md"

@@ -1,4 +1,4 @@
-"""What the documentation says agrees with the code: settings, error codes, links, and both READMEs with each other."""
+"""What the documentation says agrees with the code: settings, error codes, links, both languages."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from app.clients.registry import create_model_client
 from app.config.model import ModelSettings
 from app.config.settings import PROJECT_ROOT, Settings
 from app.errors import AppError
-from tests.support.documents import DOCS, PAGES, READMES, code_blocks, page_name
+from tests.support.documents import DOCS, PAGES, READMES, TRANSLATED, code_blocks, page_name
 
 # Shows a usual value: the default is not to use MySQL.
 SHOWS_AN_EXAMPLE = {"MYSQL_HOST"}
@@ -57,8 +57,10 @@ def example_defaults() -> dict[str, str]:
     return defaults
 
 
-def readme_defaults(readme: Path) -> dict[str, str]:
-    rows = [row for row in table_rows(readme.read_text(encoding="utf-8")) if re.fullmatch("[A-Z_]+", row[0])]
+def documented_defaults() -> dict[str, str]:
+    """Variable -> default, as the table of docs/configuration.md has them."""
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    rows = [row for row in table_rows(text) if re.fullmatch("[A-Z_]+", row[0])]
     assert len(rows) == len({row[0] for row in rows}), "a variable stands there twice"
     assert all(row[2] for row in rows)
     return {row[0]: row[1].strip("`").replace("–", "") for row in rows}
@@ -86,10 +88,14 @@ def test_trusted_proxies_are_those_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -
     assert uvicorn.Config("app.main:app").forwarded_allow_ips == example_defaults()["FORWARDED_ALLOW_IPS"]
 
 
-@pytest.mark.parametrize("readme", READMES, ids=page_name)
-def test_readme_lists_the_same_variables_and_defaults(readme: Path) -> None:
+def test_the_table_lists_the_same_variables_and_defaults() -> None:
     expected = {key: "" if key in SHOWS_AN_EXAMPLE else value for key, value in example_defaults().items()}
-    assert readme_defaults(readme) == expected
+    assert documented_defaults() == expected
+
+
+@pytest.mark.parametrize("readme", READMES, ids=page_name)
+def test_a_readme_has_no_copy_of_the_table(readme: Path) -> None:
+    assert not {row[0] for row in table_rows(readme.read_text(encoding="utf-8"))} & set(settings_fields())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -173,12 +179,38 @@ def test_json_shown_is_json(page: Path) -> None:
         assert json.loads(block)["success"] in {True, False}
 
 
-def test_the_two_readmes_say_the_same() -> None:
-    english, chinese = (readme.read_text(encoding="utf-8") for readme in READMES)
+@pytest.mark.parametrize("pages", TRANSLATED, ids=lambda pages: page_name(pages[0]))
+def test_both_languages_say_the_same(pages: list[Path]) -> None:
+    english, chinese = (page.read_text(encoding="utf-8") for page in pages)
     code, heading, link = r"^```.*?^```$", r"^#+ ", r"\]\(([^)]+)\)"
     assert re.findall(code, english, re.DOTALL | re.MULTILINE) == re.findall(code, chinese, re.DOTALL | re.MULTILINE)
     assert re.findall(heading, english, re.MULTILINE) == re.findall(heading, chinese, re.MULTILINE)
-    # A picture of a page shows it in the reader's language.
-    links = {target.replace("-zh-", "-en-") for target in re.findall(link, chinese)} - {"README.md"}
-    assert set(re.findall(link, english)) - {"README.zh-CN.md"} == links
-    assert readme_defaults(READMES[0]) == readme_defaults(READMES[1])
+
+    def targets(text: str) -> list[str]:
+        """What a page links to. A translated page, picture or heading counts as its original."""
+        links = (target.replace(".zh-CN.md", ".md").replace("-zh-", "-en-") for target in re.findall(link, text))
+        return sorted("#" if target.startswith("#") else target for target in links)
+
+    assert targets(english) == targets(chinese)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=page_name)
+def test_a_readme_is_short(readme: Path) -> None:
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+# ----- glossary
+
+
+def test_every_file_of_the_glossary_exists() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| (?!term |---)", line)]
+    files = [re.search(r"\| `([^`]+)` \|$", row) for row in rows]
+    assert all(files), "a term without a file"
+    assert [file[1] for file in files if file and not (PROJECT_ROOT / file[1]).is_file()] == []
+
+
+def test_the_glossary_explains_each_term_once() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    terms = [term for row in re.findall(r"^\| (?!term |---)([^|]+) \|", text, re.MULTILINE) for term in row.split(", ")]
+    assert len(terms) == len(set(terms)) > 30

@@ -21,7 +21,7 @@ from app.config.model import ModelSettings
 from app.config.settings import PROJECT_ROOT, CacheSettings, Settings, StatisticsSettings
 from app.main import create_app
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
-from tests.support.documents import DOCS, READMES, code_blocks, page_name
+from tests.support.documents import CLIENTS, DOCS, READMES, code_blocks, page_name
 from tests.support.serving import serving
 
 SAMPLE = DOCS / "samples" / "coffee.jpg"
@@ -144,9 +144,8 @@ for answer in [*answers, attempt(jpeg), attempt(jpeg)]:
 """
 
 
-async def test_the_readmes_python_works(service: str, tmp_path: Path) -> None:
-    (snippet,) = [block for block in code_blocks(READMES[0], "python") if "def classify_photo" in block]
-    (tmp_path / "client.py").write_text(snippet, encoding="utf-8")
+async def test_the_python_client_works(service: str, tmp_path: Path) -> None:
+    shutil.copy(CLIENTS / "python.py", tmp_path / "client.py")
     (tmp_path / "driver.py").write_text(PYTHON_DRIVER, encoding="utf-8")
     busy = BusyOnce()
     with running_http_server(busy) as busy_url:
@@ -155,7 +154,14 @@ async def test_the_readmes_python_works(service: str, tmp_path: Path) -> None:
     assert busy.paths == ["/api/v1/classify/check-cache"] * 3
 
 
-# node has no pictures, so the file is sent as it is; how they are made small is tested in a browser.
+async def test_the_python_client_is_a_program(service: str, tmp_path: Path) -> None:
+    program = (CLIENTS / "python.py").read_text(encoding="utf-8")
+    assert DOCUMENTED_URL in program
+    (tmp_path / "client.py").write_text(program.replace(DOCUMENTED_URL, service), encoding="utf-8")
+    assert await run(sys.executable, tmp_path / "client.py", SAMPLE) == f"{SAMPLE} foods\n"
+
+
+# node has no pictures, so the file is sent as it is; how they are compressed is tested in a browser.
 JAVASCRIPT_DRIVER = """
 import { readFile } from "node:fs/promises";
 import { classifyPhoto } from "./image-classifier.mjs";
@@ -193,8 +199,7 @@ async def test_the_browsers_client_works(service: str, tmp_path: Path) -> None:
 
 
 async def test_the_react_native_example_is_javascript(tmp_path: Path) -> None:
-    (example,) = code_blocks(READMES[0], "jsx")
-    (tmp_path / "native.mjs").write_text(example, encoding="utf-8")
+    shutil.copy(CLIENTS / "react-native.jsx", tmp_path / "native.mjs")
     await run(node(), "--check", tmp_path / "native.mjs")
 
 
@@ -206,7 +211,7 @@ def plugin(page: Path, class_name: str, folder: Path) -> str:
     return f"{module}:{class_name}"
 
 
-async def test_the_readmes_provider_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_short_provider_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     received: list[bytes] = []
 
@@ -215,7 +220,7 @@ async def test_the_readmes_provider_works(tmp_path: Path, monkeypatch: pytest.Mo
         return HTTPResponse(200, b'{"label": "pets", "score": 0.9}')
 
     with running_http_server(house) as url:
-        values = {"provider": plugin(READMES[0], "HouseModel", tmp_path), "base_url": url}
+        values = {"provider": plugin(DOCS / "providers.md", "HouseModel", tmp_path), "base_url": url}
         client = create_model_client(ModelSettings.model_validate(values))
         await client.start()
         result = await client.classify(PreparedPhoto(b"jpeg"))

@@ -1,7 +1,6 @@
 """The gauges of a process go on when one of them cannot be read."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.observability import metrics, process_gauges
 from app.observability.process_gauges import ProcessGauges
+from app.runtime.background import running
 from tests.support.tasks import until
 
 
@@ -20,8 +20,7 @@ async def test_a_process_without_free_file_descriptors_shows_the_rest(
     monkeypatch.setattr(process_gauges, "_MEMORY", tmp_path)
     monkeypatch.setattr(process_gauges, "REFRESH_SECONDS", 0.01)
     process = ProcessGauges(engine, connections_limit=3, queued_rows=lambda: 0, queue_limit_rows=100)
-    gauges = asyncio.create_task(process.refresh_for_ever())
-    try:
+    async with running(process.run(), name="gauges"):
         await asyncio.sleep(0.03)
         metrics.LOG_QUEUE_ROWS.set(-1)
 
@@ -29,7 +28,3 @@ async def test_a_process_without_free_file_descriptors_shows_the_rest(
             return bool(metrics.LOG_QUEUE_ROWS._value.get() == 0)
 
         await until(is_refreshed, "the queue is shown again")
-    finally:
-        gauges.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gauges

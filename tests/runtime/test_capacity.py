@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sqlite3
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -18,23 +17,8 @@ import pytest
 
 from app.config.settings import PROJECT_ROOT
 from tests.fakes.images import heic_photo, jpeg_photo, noisy_jpeg, png_photo
-from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
-
-BIN = Path(sys.executable).parent
-COMMANDS = {
-    "uvicorn": [str(BIN / "uvicorn"), "app.main:app", "--host", "127.0.0.1", "--port", "{port}"],
-    "gunicorn": [str(BIN / "gunicorn"), "-c", "gunicorn_config.py", "app.main:app"],
-    "python": [sys.executable, "-m", "app"],
-}
-
-
-@contextmanager
-def running(name: str, port: int, environment: dict[str, str]) -> Iterator[RunningProcess]:
-    command = [part.format(port=port) for part in COMMANDS[name]]
-    with start_process(
-        command, ready=lambda: answers_http(port, "/api/v1/health/live"), env=environment, cwd=PROJECT_ROOT
-    ) as process:
-        yield process
+from tests.servers.processes import free_port, start_process
+from tests.support.running import COMMANDS, children, hidden_files, running
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -66,30 +50,6 @@ def upload_without_its_end(port: int, data: bytes) -> Iterator[None]:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + data)
         yield
-
-
-def hidden_files(pid: int, ours: tuple[Path, ...]) -> list[str]:
-    """Files with something in them that a process or its children hold open outside of `ours`.
-
-    A temporary file that was deleted has no name any more; its descriptor still shows it.
-    """
-    found = []
-    for process in [pid, *children(pid)]:
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            try:
-                status, target = descriptor.stat(), str(descriptor.readlink())
-            except FileNotFoundError:
-                continue
-            # 0, 1 and 2 are what the test gave it.
-            is_content = int(descriptor.name) > 2 and stat.S_ISREG(status.st_mode) and status.st_size > 0
-            if is_content and not target.startswith(tuple(map(str, ours))):
-                found.append(target)
-    return found
-
-
-def children(pid: int) -> list[int]:
-    direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return direct + [grandchild for child in direct for grandchild in children(child)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are looked up in /proc")

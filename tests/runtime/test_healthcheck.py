@@ -10,9 +10,9 @@ import pytest
 
 from app.config.settings import PROJECT_ROOT
 from app.runtime import healthcheck
-from tests.runtime.test_capacity import running
 from tests.servers.processes import free_port, start_process
 from tests.servers.waiting import wait_until
+from tests.support.running import running
 
 
 def check(*arguments: str, **variables: str) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from scripts.mysql_debian import exclusive
-from scripts.mysql_instance import create_data_directory, greeting, server_command, socket_path
+from scripts.mysql_instance import Setup, create_data_directory, greeting, server_command, socket_path
 from scripts.mysql_programs import NoServerError, ServerProgram, find_mariadb, get_mysql, search_path, server_home
 from tests.servers.certificates import write_certificates
 from tests.servers.processes import ProcessFailedError, RunningProcess, await_ready, free_port, spawn_supervised
@@ -99,8 +99,8 @@ class ServerRun:
         """Take part in the run of another process."""
         return cls(directory)
 
-    def servers(self, *, durable: bool = False) -> Servers:
-        """Return the servers, starting them if nobody of this run has; `durable`: commits wait for the disk.
+    def servers(self, setup: Setup = Setup.SCRATCH) -> Servers:
+        """Return the servers; the first process of the run that asks starts them, set up so.
 
         Raises:
             NoServerError: there is no MySQL, no MariaDB, or nothing behind TEST_MYSQL_URL.
@@ -109,7 +109,7 @@ class ServerRun:
         with exclusive(self.directory / "lock"):
             servers = self.started()
             if servers is None:
-                servers = self._start(durable=durable)
+                servers = self._start(setup)
                 partial = self._known.with_suffix(".partial")
                 partial.write_text(servers.to_json())
                 partial.rename(self._known)
@@ -132,15 +132,13 @@ class ServerRun:
             shutil.rmtree(self.directory, ignore_errors=True)
             os.close(self._running)
 
-    def _start(self, *, durable: bool) -> Servers:
+    def _start(self, setup: Setup) -> Servers:
         url = os.environ.get("TEST_MYSQL_URL")
         program = None if url else get_mysql(server_home(), search_path())
         mariadb_program = find_mariadb(search_path()) if program is None or program.is_mysql else None
         with ThreadPoolExecutor(2) as pool:
             starting = [
-                pool.submit(self._start_server, each, durable=durable)
-                for each in (program, mariadb_program)
-                if each is not None
+                pool.submit(self._start_server, each, setup) for each in (program, mariadb_program) if each is not None
             ]
         started = [each.result() for each in starting]
         servers = _given_server(url) if url else started.pop(0)
@@ -150,7 +148,7 @@ class ServerRun:
             )
         return servers
 
-    def _start_server(self, program: ServerProgram, *, durable: bool) -> Servers:
+    def _start_server(self, program: ServerProgram, setup: Setup) -> Servers:
         directory = Path(tempfile.mkdtemp(prefix=f"{program.kind}-", dir=self.directory))
         create_data_directory(program, server_home(), directory / "data")
         password = secrets.token_urlsafe(16)
@@ -162,7 +160,7 @@ class ServerRun:
         options = [f"--init-file={users}", *write_certificates(directory)]
         for attempt in range(1, PORT_ATTEMPTS + 1):
             port = free_port()
-            command = [*server_command(program, directory, port, durable=durable), *options]
+            command = [*server_command(program, directory, port, setup), *options]
             try:
                 self._supervise(command, directory)
             except ProcessFailedError as error:
@@ -202,14 +200,11 @@ class ServerRun:
         await_ready(process, lambda: greeting(socket_path(directory)) is not None, READY_WITHIN_SECONDS)
 
 
-def start_servers(*, durable: bool = False) -> Servers:
-    """Start servers that end with `stop()` on the result, or with this process; raises what `ServerRun.servers` does.
-
-    `durable`: commits wait for the disk, as in production; for benchmarks.
-    """
+def start_servers(setup: Setup = Setup.SCRATCH) -> Servers:
+    """Start servers that end with `stop()` or with this process; raises what `ServerRun.servers` does."""
     run = ServerRun.create()
     try:
-        return dataclasses.replace(run.servers(durable=durable), run=run)
+        return dataclasses.replace(run.servers(setup), run=run)
     except BaseException:
         run.close()
         raise

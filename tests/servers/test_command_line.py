@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from scripts.mysql_programs import server_home
 from tests.servers.databases import Servers
 from tests.servers.processes import free_port, start_process
-from tests.servers.test_servers import own_servers, query, takes_connections
+from tests.support.server_queries import own_servers, query, takes_connections
 
 COMMAND_LINE = Path(__file__).resolve().parents[2] / "scripts/mysql_server.py"
 

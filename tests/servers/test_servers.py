@@ -9,18 +9,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import aiomysql
 import pytest
 from sqlalchemy.engine import make_url
 
-from scripts.mysql_instance import ServerStartError, greeting, server_command, socket_path
+from scripts.mysql_instance import ServerStartError, Setup, greeting, server_command, socket_path
 from scripts.mysql_programs import NoServerError, ServerProgram
 from tests.servers.certificates import write_certificates
 from tests.servers.databases import ServerRun, Servers, start_servers
 from tests.servers.processes import ProcessFailedError, free_port, start_process
 from tests.servers.waiting import is_running, wait_until
+from tests.support.server_queries import own_servers, query, takes_connections
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,31 +28,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PYTEST = (sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "tests.servers.plugin", "-q")
 PYTHONPATH = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
 PYTEST_ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-
-own_servers = pytest.mark.skipif(
-    bool(os.environ.get("TEST_MYSQL_URL")), reason="TEST_MYSQL_URL is somebody else's server"
-)
-
-
-async def query(url: str, sql: str, tls: ssl.SSLContext | None = None) -> Any:
-    """Return the first row of a statement's answer, through the app's own driver."""
-    parts = make_url(url)
-    connection = await aiomysql.connect(
-        host=parts.host, port=parts.port, user=parts.username, password=parts.password or "", ssl=tls
-    )
-    try:
-        async with connection.cursor() as cursor:
-            await cursor.execute(sql)
-            return await cursor.fetchone()
-    finally:
-        await connection.ensure_closed()
-
-
-def takes_connections(url: str) -> bool:
-    parts = make_url(url)
-    assert parts.host is not None
-    assert parts.port is not None
-    return greeting((parts.host, parts.port)) is not None
 
 
 async def test_mysql_answers_and_is_what_it_is_said_to_be(servers: Servers) -> None:
@@ -103,7 +78,7 @@ async def test_nothing_waits_for_the_disk_unless_it_is_asked_for(servers: Server
     sql = "SELECT @@innodb_flush_log_at_trx_commit, @@bind_address, @@character_set_server"
     assert await query(servers.mysql_url, sql) == (0, "127.0.0.1", "utf8mb4")
     program = ServerProgram(("mysqld",), "9.7.4", is_mysql=True)
-    relaxed = set(server_command(program, tmp_path, 3306)) - set(server_command(program, tmp_path, 3306, durable=True))
+    relaxed = set(server_command(program, tmp_path, 3306)) - set(server_command(program, tmp_path, 3306, Setup.DURABLE))
     assert {option.partition("=")[0] for option in relaxed} == {
         "--innodb-flush-log-at-trx-commit",
         "--innodb-flush-method",

@@ -7,6 +7,8 @@ from app.config.settings import PROJECT_ROOT
 
 READMES = [PROJECT_ROOT / "README.md", PROJECT_ROOT / "README.zh-CN.md"]
 DOCS = PROJECT_ROOT / "docs"
+CLIENTS = DOCS / "clients"
+TRANSLATED = [READMES, [CLIENTS / "README.md", CLIENTS / "README.zh-CN.md"]]
 PAGES = sorted([*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from app.config.settings import PROJECT_ROOT
-from tests.runtime.test_capacity import COMMANDS
 from tests.servers.galera import PASSWORD, USER, GaleraCluster, Node
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 from tests.servers.programs import get_program
+from tests.support.running import COMMANDS
 
 OUTPUT_SHOWN = 6000
 

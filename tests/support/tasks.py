@@ -66,16 +66,13 @@ class FakeInference:
         return await write(self.engine, store)
 
 
-async def nothing(_: str) -> None:
-    """Wake nobody."""
-
-
-def runs_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskClaims:
+def claims_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskClaims:
     return TaskClaims(engine, max_attempts=max_attempts, on_change=lambda: None)
 
 
 def tasks_on(engine: AsyncEngine) -> TaskService:
-    return TaskService(engine, announce=nothing, on_change=lambda: None)
+    """Tasks that wake no runner."""
+    return TaskService(engine, wake=lambda: None, on_change=lambda: None)
 
 
 async def make_image(engine: AsyncEngine, username: str = "someone") -> tuple[int, int]:

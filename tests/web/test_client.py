@@ -14,7 +14,7 @@ from app.web.pages import FOLDER
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.images import CORNERS, corners, encode, exif_rotated, gps_tagged, noisy_jpeg
 from tests.servers.browser import INSECURE_HOST
-from tests.support.documents import DOCS, READMES, code_blocks
+from tests.support.documents import CLIENTS, DOCS, code_blocks
 
 CLIENT = "image-classifier.js"
 COFFEE = DOCS / "samples" / "coffee.jpg"
@@ -142,8 +142,8 @@ async def test_it_asks_again_when_it_was_told_to_wait(demo: Page, page_problems:
     page_problems.clear()
 
 
-async def test_the_readmes_example_works_on_a_page_of_another_origin(page: Page, service_url: str) -> None:
-    (example,) = code_blocks(READMES[0], "js")
+async def test_the_browser_example_works_on_a_page_of_another_origin(page: Page, service_url: str) -> None:
+    example = (CLIENTS / "browser.js").read_text(encoding="utf-8")
     assert DOCUMENTED_URL in example
     files = {
         "/": ("text/html", "<link rel=icon href=data:,><input type=file><script type=module src=main.js></script>"),
@@ -157,7 +157,7 @@ async def test_the_readmes_example_works_on_a_page_of_another_origin(page: Page,
 
     with running_http_server(serve) as url:
         await page.goto(url)
-        for said in ("foods was new", "foods was known"):
+        for said in ("foods uploaded", "foods cache hit"):
             async with page.expect_console_message() as message:
                 await page.set_input_files("input", [])
                 await page.set_input_files("input", COFFEE)

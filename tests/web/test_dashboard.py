@@ -18,7 +18,7 @@ from app.main import create_app
 from app.resources import Resources
 from app.services.statistics import dashboard
 from app.web.pages import CONTENT_SECURITY_POLICY
-from tests.api.routes.test_classify import error_code, photo, sha256
+from tests.support.classify import error_code, photo, sha256
 from tests.support.serving import serving
 from tests.support.tasks import until
 

@@ -17,8 +17,8 @@ from app.database.tables.classification import PeriodTotals
 from app.main import create_app
 from app.server.shutdown import announce_shutdown
 from app.services.request_log.rollups import period_start
-from tests.api.routes.test_classify import photo
 from tests.servers.browser import open_page
+from tests.support.classify import photo
 from tests.support.serving import serving
 
 PHONE: dict[str, Any] = {

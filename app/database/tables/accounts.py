@@ -60,7 +60,7 @@ class User(Base):
 
 
 class LoginFailure(Base):
-    """Failed log-ins in a row of one account or from one address; `subject` is a hash, so it names nobody."""
+    """Failed log-ins in a row of one account or from one address; `subject` is a hash, so it names no person."""
 
     __tablename__ = "login_failure"
 
@@ -107,7 +107,7 @@ class LibraryState(Base):
 
 
 class LibraryImage(Base):
-    """One picture in somebody's library. `filename` is what its owner calls it, and never a path of ours."""
+    """One picture in an account's library. `filename` is what its owner calls it, and never a path of ours."""
 
     __tablename__ = "library_image"
 
@@ -166,7 +166,7 @@ class InferenceTask(Base):
 
 
 class InferenceResult(Base):
-    """What a model said of somebody's picture; `model_name` is what was asked for, `model` what has answered."""
+    """What a model said of a picture of a library; `model_name` is what was asked for, `model` what has answered."""
 
     __tablename__ = "inference_result"
 

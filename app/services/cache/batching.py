@@ -8,11 +8,11 @@ is told only to those who asked before the query began.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from app.errors import AppError, ServerBusy
+from app.runtime.background import fail, spawn
 
 V = TypeVar("V")
 
@@ -51,7 +51,7 @@ class DataLoader(Generic[V]):
         groups = {id(group): group for group in map(self._join, wanted)}
         found: dict[str, V] = {}
         for group in groups.values():
-            # Whoever goes away does not take the group's answer along.
+            # A cancelled look-up does not cancel the query that others share.
             found.update(await asyncio.shield(group.found))
         return {each: found[each] for each in wanted if each in found}
 
@@ -63,9 +63,7 @@ class DataLoader(Generic[V]):
         if not self._waiting or len(self._waiting[-1].hashes) >= MAX_HASHES_PER_QUERY:
             self._waiting.append(_Group(asyncio.get_running_loop().create_future()))
             if len(self._workers) < MAX_QUERIES:
-                # In a context of its own: its log lines are not those of the request that happens to start it.
-                worker = asyncio.create_task(self._work(), name="cache-reader", context=Context())
-                self._workers.add(worker)
+                self._workers.add(spawn(self._work(), name="cache-reader"))
         group = self._waiting[-1]
         group.hashes[image_hash] = None
         return group
@@ -83,19 +81,13 @@ class DataLoader(Generic[V]):
             found = await self._fetch(list(group.hashes))
         except AppError as error:
             # Those who wait behind would only wait longer for the same.
-            self._fail(error, group, *self._waiting)
+            for each in (group, *self._waiting):
+                fail(each.found, error)
             self._waiting.clear()
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
-            self._fail(error, group)
+            fail(group.found, error)
         else:
             group.found.set_result(found)
         finally:
             # At the end of the event loop, when this task is cancelled.
             group.found.cancel()
-
-    @staticmethod
-    def _fail(error: Exception, *groups: _Group[V]) -> None:
-        for group in groups:
-            group.found.set_exception(error)
-            # Marks it as seen, for the case that every caller has gone.
-            group.found.exception()

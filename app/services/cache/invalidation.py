@@ -8,14 +8,12 @@ import asyncio
 import time
 from datetime import datetime, timedelta
 
-from loguru import logger
 from sqlalchemy import func, literal, select, union_all
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.tables.classification import CacheChange, UtcDateTime
 from app.database.transactions import read
-from app.errors import AppError
+from app.runtime.background import OutageLog, every
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
 
 LOOK_INTERVAL_SECONDS = 1.0
@@ -33,35 +31,28 @@ class CacheInvalidator:
         self._engine = engine
         self._copies = copies
         self._last_time: datetime | None = None
-        self._fails = False
+        self._outage = OutageLog(
+            "cache: changes cannot be watched, soon only the database counts",
+            recovered="cache: changes are watched again",
+        )
 
     async def run(self) -> None:
-        """Run for ever."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-            await self.look()
+        """Look every second until the task is cancelled."""
+        await every(LOOK_INTERVAL_SECONDS, self._look, outage=self._outage)
 
     async def look(self) -> None:
         """Look once; a failure is logged, and copies stop counting by themselves unless a later look succeeds."""
+        with self._outage.guard():
+            await self._look()
+
+    async def _look(self) -> None:
         looked_at = time.monotonic()
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
-                now, changes = await read(self._engine, self._select_changes, max_attempts=1)
-            last_time, self._last_time = self._last_time, now
-            if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
-                self._copies.forget_everything(why="the database was away too long")
-            await self._copies.learn(changes, now=now, looked_at=looked_at)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the watch must go on
-            if not self._fails:
-                self._fails = True
-                is_ours = isinstance(error, (AppError, SQLAlchemyError, OSError))
-                logger.opt(exception=not is_ours).warning(
-                    "cache: changes cannot be watched ({}), soon only the database counts", type(error).__name__
-                )
-            return
-        if self._fails:
-            self._fails = False
-            logger.info("cache: changes are watched again")
+        async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
+            now, changes = await read(self._engine, self._select_changes, max_attempts=1)
+        last_time, self._last_time = self._last_time, now
+        if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
+            self._copies.forget_everything(why="the database was away too long")
+        await self._copies.learn(changes, now=now, looked_at=looked_at)
 
     async def _select_changes(self, connection: AsyncConnection) -> tuple[datetime, dict[str, datetime]]:
         """Return the database's time, and what was changed since the last look or in the last minute."""

@@ -9,13 +9,11 @@ id it was told has missed nothing, unless a transaction stayed open for more tha
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from loguru import logger
 from sqlalchemy import Row, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
@@ -23,9 +21,10 @@ from app.database.tables.accounts import TaskEvent
 from app.database.transactions import read
 from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.observability import metrics
+from app.runtime.background import OutageLog, every, fail
 from app.services.accounts.service import AccountService, Session
 from app.services.events.listener import PAGE_EVENTS, Ending, Listener, TaskChange, task_change
-from app.services.events.redis_signal import RedisSignal
+from app.services.events.redis_signal import RedisSignal, Topic
 
 POLL_SECONDS = 0.5
 # With Redis a look is only for what nobody could announce.
@@ -78,15 +77,16 @@ class TaskEvents:
         self._position: _Position | None = None
         self._is_held = False
         self._is_leaving = False
-        self._fails = False
         self._woken = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
+        if signal is not None:
+            signal.listen(Topic.TASK_EVENTS, self._woken.set)
 
     def announce(self) -> None:
         """Say that events have been committed, so that nobody has to find out. Does not wait and never fails."""
         self._woken.set()
         if self._signal is not None:
-            self._signal.send()
+            self._signal.send(Topic.TASK_EVENTS)
 
     @asynccontextmanager
     async def listen(self, session: Session, since: int | None = None) -> AsyncIterator[Listener]:
@@ -127,12 +127,16 @@ class TaskEvents:
                 del self._listeners[listener.user_id]
 
     async def run(self) -> None:
-        """Run for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
-            group.create_task(self._check_sessions_regularly())
-            if self._signal is not None:
-                group.create_task(self._signal.run(self._woken.set))
+        """Tell listeners what is new, and check their tokens, until the task is cancelled."""
+        reading = OutageLog("task events cannot be read", recovered="task events are read again")
+        checking = OutageLog("open streams cannot be checked", recovered="open streams are checked again")
+        loops = [
+            every(PAUSE_SECONDS, self._watch, outage=reading, first_after_seconds=0),
+            every(SESSION_CHECK_SECONDS, self.check_sessions, outage=checking),
+        ]
+        if self._signal is not None:
+            loops.append(self._signal.run())
+        await asyncio.gather(*loops)
 
     def end_streams(self) -> None:
         """End all streams, and take no more: the service is about to end."""
@@ -141,15 +145,15 @@ class TaskEvents:
             listener.end(Ending.SERVICE_ENDS)
 
     async def check_sessions(self) -> None:
-        """End the streams of tokens that do not count any more: of deleted accounts and from before a new password."""
+        """End the streams of tokens that do not count any more: of deleted accounts and from before a new password.
+
+        Raises:
+            DatabaseUnavailable, ServerBusy: nothing is checked.
+        """
         listeners = self._all_listeners()
         if not listeners:
             return
-        try:
-            generations = await self._accounts.generations_of(self._listeners)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next check must come
-            logger.warning("open streams cannot be checked now ({})", type(error).__name__)
-            return
+        generations = await self._accounts.generations_of(self._listeners)
         now = utc_now()
         for listener in listeners:
             generation = generations.get(listener.user_id)
@@ -158,11 +162,6 @@ class TaskEvents:
                 listener.end(Ending.TOKEN_INVALID)
             elif listener.expires_at <= now:
                 listener.end(Ending.TOKEN_EXPIRED)
-
-    async def _check_sessions_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(SESSION_CHECK_SECONDS)
-            await self.check_sessions()
 
     def _all_listeners(self) -> list[Listener]:
         return [listener for listeners in self._listeners.values() for listener in listeners]
@@ -175,18 +174,16 @@ class TaskEvents:
         await waiter
 
     async def _watch(self) -> None:
+        """Wait until it is time for a look, and look."""
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._woken.wait()
-            except TimeoutError:
-                pass
             self._woken.clear()
             if self._listeners or self._waiters:
-                await self._look()
-                await asyncio.sleep(PAUSE_SECONDS)
-            else:
-                self._position = None
+                break
+            self._position = None
+        await self._look()
 
     def _interval(self) -> float | None:
         """How long to wait for an announcement before looking all the same; None: as long as it takes."""
@@ -197,27 +194,18 @@ class TaskEvents:
         return POLL_WITH_SIGNAL_SECONDS if self._signal is not None and self._signal.in_contact else POLL_SECONDS
 
     async def _look(self) -> None:
-        """Read what is new and tell it; a failure is logged, and told to those who wait for the look."""
+        """Read what is new and tell it; a failure is told to the requests that wait for the look, too."""
         waiters, self._waiters = self._waiters, []
-        failure: AppError | None = None
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
                 await self._tell_what_is_new()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the watch must go on
-            failure = error if isinstance(error, AppError) else DatabaseUnavailable()
-            if not self._fails:
-                is_ours = isinstance(error, (AppError, SQLAlchemyError, OSError))
-                logger.opt(exception=not is_ours).warning("task events cannot be read ({})", type(error).__name__)
-        if self._fails and failure is None:
-            logger.info("task events are read again")
-        self._fails = failure is not None
+        except Exception as error:
+            for waiter in waiters:
+                fail(waiter, error if isinstance(error, AppError) else DatabaseUnavailable())
+            raise
         for waiter in waiters:
-            if waiter.done():
-                continue
-            if failure is None:
+            if not waiter.done():
                 waiter.set_result(None)
-            else:
-                waiter.set_exception(failure)
 
     async def _tell_what_is_new(self) -> None:
         if self._position is None:

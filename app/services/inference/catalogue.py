@@ -6,8 +6,8 @@ provider that they were made for.
 """
 
 import asyncio
-from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 
 from loguru import logger
 
@@ -16,6 +16,7 @@ from app.clients.errors import ModelConfigurationError, ModelError, ModelNotFoun
 from app.clients.registry import BUILT_IN_PROVIDERS, create_model_client, plugin_names
 from app.config.model import ModelSettings
 from app.errors import UnknownModel
+from app.runtime.background import SingleFlight
 
 # What is asked for when no name is given, as the specification has it.
 DEFAULT_MODEL_NAME = "dummy"
@@ -63,7 +64,7 @@ class ModelCatalogue:
         self._targets |= settings.further_models
         self._targets.pop(self._service_name, None)
         self._clients: dict[str, ModelClient] = {}
-        self._loading: dict[str, asyncio.Task[ModelClient]] = {}
+        self._loading: SingleFlight[str, ModelClient] = SingleFlight()
 
     def choices(self) -> list[ModelChoice]:
         """Return all names that one may ask for: the service's model, then the others, then the aliases."""
@@ -91,23 +92,16 @@ class ModelCatalogue:
             return self.service_client
         if name in self._clients:
             return self._clients[name]
-        loading = self._loading.get(name)
-        if loading is None:
-            # In a context of its own: its log lines are not those of the request that happens to start it.
-            loading = asyncio.create_task(self._load(name), name=f"load-{name}", context=Context())
-            self._loading[name] = loading
-            loading.add_done_callback(lambda done: self._loaded(name, done))
         try:
             async with asyncio.timeout(self._settings.total_timeout_seconds):
-                return await asyncio.shield(loading)
+                client, _ = await self._loading.run(name, partial(self._load, name), is_detached=True)
+                return client
         except TimeoutError:
             raise ModelTimeout("The model is still being loaded. Try again shortly.", retry_after_seconds=10) from None
 
     async def close(self) -> None:
         """Close all clients that were loaded here."""
-        for loading in list(self._loading.values()):
-            loading.cancel()
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await self._loading.cancel()
         await asyncio.gather(*(client.close() for client in self._clients.values()), return_exceptions=True)
 
     def _names(self) -> list[str]:
@@ -157,9 +151,3 @@ class ModelCatalogue:
         self._clients[name] = client
         logger.info("model {} is loaded: {}", name, client.model)
         return client
-
-    def _loaded(self, name: str, loading: asyncio.Task[ModelClient]) -> None:
-        del self._loading[name]
-        if not loading.cancelled():
-            # Marks the exception as seen, also when everybody has hung up.
-            loading.exception()

@@ -1,12 +1,14 @@
 """Models beside the service's own: one call at a time per picture and model in each process, and no shared cache.
 
 The shared cache has one answer per photo, that of the service's model. What another model has said before stands in
-somebody's results. Those who ask at the same time share one call, and it is over only when its result is stored.
+the results of an account. Requests that ask at the same time share one call, which ends only when its result is stored:
+a later request finds it there.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -15,57 +17,65 @@ from app.categories import Category
 from app.clients.base import ModelClient
 from app.database.tables.accounts import InferenceResult
 from app.database.transactions import read
-from app.errors import ImageNotFound, ServerBusy
+from app.errors import ImageNotFound
+from app.runtime.background import SingleFlight
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.photos import PhotoPreparer, UploadedPhoto
 
+T = TypeVar("T")
 
-class FurtherModels:
+
+class FurtherModels(Generic[T]):
     """Asks models that are not the service's, and only for what they have not said yet."""
 
     def __init__(self, engine: AsyncEngine, preparer: PhotoPreparer) -> None:
         self._engine = engine
         self._preparer = preparer
-        self._flights: dict[tuple[str, str], asyncio.Future[CachedResult]] = {}
+        self._calls: SingleFlight[tuple[str, str], tuple[CachedResult, T | BaseException]] = SingleFlight()
 
-    @asynccontextmanager
     async def answer(
-        self, client: ModelClient, image_hash: str, opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]]
-    ) -> AsyncIterator[tuple[CachedResult, bool]]:
-        """Give what the model says of a picture, and whether that cost nothing; it is to be stored within the block.
+        self,
+        client: ModelClient,
+        image_hash: str,
+        opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]],
+        store: Callable[[CachedResult, bool], Awaitable[T]],
+    ) -> T:
+        """Store what the model says of a picture, and return what `store` does.
 
         Args:
             client: the model.
             image_hash: SHA-256 of the picture.
             opened: holds the picture in memory; used only when the model has to be asked.
+            store: gets what the model says, and whether that cost nothing.
 
         Raises:
             InvalidRequest: the picture is none that we take.
             ModelError: the model gave no valid answer.
+            Exception: `store` raised it.
         """
+
+        async def ask_and_store() -> tuple[CachedResult, T | BaseException]:
+            earlier = await self._find(client.model, image_hash)
+            result = earlier or await self._ask(client, opened)
+            # A failure is this caller's alone: the others store the result for themselves.
+            (stored,) = await asyncio.gather(store(result, earlier is not None), return_exceptions=True)
+            return result, stored
+
         key = client.model, image_hash
-        while (flight := self._flights.get(key)) is not None:
+        while True:
+            is_shared = key in self._calls
             try:
-                result = await asyncio.shield(flight)
+                (result, stored), _ = await self._calls.run(key, ask_and_store)
             except ImageNotFound:
-                # It was that of another account, which has just deleted it.
-                continue
-            yield result, True
-            return
-        flight = self._flights[key] = asyncio.get_running_loop().create_future()
-        try:
-            try:
-                earlier = await self._find(client.model, image_hash)
-                result = earlier or await self._ask(client, opened)
-            except BaseException as error:
-                flight.set_exception(error if isinstance(error, Exception) else ServerBusy())
-                # Marks it as seen, for the case that nobody else is aboard.
-                flight.exception()
+                # The picture was that of another account, which has just deleted it.
+                if is_shared:
+                    continue
                 raise
-            flight.set_result(result)
-            yield result, earlier is not None
-        finally:
-            del self._flights[key]
+            if is_shared:
+                return await store(result, True)
+            if isinstance(stored, BaseException):
+                raise stored
+            return stored
 
     async def _find(self, model: str, image_hash: str) -> CachedResult | None:
         row = InferenceResult

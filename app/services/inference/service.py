@@ -18,6 +18,7 @@ from loguru import logger
 from app.clock import utc_now
 from app.errors import CorruptImage, ServerBusy
 from app.observability.tracing import span
+from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
@@ -46,7 +47,7 @@ class InferenceService:
         models: ModelCatalogue,
         classifier: ClassifierService,
         cache: CacheService,
-        earlier: FurtherModels,
+        further_models: FurtherModels[Inference],
         recorder: RequestRecorder,
         memory: MemoryBudget,
     ) -> None:
@@ -55,10 +56,11 @@ class InferenceService:
         self._models = models
         self._classifier = classifier
         self._cache = cache
-        self._earlier = earlier
+        self._further_models = further_models
         self._recorder = recorder
         self._memory = memory
-        self._under_way: set[asyncio.Task[Inference]] = set()
+        # Its keys are never shared: it is there because a client that disconnects cancels nothing.
+        self._under_way: SingleFlight[object, Inference] = SingleFlight()
 
     async def infer(
         self,
@@ -92,20 +94,14 @@ class InferenceService:
         self._models.check(model_name)
         image = await self._library.get(account_id, image_id)
         caller = replace(caller or Caller(), user_id=user_id_of_account(account_id))
-        work = asyncio.create_task(self._infer(account_id, image, model_name, caller, task_id, on_saved))
-        self._under_way.add(work)
-        work.add_done_callback(self._finish)
-        return await asyncio.shield(work)
+        inference, _ = await self._under_way.run(
+            object(), partial(self._infer, account_id, image, model_name, caller, task_id, on_saved)
+        )
+        return inference
 
     async def close(self) -> None:
         """Wait for what is under way: it is paid for, and is kept."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
-
-    def _finish(self, work: asyncio.Task[Inference]) -> None:
-        self._under_way.discard(work)
-        if not work.cancelled():
-            # Marks the exception as seen, also when the caller has hung up.
-            work.exception()
+        await self._under_way.wait()
 
     async def _infer(
         self,
@@ -139,9 +135,11 @@ class InferenceService:
             answer = await self._classify(image, caller)
             # The entry may be an earlier model's, or a person's.
             return await store(answer, await self._cache.model_of(image.sha256) or client.model)
-        opened = partial(self._opened, image)
-        async with self._earlier.answer(client, image.sha256, opened) as (result, from_cache):
+
+        async def log_and_store(result: CachedResult, from_cache: bool) -> Inference:
             return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
+
+        return await self._further_models.answer(client, image.sha256, partial(self._opened, image), log_and_store)
 
     async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
         # A photo that is known does not have to be read.

@@ -5,7 +5,6 @@ storage that is marked as this database's: with any other database, such as one 
 look like nobody's.
 """
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -18,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.database.statements import Statement, execute, seconds_from_now, upsert
 from app.database.tables.accounts import LibraryState
 from app.database.transactions import read, write
-from app.errors import AppError
+from app.runtime.background import OutageLog, every
 from app.services.library.rows import FileRow, StoredName, find_files, find_stored, remove_ownerless
 from app.storage import Storage, StorageError
 
@@ -32,20 +31,23 @@ TURN_SECONDS = int(ABANDONED_AFTER_SECONDS)
 ROWS_AT_ONCE = 500
 
 
-async def sweep_for_ever(engine: AsyncEngine, storage: Storage) -> None:
-    """Sweep now, again when what is young now has become old, and daily from then on."""
-    pause = SECOND_ROUND_SECONDS
-    while True:
-        try:
-            if await take_turn(engine, storage):
-                removed = await sweep(engine, storage, older_than_seconds=ABANDONED_AFTER_SECONDS)
-                if removed:
-                    logger.info("library: {} files without a picture were removed", removed)
-        except Exception as error:  # noqa: BLE001 - whatever it was, it must not end the sweeping for ever
-            reason = error if isinstance(error, (AppError, StorageError)) else type(error).__name__
-            logger.warning("library: the sweep has to wait: {}", reason)
-        await asyncio.sleep(pause)
-        pause = ROUND_SECONDS
+async def sweep_regularly(engine: AsyncEngine, storage: Storage) -> None:
+    """Sweep now, again when what is young now has become old, and daily from then on, until the task is cancelled."""
+
+    async def sweep_in_turn() -> None:
+        if await take_turn(engine, storage):
+            removed = await sweep(engine, storage, older_than_seconds=ABANDONED_AFTER_SECONDS)
+            if removed:
+                logger.info("library: {} files without a picture were removed", removed)
+
+    outage = OutageLog(
+        "library: files without a picture cannot be removed",
+        recovered="library: files without a picture are removed again",
+        expected=(StorageError,),
+    )
+    with outage.guard():
+        await sweep_in_turn()
+    await every(ROUND_SECONDS, sweep_in_turn, outage=outage, first_after_seconds=SECOND_ROUND_SECONDS)
 
 
 async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:

@@ -1,26 +1,23 @@
 """How many answers failed for a reason that was not the caller's, by quarter of an hour and code.
 
-Counting costs an addition; a moment later a task of each process adds what it has to the table. What cannot be written
+Counting costs an addition; once a second a task of each process adds what it has to the table. What cannot be written
 waits: there are few codes, and errors are many just when the database is away.
 """
 
 import asyncio
-import contextlib
 import random
 from collections import Counter
 from datetime import datetime
 
-from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
 from app.database.transactions import write
-from app.errors import AppError
+from app.runtime.background import OutageLog, every
 from app.services.request_log.rollups import SHARDS, period_start, upsert_sums
 
-WRITE_AFTER_SECONDS = 1.0
-RETRY_SECONDS = 5.0
+WRITE_SECONDS = 1.0
 LAST_WRITE_SECONDS = 2.0
 # A quarter of an hour and a code each: a day without a database.
 MAX_COUNTS = 2000
@@ -28,7 +25,6 @@ MAX_COUNTS = 2000
 # (beginning of the period, code) -> errors that are not in the database yet. Of the process, as Prometheus has it:
 # errors happen where there is no service at hand.
 _counts: Counter[tuple[datetime, str]] = Counter()
-_wakers: set[asyncio.Event] = set()
 
 
 def count_error(code: str) -> None:
@@ -36,8 +32,6 @@ def count_error(code: str) -> None:
     key = (period_start(utc_now()), code)
     if key in _counts or len(_counts) < MAX_COUNTS:
         _counts[key] += 1
-    for waker in _wakers:
-        waker.set()
 
 
 class ErrorCounts:
@@ -46,31 +40,25 @@ class ErrorCounts:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._shard = random.randrange(SHARDS)
+        self._outage = OutageLog(
+            "statistics: errors cannot be counted", recovered="statistics: errors are counted again"
+        )
 
     async def run(self) -> None:
-        """Write for ever, whenever there is something; on cancellation, what is left."""
-        waker = asyncio.Event()
-        _wakers.add(waker)
-        try:
-            while True:
-                await waker.wait()
-                waker.clear()
-                await asyncio.sleep(WRITE_AFTER_SECONDS)
-                if not await self._write():
-                    await asyncio.sleep(RETRY_SECONDS)
-                    waker.set()
-        finally:
-            _wakers.discard(waker)
-            # What is left; a database that is away shall not keep the service from ending.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WRITE_SECONDS):
-                    await self._write()
+        """Write what was counted once a second until the task is cancelled."""
+        await every(WRITE_SECONDS, self._write, outage=self._outage)
 
-    async def _write(self) -> bool:
+    async def close(self) -> None:
+        """Write what is left; a database that is away does not keep the service from ending."""
+        with self._outage.guard():
+            async with asyncio.timeout(LAST_WRITE_SECONDS):
+                await self._write()
+
+    async def _write(self) -> None:
         counts = dict(_counts)
         _counts.clear()
         if not counts:
-            return True
+            return
         rows = [
             value
             for (period, code), errors in sorted(counts.items())
@@ -89,15 +77,6 @@ class ErrorCounts:
 
         try:
             await write(self._engine, add)
-        except AppError as error:
-            logger.debug("statistics: errors are not counted yet ({})", error.code)
-            _counts.update(counts)
-            return False
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next write must come
-            logger.warning("statistics: errors cannot be counted ({})", type(error).__name__)
-            _counts.update(counts)
-            return False
         except BaseException:
             _counts.update(counts)
             raise
-        return True

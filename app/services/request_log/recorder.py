@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -26,6 +25,7 @@ from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.observability import metrics
 from app.observability.tracing import span
+from app.runtime.background import cancel, fail, spawn
 from app.services.request_log.record import RequestRecord, count_hits, insert_log
 from app.services.request_log.rollups import Rollups
 
@@ -84,8 +84,7 @@ class RequestRecorder:
         self._pending.append(_Pending(records, committed))
         self._pending_rows += len(records)
         if self._flusher is None:
-            # In a context of its own: its log lines are not those of the request that happens to start it.
-            self._flusher = asyncio.create_task(self._flush(), name="request-recorder", context=Context())
+            self._flusher = spawn(self._flush(), name="request-recorder")
         if committed is not None:
             # A caller that goes away cancels its own future only: the rows are written all the same.
             with span("commit", rows=len(records)):
@@ -107,8 +106,7 @@ class RequestRecorder:
                     await asyncio.shield(self._flusher)
         except TimeoutError:
             if self._flusher is not None:
-                self._flusher.cancel()
-                await asyncio.gather(self._flusher, return_exceptions=True)
+                await cancel(self._flusher)
             logger.error("{} log rows are lost: the database could not be reached", self._pending_rows)
         await self._writer.close()
 
@@ -205,7 +203,5 @@ class RequestRecorder:
 def _fail(pending: _Pending, error: Exception) -> None:
     if pending.committed is None:
         logger.error("{} log rows cannot be written: {}", len(pending.records), type(error).__name__)
-    elif not pending.committed.done():
-        pending.committed.set_exception(error)
-        # Marks it as seen, for the case that the caller has gone.
-        pending.committed.exception()
+    else:
+        fail(pending.committed, error)

@@ -16,6 +16,7 @@ from app.clock import utc_now
 from app.database.tables.classification import RequestLog, Visitor
 from app.database.transactions import read, write
 from app.errors import RequestNotFound
+from app.runtime.background import OutageLog, every
 
 # Small enough that a batch holds its locks for milliseconds, so that requests are logged in between.
 DELETE_BATCH_ROWS = 1000
@@ -140,14 +141,17 @@ class RequestLogService:
         return deleted
 
     async def keep_short(self, retention_days: int) -> None:
-        """Run for ever: once a day, delete what is older than `retention_days`."""
-        await asyncio.sleep(random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS))
-        while True:
-            try:
-                cutoff = utc_now() - timedelta(days=retention_days)
-                deleted = await self.delete_older_than(cutoff)
-                await self.forget_visitors(cutoff)
-                logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
-            except Exception as error:  # noqa: BLE001 - whatever it was, tomorrow is another try
-                logger.error("retention failed ({}), next try tomorrow", type(error).__name__)
-            await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
+        """Delete what is older than `retention_days` once a day until the task is cancelled."""
+
+        async def delete_old() -> None:
+            cutoff = utc_now() - timedelta(days=retention_days)
+            deleted = await self.delete_older_than(cutoff)
+            await self.forget_visitors(cutoff)
+            logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
+
+        outage = OutageLog(
+            "retention: old log rows cannot be deleted, next try tomorrow",
+            recovered="retention: old log rows are deleted again",
+        )
+        first = random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS)
+        await every(RETENTION_INTERVAL_SECONDS, delete_old, outage=outage, first_after_seconds=first)

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from loguru import logger
 from pydantic_core import to_json
 
 from app.categories import CATEGORY_TEXTS
-from app.errors import AppError, ServerBusy
+from app.errors import AppError, DatabaseUnavailable, ServerBusy
+from app.runtime.background import OutageLog, cancel, every, spawn
 from app.services.health import HealthService
 from app.services.statistics.service import StatsService
 from app.services.statistics.timeseries import Bucket
@@ -75,6 +76,10 @@ class DashboardFeed:
             # The largest by far: the sums of thirty days.
             "day": (lambda: stats.latest_series(Bucket.DAY), 60.0),
         }
+        self._outages = {
+            name: OutageLog(f"dashboard: {name} cannot be computed", recovered=f"dashboard: {name} is computed again")
+            for name in self._sources
+        }
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Viewer]:
@@ -88,7 +93,11 @@ class DashboardFeed:
         viewer = Viewer()
         self._viewers.add(viewer)
         if self._producer is None:
-            self._producer = asyncio.create_task(self._produce(), name="dashboard")
+            refresh = partial(self._refresh, dict.fromkeys(self._sources, 0.0))
+            outage = OutageLog("dashboard: nothing can be computed", recovered="dashboard: parts are computed again")
+            self._producer = spawn(
+                every(REFRESH_SECONDS, refresh, outage=outage, first_after_seconds=0), name="dashboard"
+            )
         elif self._parts:
             viewer.offer(self._parts)
         try:
@@ -110,7 +119,7 @@ class DashboardFeed:
         self.end_streams()
         self._stop()
         if producer is not None:
-            await asyncio.gather(producer, return_exceptions=True)
+            await cancel(producer)
 
     def _stop(self) -> None:
         if self._producer is not None:
@@ -118,34 +127,22 @@ class DashboardFeed:
         self._producer = None
         self._parts = {}
 
-    async def _produce(self) -> None:
-        due = dict.fromkeys(self._sources, 0.0)
-        while True:
-            started_at = time.monotonic()
-            try:
-                await self._refresh(due)
-            except AppError as error:
-                # What is shown stays; the part "health" tells of the database.
-                logger.debug("dashboard: {}", error.code)
-            except Exception:  # noqa: BLE001 - whatever it was, the viewers must not sit before a page that stands still
-                logger.exception("dashboard")
-            await asyncio.sleep(max(0.1, started_at + REFRESH_SECONDS - time.monotonic()))
-
     async def _refresh(self, due: dict[str, float]) -> None:
-        """Compute what is due, and offer each part when it is there."""
+        """Compute what is due, and offer each part when it is there.
+
+        Raises:
+            AppError: the database is away; what is shown stays.
+        """
         health = await self._health.check()
         self._publish("health", {"database": health.database_connected, "model": health.model})
         if not health.database_connected:
-            return
+            raise DatabaseUnavailable
         for name, (compute, seconds) in self._sources.items():
             if time.monotonic() < due[name]:
                 continue
-            try:
+            # A bug in one part keeps no other from its turn.
+            with self._outages[name].guard(passes=(AppError,)):
                 self._publish(name, await compute())
-            except AppError:
-                raise
-            except Exception:  # noqa: BLE001 - the other parts come all the same, and this one is tried again
-                logger.exception("dashboard: {}", name)
             due[name] = time.monotonic() + seconds - REFRESH_SECONDS / 2
 
     def _publish(self, name: str, value: Any) -> None:

@@ -9,13 +9,14 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 
 from loguru import logger
-from sqlalchemy import ColumnElement, and_, select, union_all, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.errors import ModelRefused, ModelRejectedRequest
 from app.clock import utc_now
+from app.database.statements import can_skip_locked
 from app.database.tables.accounts import InferenceTask
-from app.database.transactions import read, write
+from app.database.transactions import write
 from app.errors import AppError, InvalidRequest, NotFound
 from app.observability import metrics
 from app.services.tasks.record import UNFINISHED, Task, TaskStatus, database_time, record_changes, select_tasks
@@ -51,47 +52,31 @@ class TaskClaims:
         self._on_change = on_change
         self._now = database_time(engine.dialect.name)
         self._lease_end = database_time(engine.dialect.name, LEASE_SECONDS)
+        self._is_due = and_(
+            InferenceTask.status.in_([status.value for status in UNFINISHED]), InferenceTask.due_at <= self._now
+        )
 
-    async def due(self, limit: int) -> list[str]:
-        """Return the ids of tasks that may be claimed: of the dead first, then the oldest."""
-        # A query for each status, so that the index gives the rows in their order.
-        parts = [
-            select(InferenceTask.id)
-            .where(InferenceTask.status == status.value, InferenceTask.due_at <= self._now)
-            .order_by(InferenceTask.due_at)
-            .limit(limit)
-            .subquery()
-            for status in (TaskStatus.PROCESSING, TaskStatus.PENDING)
-        ]
-        query = union_all(*(select(part.c.id) for part in parts))
+    async def claim(self, limit: int) -> list[Task]:
+        """Claim up to `limit` due tasks: those whose process was silent for too long first, then the oldest.
 
-        async def select_ids(connection: AsyncConnection) -> list[str]:
-            return list((await connection.scalars(query)).all())[:limit]
+        The attempt is counted. A task that has used up its attempts without an end (its process was killed each time)
+        is ended as failed.
 
-        return await read(self._engine, select_ids, max_attempts=1)
-
-    async def claim(self, task_ids: Collection[str]) -> list[Task]:
-        """Claim those of the tasks that are due; return what is ours now. The attempt is counted.
-
-        What has used up its attempts without an end (its process died each time) is ended as failed.
+        Raises:
+            DatabaseUnavailable, ServerBusy: as `write` does; nothing is logged.
         """
         mark = secrets.token_hex(16)
-        ours = and_(InferenceTask.id.in_(list(task_ids)), InferenceTask.runner == mark)
-        is_due = and_(
-            InferenceTask.id.in_(list(task_ids)),
-            InferenceTask.status.in_([status.value for status in UNFINISHED]),
-            InferenceTask.due_at <= self._now,
-        )
-        has_attempts = InferenceTask.attempts < self._max_attempts
 
         async def claim_due(connection: AsyncConnection) -> list[Task]:
-            if known := await select_tasks(connection, ours):
-                # Committed by an attempt whose answer was lost.
-                return known
+            ids = await self._lock_due(connection, limit)
+            if not ids:
+                return []
+            # Again, for a server that has not locked the rows.
+            is_due = and_(InferenceTask.id.in_(ids), self._is_due)
             changed = {"runner": mark, "updated_at": utc_now()}
             claimed = await connection.execute(
                 update(InferenceTask)
-                .where(is_due, has_attempts)
+                .where(is_due, InferenceTask.attempts < self._max_attempts)
                 .values(
                     **changed,
                     status=TaskStatus.PROCESSING.value,
@@ -99,10 +84,10 @@ class TaskClaims:
                     due_at=self._lease_end,
                 )
             )
-            if claimed.rowcount < len(task_ids):
+            if claimed.rowcount < len(ids):
                 await connection.execute(
                     update(InferenceTask)
-                    .where(is_due, ~has_attempts)
+                    .where(is_due, InferenceTask.attempts >= self._max_attempts)
                     .values(
                         **changed,
                         status=TaskStatus.FAILED.value,
@@ -110,17 +95,36 @@ class TaskClaims:
                         error_message="The task was begun several times and never came to an end.",
                     )
                 )
-            tasks = await select_tasks(connection, ours)
+            tasks = await select_tasks(connection, InferenceTask.id.in_(ids), InferenceTask.runner == mark)
             await record_changes(connection, tasks)
             return tasks
 
-        tasks = await write(self._engine, claim_due) if task_ids else []
+        tasks = await write(self._engine, claim_due, quietly=True)
         if tasks:
             self._on_change()
         for task in tasks:
             if task.status is TaskStatus.FAILED:
                 metrics.count(metrics.TASKS_FAILED)
         return [task for task in tasks if task.status is TaskStatus.PROCESSING]
+
+    async def _lock_due(self, connection: AsyncConnection, limit: int) -> list[str]:
+        """Return the ids of up to `limit` due tasks, and lock their rows; rows that another process locks are left out.
+
+        SQLite has one writer, and an older server waits for the other process.
+        """
+        ids: list[str] = []
+        # A query for each status, so that the index gives the rows in their order.
+        for status in (TaskStatus.PROCESSING, TaskStatus.PENDING):
+            if len(ids) < limit:
+                query = (
+                    select(InferenceTask.id)
+                    .where(InferenceTask.status == status.value, InferenceTask.due_at <= self._now)
+                    .order_by(InferenceTask.due_at)
+                    .limit(limit - len(ids))
+                    .with_for_update(skip_locked=can_skip_locked(connection.dialect))
+                )
+                ids += (await connection.scalars(query)).all()
+        return ids
 
     async def renew(self, tasks: Collection[Task]) -> None:
         """Keep runs for another `LEASE_SECONDS`."""

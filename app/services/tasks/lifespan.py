@@ -1,14 +1,14 @@
 """What a process needs for tasks: to make them, and where it shall, to run them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
+from app.runtime.background import running
+from app.services.events.redis_signal import RedisSignal, Topic
 from app.services.tasks.claims import TaskClaims
-from app.services.tasks.queue import create_queue
 from app.services.tasks.retention import TaskRetention
 from app.services.tasks.runner import Inference, TaskRunner
 from app.services.tasks.service import TaskService
@@ -19,9 +19,9 @@ async def open_tasks(
     settings: Settings,
     engine: AsyncEngine,
     *,
-    key_space: str,
     inference: Inference,
     on_change: Callable[[], None],
+    signal: RedisSignal | None,
     is_worker: bool,
 ) -> AsyncIterator[TaskService]:
     """Keep tasks, and run them for the length of the block if this process is to.
@@ -29,30 +29,30 @@ async def open_tasks(
     Args:
         settings: of the service.
         engine: the database.
-        key_space: what tells this installation's keys in Redis from those of others.
         inference: what runs a task.
         on_change: tells those who listen that an event was committed; never fails.
+        signal: wakes the runners of other processes, if there is one; without it they look each second.
         is_worker: this process serves nothing. One that serves runs tasks unless TASK_WORKERS is outside.
     """
-    runs_tasks = is_worker or settings.task.workers == "inside"
-    queue = create_queue(settings, key_space=key_space, runs_tasks=runs_tasks)
-    try:
-        tasks = TaskService(engine, announce=queue.announce, on_change=on_change)
-        if not runs_tasks:
-            yield tasks
-            return
-        # Who serves leaves half of the calls to the model to those who wait for an answer.
+    runner: TaskRunner | None = None
+    if is_worker or settings.task.workers == "inside":
+        # A process that serves leaves half of the calls to the model to requests that wait for an answer.
         concurrency = settings.model.max_concurrency if is_worker else max(1, settings.model.max_concurrency // 2)
-        runs = TaskClaims(engine, max_attempts=settings.task.max_attempts, on_change=on_change)
-        runner = TaskRunner(runs, inference, concurrency=concurrency)
-        expiry = asyncio.create_task(TaskRetention(engine, settings.task.keep_days).run(), name="tasks-expiry")
-        try:
-            runner.start()
-            await queue.listen(runner.run, concurrency=concurrency)
-            yield tasks
-        finally:
-            expiry.cancel()
-            await asyncio.gather(expiry, return_exceptions=True)
-            await runner.close()
-    finally:
-        await queue.close()
+        claims = TaskClaims(engine, max_attempts=settings.task.max_attempts, on_change=on_change)
+        runner = TaskRunner(claims, inference, concurrency=concurrency)
+        if signal is not None:
+            signal.listen(Topic.NEW_TASKS, runner.wake)
+
+    def wake() -> None:
+        if runner is not None:
+            runner.wake()
+        if signal is not None:
+            signal.send(Topic.NEW_TASKS)
+
+    tasks = TaskService(engine, wake=wake, on_change=on_change)
+    if runner is None:
+        yield tasks
+        return
+    retention = TaskRetention(engine, settings.task.keep_days)
+    async with running(retention.run(), name="tasks-retention"), runner.running():
+        yield tasks

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.clock import utc_now
 from app.database.tables.accounts import InferenceTask, TaskEvent
 from app.database.transactions import write
+from app.runtime.background import OutageLog, every
 from app.services.tasks.record import FINISHED, database_time
 
 # For who was away and asks what happened meanwhile.
@@ -31,15 +32,14 @@ class TaskRetention:
         self._kept = timedelta(days=keep_days)
 
     async def run(self) -> None:
-        """Delete every hour, for ever; a failure is logged, and the next hour tries again."""
-        await asyncio.sleep(random.uniform(0, FIRST_RUN_MAX_SECONDS))
-        while True:
-            try:
-                tasks, events = await self.delete_old()
-                logger.info("{} old tasks and {} old task events were deleted", tasks, events)
-            except Exception as error:  # noqa: BLE001 - whatever it was, it must not end the deleting for ever
-                logger.warning("old tasks cannot be deleted ({})", type(error).__name__)
-            await asyncio.sleep(INTERVAL_SECONDS)
+        """Delete every hour until the task is cancelled."""
+        outage = OutageLog("old tasks cannot be deleted", recovered="old tasks are deleted again")
+        first = random.uniform(0, FIRST_RUN_MAX_SECONDS)
+        await every(INTERVAL_SECONDS, self._delete_and_log, outage=outage, first_after_seconds=first)
+
+    async def _delete_and_log(self) -> None:
+        tasks, events = await self.delete_old()
+        logger.info("{} old tasks and {} old task events were deleted", tasks, events)
 
     async def delete_old(self) -> tuple[int, int]:
         """Delete once; return how many tasks and how many events."""

@@ -1,13 +1,13 @@
 """Tasks as their owners see them: asked for now, looked at later, cancelled while they have not begun.
 
-The row is the task. Whoever runs it is woken by its id, and finds it also when that message is lost.
+The row is the task, and the table is the queue: a wake-up carries nothing, and only saves time.
 """
 
 import asyncio
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, select, update
@@ -51,19 +51,13 @@ class TaskService:
 
     Args:
         engine: the database.
-        announce: tells those who run tasks of a new one's id; never fails.
+        wake: has the runners of this process and of others look for tasks now; never fails.
         on_change: tells those who listen that an event was committed; never fails.
     """
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        announce: Callable[[str], Awaitable[None]],
-        on_change: Callable[[], None],
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, *, wake: Callable[[], None], on_change: Callable[[], None]) -> None:
         self._engine = engine
-        self._announce = announce
+        self._wake = wake
         self._on_change = on_change
 
     async def submit(self, account_id: int, image_id: int, model_name: str) -> Task:
@@ -114,7 +108,7 @@ class TaskService:
             raise ImageNotFound from None
         # The task is a trace of its own; this is the way to it from the request's.
         tracing.describe(task_id=task_id)
-        await self._announce(task_id)
+        self._wake()
         self._on_change()
         return task
 

@@ -6,7 +6,7 @@
  * import { classifyPhoto } from "./image-classifier.js";
  *
  * const answer = await classifyPhoto(input.files[0], { server: "https://photos.example.com" });
- * console.log(answer.data.category, answer.photo.uploaded ? "was new" : "was known");
+ * console.log(answer.data.category, answer.photo.uploaded ? "uploaded" : "cache hit");
  *
  * @module
  */

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import CacheSettings, Settings
 from app.main import create_app
-from tests.api.routes.test_classify import MISS, check, error_code, hit_count, photo, sha256, upload
 from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import MISS, check, error_code, hit_count, photo, sha256, upload
 from tests.support.serving import serving
 
 KEY = "an-admin-key-for-tests"

@@ -1,64 +1,27 @@
 """The whole flow over HTTP: ask with a hash, upload on a miss, ask again; what is counted, logged and refused."""
 
 import asyncio
-import hashlib
-from io import BytesIO
 from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import RequestLog
 from app.main import create_app
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, classification, failure
 from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import MISS, check, error_code, hit_count, photo, sha256, upload
 from tests.support.serving import serving
 
-MISS = {"success": True, "cached": False, "message": "Cache not found, please upload the full image"}
 DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION}
-
-
-def photo(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
-    """A JPEG whose bytes depend on `seed`."""
-    file = BytesIO()
-    Image.new("RGB", size, (seed * 37 % 256, seed * 91 % 256, seed // 256)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-async def upload(api: httpx2.AsyncClient, image: bytes, **more: Any) -> httpx2.Response:
-    return await api.post("/classify", files={"image": ("image.jpg", image, "image/jpeg")}, **more)
-
-
-async def check(api: httpx2.AsyncClient, image_hash: str, **more: Any) -> httpx2.Response:
-    return await api.post("/classify/check-cache", json={"image_hash": image_hash}, **more)
 
 
 async def log_rows(engine: AsyncEngine) -> list[Any]:
     async with engine.connect() as connection:
         return list((await connection.execute(select(RequestLog).order_by(RequestLog.id))).all())
-
-
-async def hit_count(engine: AsyncEngine, image_hash: str) -> int | None:
-    async with engine.connect() as connection:
-        query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash)
-        return (await connection.execute(query)).scalar()
-
-
-def error_code(response: httpx2.Response) -> str:
-    body = response.json()
-    assert body["success"] is False
-    assert body["request_id"] == response.headers["X-Request-ID"]
-    assert body["timestamp"].endswith("Z")
-    assert set(body["error"]) == {"code", "message", "details"}
-    return str(body["error"]["code"])
 
 
 async def test_miss_upload_hit(api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer) -> None:

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.tables.classification import CachedImage, RequestLog
-from tests.api.routes.test_library import files_of, person, upload
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import RED, jpeg_photo, png_photo
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, refusal
 from tests.fakes.model_server import FakeModelServer
+from tests.support.library_api import files_of, person, upload
 from tests.support.people import code
 
 PATH = "/images/inference"

@@ -3,7 +3,6 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,30 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import LibrarySettings, Settings
 from app.main import create_app
 from app.services.accounts.tokens import kept_secret_key
-from app.storage.base import MARK
 from tests.fakes.images import GREEN, encode, gps_tagged, jpeg_photo, png_photo, quadrants
 from tests.support.libraries import names_of_rows
-from tests.support.people import bearer, code, log_in, sign_up
+from tests.support.library_api import JPEG, files_of, person, upload
+from tests.support.people import bearer, code
 from tests.support.serving import serving
-
-JPEG = jpeg_photo()
-
-
-async def person(service: httpx2.AsyncClient, name: str = "testuser") -> dict[str, str]:
-    """Sign somebody up and in; returns the header."""
-    await sign_up(service, username=name, email=f"{name}@example.com")
-    return bearer(await log_in(service, name))
-
-
-async def upload(
-    service: httpx2.AsyncClient, headers: dict[str, str], data: bytes = JPEG, name: str = "image.jpg"
-) -> httpx2.Response:
-    return await service.post("/images/upload", headers=headers, files={"file": (name, data, "image/jpeg")})
-
-
-def files_of(settings: Settings) -> list[Path]:
-    """All pictures and thumbnails of the storage."""
-    return sorted(path for path in settings.upload_dir.rglob("*") if path.is_file() and path.name != MARK)
 
 
 @pytest.fixture

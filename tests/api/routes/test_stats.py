@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings
 from app.database.tables.classification import RequestLog
 from app.main import create_app
-from tests.api.routes.test_classify import check, error_code, photo, sha256, upload
-from tests.services.statistics.test_service import log_row
+from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.serving import serving
+from tests.support.statistics import log_row
 
 
 async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:

@@ -12,10 +12,10 @@ from app.config.settings import Settings, TaskSettings
 from app.main import create_app
 from app.services.accounts.tokens import kept_secret_key
 from app.services.tasks import claims
-from tests.api.routes.test_library import person, upload
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import failure, filtered
 from tests.fakes.model_server import FakeModelServer
+from tests.support.library_api import person, upload
 from tests.support.people import bearer, code, log_in
 from tests.support.serving import serving
 from tests.support.tasks import events_of, statuses_of, until

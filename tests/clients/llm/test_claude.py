@@ -6,9 +6,9 @@ import pytest
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.claude import ClaudeClient
-from tests.clients.conftest import MakeClient, model_settings
 from tests.fakes.model_replies import classification, raw
 from tests.fakes.model_server import API_KEY, FakeModelServer
+from tests.support.model_settings import MakeClient, model_settings
 
 
 async def test_environment_of_the_sdk_is_not_used(

@@ -3,9 +3,9 @@ import pytest
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.custom import CustomClient
-from tests.clients.conftest import MakeClient, model_settings
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_server import FakeModelServer
+from tests.support.model_settings import MakeClient, model_settings
 
 
 async def test_key_is_optional_and_no_other_key_is_sent(

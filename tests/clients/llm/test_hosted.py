@@ -8,9 +8,9 @@ import pytest
 from app.categories import Category
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelRefused, ModelRejectedRequest
-from tests.clients.conftest import MakeClient
 from tests.fakes.model_replies import failure, raw, refusal
 from tests.fakes.model_server import FakeModelServer
+from tests.support.model_settings import MakeClient
 
 # What is refused, by whom, and the requests that the first photo then costs.
 LADDERS = [

@@ -29,8 +29,8 @@ from app.clients.llm.http import (
     retry_after_seconds,
     sdk_call,
 )
-from tests.clients.conftest import model_settings
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.support.model_settings import model_settings
 
 
 @pytest.mark.parametrize(

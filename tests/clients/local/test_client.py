@@ -13,7 +13,7 @@ from app.clients.local import LocalClient
 from app.clients.local.client import describe
 from app.clients.local.network import WeightsMissing, load_networks, open_session
 from app.config.model import DescriptionLanguage
-from tests.clients.conftest import model_settings
+from tests.support.model_settings import model_settings
 
 SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "samples"
 

@@ -8,8 +8,6 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.services.cache import batching
 from app.services.cache.batching import MAX_HASHES_PER_QUERY, MAX_QUERIES, MAX_WAITING_QUERIES, DataLoader
 
-pytestmark = pytest.mark.timeout(20)
-
 
 class Database:
     """Answers each key with itself, except keys with "unknown"; a query ends when the test says so."""

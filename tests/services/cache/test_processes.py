@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from tests.fakes.images import jpeg_photo
-from tests.runtime.test_capacity import running
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.servers.waiting import wait_until
+from tests.support.running import running
 
 KEY = "an-admin-key-for-tests"
 ADMIN = {"Authorization": f"Bearer {KEY}"}

@@ -17,10 +17,10 @@ from app.resources import Resources, open_resources
 from app.services.accounts.service import Account
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.photos import UploadedPhoto
-from tests.clients.conftest import model_settings
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
+from tests.support.model_settings import model_settings
 
 HERE = "tests.fakes.counted_model"
 TASK = "t" * 32
@@ -92,6 +92,33 @@ async def test_a_service_that_ends_keeps_what_is_under_way(
     await closing
     _, total = await resources.inference.results.page(account.id, skip=0, limit=10)
     assert total == 1
+
+
+async def test_a_picture_that_is_deleted_meanwhile_costs_the_other_requests_no_second_call(
+    resources: Resources, account: Account, image_id: int
+) -> None:
+    other = await resources.accounts.register("other", "other@example.com", "testpassword123")
+    data = jpeg_photo()
+    upload = UploadedPhoto(data, hashlib.sha256(data).hexdigest())
+    other_image_id = (await resources.library.add(other.id, upload)).id
+    CountedModel.may_answer.clear()
+    first = asyncio.create_task(resources.inference.infer(account.id, image_id, "counted"))
+    async with asyncio.timeout(10):
+        while not CountedModel.calls:  # noqa: ASYNC110 - it counts in a thread
+            await asyncio.sleep(0.01)
+    others = [
+        asyncio.create_task(resources.inference.infer(other.id, other_image_id, "counted", task_id=f"{number}" * 32))
+        for number in range(2)
+    ]
+    await asyncio.sleep(0.1)
+    await resources.library.delete(account.id, image_id)
+    CountedModel.may_answer.set()
+    with pytest.raises(ImageNotFound):
+        await first
+    assert [(each.category, each.from_cache) for each in await asyncio.gather(*others)] == [("pets", True)] * 2
+    later = await resources.inference.infer(other.id, other_image_id, "counted")
+    assert later.from_cache
+    assert CountedModel.calls == 1
 
 
 def client_of(settings: ModelSettings) -> ModelClient:

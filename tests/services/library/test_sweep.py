@@ -14,11 +14,11 @@ from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.tables.accounts import LibraryState, User
 from app.services.library import sweep as sweep_module
-from app.services.library.sweep import sweep, sweep_for_ever, take_turn
+from app.services.library.sweep import sweep, sweep_regularly, take_turn
 from app.storage import LocalStorage
-from tests.conftest import migrated
 from tests.fakes.images import GREEN, jpeg_photo
 from tests.support.libraries import add_users, library_on, make_old, names_in, names_of_rows, temporary_files, uploaded
+from tests.support.service_settings import migrated
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_a_start_with_another_database_leaves_all_files(
     other_engine = create_engine(Settings(database=await migrated(other)))
     try:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(sweep_for_ever(other_engine, storage), 1)
+            await asyncio.wait_for(sweep_regularly(other_engine, storage), 1)
     finally:
         await other_engine.dispose()
     assert await names_in(storage) == {image.stored.file, image.stored.thumbnail}
@@ -109,5 +109,5 @@ async def test_the_sweep_goes_on_after_any_failure(
     monkeypatch.setattr(sweep_module, "take_turn", fail)
     monkeypatch.setattr(sweep_module, "ROUND_SECONDS", 0.01)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(sweep_for_ever(engine, storage), 1)
+        await asyncio.wait_for(sweep_regularly(engine, storage), 1)
     assert len(rounds) > 1

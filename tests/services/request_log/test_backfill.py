@@ -20,18 +20,9 @@ from app.services.request_log import record as record_module
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.record import RequestRecord
 from app.services.request_log.service import RequestLogService
-from tests.services.request_log.test_recorder import record
-from tests.services.request_log.test_rollups import (
-    DAYS,
-    SHANGHAI,
-    computed,
-    figures,
-    random_records,
-    rebuilt,
-    stats_on,
-    users_of,
-)
 from tests.support.databases import recorder_on
+from tests.support.records import record
+from tests.support.rollups import DAYS, SHANGHAI, computed, figures, random_records, rebuilt, stats_on, users_of
 
 NEW_YORK = ZoneInfo("America/New_York")
 # New York is behind, so its days begin in the middle of Shanghai's.

@@ -1,7 +1,6 @@
 """Errors are counted once, by whoever meets them, and wait where the database is away."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,30 +12,28 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.tables.classification import ErrorPeriod
+from app.runtime.background import running
 from app.services.request_log import error_counts
 from app.services.request_log.error_counts import ErrorCounts, count_error
 from app.services.statistics.timeseries import Bucket
-from tests.services.statistics.test_service import stats_service
+from tests.support.statistics import stats_service
 from tests.support.tasks import until
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_counts, "WRITE_AFTER_SECONDS", 0.01)
-    monkeypatch.setattr(error_counts, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(error_counts, "WRITE_SECONDS", 0.01)
     error_counts._counts.clear()
 
 
 @asynccontextmanager
 async def writing(engine: AsyncEngine) -> AsyncIterator[None]:
-    task = asyncio.create_task(ErrorCounts(engine).run())
-    await asyncio.sleep(0)
+    counts = ErrorCounts(engine)
     try:
-        yield
+        async with running(counts.run(), name="error-counts"):
+            yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await counts.close()
 
 
 async def written(engine: AsyncEngine) -> int:
@@ -74,7 +71,7 @@ async def test_errors_are_added_up(engine: AsyncEngine) -> None:
 
 
 async def test_what_is_left_is_written_at_the_end(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_counts, "WRITE_AFTER_SECONDS", 60.0)
+    monkeypatch.setattr(error_counts, "WRITE_SECONDS", 60.0)
     async with writing(engine):
         count_error("server_busy")
         await asyncio.sleep(0.01)

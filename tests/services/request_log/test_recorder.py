@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from sqlalchemy import func, insert, select
@@ -16,27 +14,9 @@ from app.database.tables.classification import CachedImage, RequestLog
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.observability.logging import configure_logging
 from app.services.request_log import recorder as recorder_module
-from app.services.request_log.record import RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from tests.support.databases import recorder_on
-
-IMAGE = "a" * 64
-
-
-def record(number: int, **values: Any) -> RequestRecord:
-    fields: dict[str, Any] = {
-        "request_id": f"req_{number}",
-        "user_id": "user",
-        "ip_address": "127.0.0.1",
-        "image_hash": IMAGE,
-        "image_size": None,
-        "category": "foods",
-        "confidence": 0.9,
-        "from_cache": True,
-        "processing_time_ms": 1,
-        "created_at": datetime(2025, 10, 10, tzinfo=UTC),
-    }
-    return RequestRecord(**{**fields, **values})
+from tests.support.records import IMAGE, record
 
 
 class WriterSpy:

@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.classification import RequestLog, Visitor
+from app.runtime.background import running
 from app.services.request_log import service as service_module
 from app.services.request_log.service import RequestLogService
-from tests.services.request_log.test_recorder import record
-from tests.services.request_log.test_rollups import DAYS, SHANGHAI, figures, random_records
-from tests.services.statistics.test_service import log_row
 from tests.support.databases import recorder_on
+from tests.support.records import record
+from tests.support.rollups import DAYS, SHANGHAI, figures, random_records
+from tests.support.statistics import log_row
 
 UTC_ZONE = ZoneInfo("UTC")
 NOW = datetime(2025, 10, 10, 12, tzinfo=UTC)
@@ -75,15 +76,9 @@ async def test_retention_shortens_the_log_and_forgets_its_visitors(
     monkeypatch.setattr(service_module, "RETENTION_FIRST_RUN_MAX_SECONDS", 0)
     now = utc_now()
     await recorder_on(engine).record([record(number, created_at=now - timedelta(days=number)) for number in range(20)])
-    retention = asyncio.create_task(RequestLogService(engine, UTC_ZONE).keep_short(5))
-    try:
-        async with asyncio.timeout(30):
-            while min(await seen_days(engine)) < now.date() - timedelta(days=5):
-                assert not retention.done()
-                await asyncio.sleep(0.01)
-    finally:
-        retention.cancel()
-        await asyncio.gather(retention, return_exceptions=True)
+    async with running(RequestLogService(engine, UTC_ZONE).keep_short(5), name="retention"), asyncio.timeout(30):
+        while min(await seen_days(engine)) < now.date() - timedelta(days=5):  # noqa: ASYNC110 - a table tells of no change
+            await asyncio.sleep(0.01)
     async with engine.connect() as connection:
         oldest = await connection.scalar(select(func.min(RequestLog.created_at)))
     assert oldest is not None

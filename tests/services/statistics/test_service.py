@@ -1,9 +1,8 @@
 """The figures equal the specification's own SQL (section 7.4), run on the same rows of the same database."""
 
-import random
 import re
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,11 +11,9 @@ import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.categories import Category
-from app.config.settings import StatisticsSettings
 from app.database.tables.classification import CachedImage, RequestLog, UserTotals
 from app.services.request_log.backfill import build_rollups
-from app.services.statistics.service import StatsService
+from tests.support.statistics import log_row, stats_service
 
 DAY = date(2025, 10, 10)
 
@@ -85,13 +82,6 @@ LIMIT 20
 SQLITE_DAYS = "CAST(julianday(last_hit_at) - julianday(created_at) AS INTEGER)"
 
 
-def stats_service(engine: AsyncEngine, zone: str = "UTC", cost: str = "0.01") -> StatsService:
-    return StatsService(
-        engine,
-        StatisticsSettings.model_validate({"timezone": zone, "cost_per_call": cost}),
-    )
-
-
 async def run_sql(engine: AsyncEngine, sql: str) -> list[dict[str, Any]]:
     if engine.dialect.name == "sqlite":
         sql = sql.replace("TIMESTAMPDIFF(DAY, created_at, last_hit_at)", SQLITE_DAYS)
@@ -107,62 +97,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, str) and value[:2] == "20" and ":" in value:
         value = datetime.fromisoformat(value)
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
-
-
-def log_row(number: int, **values: Any) -> dict[str, Any]:
-    return {
-        "request_id": f"req_{number}",
-        "user_id": None,
-        "ip_address": None,
-        "image_hash": "a" * 64,
-        "image_size": None,
-        "category": "foods",
-        "confidence": Decimal("0.5"),
-        "from_cache": 0,
-        "processing_time_ms": 10,
-        "created_at": datetime(2025, 10, 10, 12, tzinfo=UTC),
-        **values,
-    }
-
-
-@pytest.fixture
-async def filled(engine: AsyncEngine) -> AsyncEngine:
-    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
-    dice = random.Random(7)
-    categories = [category.value for category in Category]
-    start = datetime(2025, 10, 8, tzinfo=UTC)
-    log = [
-        log_row(
-            number,
-            # Distinct numbers of requests, so that the order by count has no ties.
-            user_id=dice.choice([None, *(f"user-{i:02}" for i in range(25) for _ in range(i))]),
-            ip_address=dice.choice([None, "10.0.0.1", "10.0.0.2", "::1"]),
-            category=dice.choices(categories, weights=[1, 3, 5, 9, 14, 20, 27, 35])[0],
-            confidence=Decimal(dice.randrange(10_001)) / 10_000,
-            from_cache=int(dice.random() < 0.37),
-            processing_time_ms=dice.choice([None, dice.randrange(3000)]),
-            created_at=start + timedelta(seconds=dice.randrange(4 * 86400)),
-        )
-        for number in range(3000)
-    ]
-    cache = [
-        {
-            "image_hash": f"{number:064x}",
-            "category": dice.choice(categories),
-            "confidence": Decimal(dice.randrange(10_001)) / 10_000,
-            "description": None,
-            "model_used": "test",
-            "hit_count": number * 3 + 1,
-            "created_at": (created := start + timedelta(seconds=dice.randrange(86400))),
-            "last_hit_at": created + timedelta(seconds=dice.randrange(9 * 86400)),
-        }
-        for number in range(40)
-    ]
-    async with engine.begin() as connection:
-        await connection.execute(insert(RequestLog), log)
-        await connection.execute(insert(CachedImage), cache)
-    await build_rollups(engine, ZoneInfo("UTC"))
-    return engine
 
 
 async def test_day_equals_the_specification(filled: AsyncEngine) -> None:

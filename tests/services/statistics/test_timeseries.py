@@ -21,9 +21,7 @@ from app.errors import InvalidRequest, ServerBusy
 from app.services.request_log.backfill import build_rollups
 from app.services.statistics import service as stats_module
 from app.services.statistics.timeseries import MAX_NUMBERS, Bucket, bucket_bounds, read_buckets
-from tests.services.statistics.test_service import filled, log_row, stats_service
-
-__all__ = ["filled"]
+from tests.support.statistics import log_row, stats_service
 
 BUCKET_SQL = """
 SELECT

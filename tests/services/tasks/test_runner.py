@@ -1,28 +1,36 @@
-"""Running tasks in a process: at once when told, soon when not, some at a time, and given back at the end."""
+"""Running tasks in a process: at once when woken, soon when not, some at a time, and given back at the end."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from unittest.mock import AsyncMock
 
 import pytest
-import redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.errors import ModelRefused, ModelUnreachable
-from app.config.settings import CacheSettings, Settings
+from app.config.model import ModelSettings
+from app.config.settings import Settings, TaskSettings
+from app.errors import DatabaseUnavailable
+from app.runtime.background import running
+from app.services.events import redis_signal
+from app.services.events.redis_signal import RedisSignal
+from app.services.redis import RedisClient
 from app.services.tasks import claims
 from app.services.tasks import runner as runner_module
-from app.services.tasks.queue import InsideQueue, NoQueue, TaskQueue, create_queue
+from app.services.tasks.lifespan import open_tasks
 from app.services.tasks.runner import TaskRunner
 from app.services.tasks.service import TaskService
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis, silent_server
 from tests.support.tasks import (
     FakeInference,
+    claims_on,
     count_results,
     count_tasks,
     delete_image,
     make_image,
-    runs_on,
     statuses_of,
     tasks_on,
     until,
@@ -44,10 +52,9 @@ async def inference(engine: AsyncEngine) -> FakeInference:
 @pytest.fixture
 async def runner(engine: AsyncEngine, inference: FakeInference) -> AsyncIterator[TaskRunner]:
     """A runner that looks for tasks by itself."""
-    runner = TaskRunner(runs_on(engine), inference, concurrency=3)
-    runner.start()
-    yield runner
-    await runner.close()
+    runner = TaskRunner(claims_on(engine), inference, concurrency=3)
+    async with runner.running():
+        yield runner
 
 
 async def test_what_nobody_told_about_is_found(
@@ -55,7 +62,7 @@ async def test_what_nobody_told_about_is_found(
 ) -> None:
     user_id, image_id = await make_image(engine)
     ids = [(await tasks_on(engine).submit(user_id, image_id, "dummy")).id for _ in range(20)]
-    await until(lambda: _is(count_tasks(engine, "completed"), 20), "all tasks")
+    await until(partial(_is_completed, engine, 20), "all tasks")
     assert sorted(map(str, inference.calls)) == sorted(ids)
     assert await statuses_of(engine, ids[0]) == ["pending", "processing", "completed"]
 
@@ -68,7 +75,7 @@ async def test_what_fails_is_tried_again(engine: AsyncEngine, inference: FakeInf
     user_id, image_id = await make_image(engine)
     inference.script = [ModelUnreachable(), RuntimeError("a bug")]
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    await until(lambda: _is(count_tasks(engine, "completed"), 1), "the third attempt")
+    await until(partial(_is_completed, engine, 1), "the third attempt")
     assert (await tasks_on(engine).get(user_id, task.id)).attempts == 3
     inference.script = [ModelUnreachable()] * 3
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
@@ -80,29 +87,25 @@ async def test_what_fails_is_tried_again(engine: AsyncEngine, inference: FakeInf
     assert len(inference.calls) == 7
 
 
-async def test_told_it_begins_at_once_and_no_more_than_fit(
+async def test_woken_it_begins_at_once_and_no_more_than_fit(
     engine: AsyncEngine, inference: FakeInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "LOOK_INTERVAL_SECONDS", FAR_AWAY_SECONDS)
+    monkeypatch.setattr(runner_module, "LOOK_SECONDS", FAR_AWAY_SECONDS)
     user_id, image_id = await make_image(engine)
-    queue = InsideQueue()
-    runner = TaskRunner(runs_on(engine), inference, concurrency=3)
+    runner = TaskRunner(claims_on(engine), inference, concurrency=3)
     gate = asyncio.Event()
     inference.script = [gate] * 5
-    runner.start()
-    await queue.listen(runner.run, concurrency=3)
-    tasks = TaskService(engine, announce=queue.announce, on_change=lambda: None)
-    # The first look is over.
-    await asyncio.sleep(0.2)
-    for _ in range(7):
-        await tasks.submit(user_id, image_id, "dummy")
-    await until(lambda: _is(count_tasks(engine, "processing"), 3), "three at once")
-    await asyncio.sleep(0.2)
-    assert (len(inference.calls), await count_tasks(engine, "pending")) == (3, 4)
-    gate.set()
-    await until(lambda: _is(count_tasks(engine, "completed"), 7), "all")
-    await runner.close()
-    await queue.close()
+    async with runner.running():
+        tasks = TaskService(engine, wake=runner.wake, on_change=lambda: None)
+        # The first look is over.
+        await asyncio.sleep(0.2)
+        for _ in range(7):
+            await tasks.submit(user_id, image_id, "dummy")
+        await until(lambda: _is(count_tasks(engine, "processing"), 3), "three at once")
+        await asyncio.sleep(0.2)
+        assert (len(inference.calls), await count_tasks(engine, "pending")) == (3, 4)
+        gate.set()
+        await until(partial(_is_completed, engine, 7), "all")
     assert await count_results(engine) == 7
 
 
@@ -114,21 +117,15 @@ async def test_at_the_end_what_runs_is_finished_or_given_back(
     user_id, image_id = await make_image(engine)
     gate, never = asyncio.Event(), asyncio.Event()
     inference.script = [gate, never]
-    runner = TaskRunner(runs_on(engine), inference, concurrency=2)
-    runner.start()
-    for _ in range(3):
-        await tasks_on(engine).submit(user_id, image_id, "dummy")
-    await until(lambda: _is(count_tasks(engine, "processing"), 2), "two at once")
-    closing = asyncio.create_task(runner.close())
-    await asyncio.sleep(0.05)
-    gate.set()
-    await closing
+    async with TaskRunner(claims_on(engine), inference, concurrency=2).running():
+        for _ in range(3):
+            await tasks_on(engine).submit(user_id, image_id, "dummy")
+        await until(lambda: _is(count_tasks(engine, "processing"), 2), "two at once")
+        asyncio.get_running_loop().call_later(0.05, gate.set)
     assert (await count_tasks(engine, "completed"), await count_tasks(engine, "pending")) == (1, 2)
     # Both can be begun at once, by the next.
-    second = TaskRunner(runs_on(engine), inference, concurrency=2)
-    second.start()
-    await until(lambda: _is(count_tasks(engine, "completed"), 3), "the rest")
-    await second.close()
+    async with TaskRunner(claims_on(engine), inference, concurrency=2).running():
+        await until(partial(_is_completed, engine, 3), "the rest")
     assert {task.attempts for task in (await tasks_on(engine).page(user_id, skip=0, limit=9, status=None)).items} == {1}
 
 
@@ -141,20 +138,38 @@ async def test_a_long_run_is_renewed_and_a_lost_one_is_taken_over(
     gate = asyncio.Event()
     inference.script = [gate]
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    first, second = (TaskRunner(runs_on(engine), inference, concurrency=1) for _ in range(2))
-    first.start()
-    await until(lambda: _is(count_tasks(engine, "processing"), 1), "the first to begin")
-    second.start()
-    await asyncio.sleep(2)
-    assert len(inference.calls) == 1
-    # As if the first were gone: it renews no more.
-    first._loops[1].cancel()
-    await until(lambda: _is(count_tasks(engine, "completed"), 1), "the second to take over")
-    gate.set()
-    await first.close()
-    await second.close()
+    lost = claims_on(engine)
+    async with TaskRunner(lost, inference, concurrency=1).running():
+        await until(lambda: _is(count_tasks(engine, "processing"), 1), "the first to begin")
+        async with TaskRunner(claims_on(engine), inference, concurrency=1).running():
+            await asyncio.sleep(2)
+            assert len(inference.calls) == 1
+            # As if the first were gone: it renews no more.
+            monkeypatch.setattr(lost, "renew", AsyncMock())
+            await until(partial(_is_completed, engine, 1), "the second to take over")
+            gate.set()
     assert await statuses_of(engine, task.id) == ["pending", "processing", "processing", "completed"]
     assert await count_results(engine, task.id) == 1
+
+
+async def test_a_database_that_was_away_is_asked_again(
+    engine: AsyncEngine, inference: FakeInference, runner: TaskRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner._claims, "claim", AsyncMock(side_effect=DatabaseUnavailable()))
+    user_id, image_id = await make_image(engine)
+    await tasks_on(engine).submit(user_id, image_id, "dummy")
+    await until(lambda: _so(runner._outage.is_out), "a look that fails")
+    monkeypatch.undo()
+    await until(partial(_is_completed, engine, 1), "the task")
+    assert not runner._outage.is_out
+
+
+async def _is_completed(engine: AsyncEngine, count: int) -> bool:
+    return await count_tasks(engine, "completed") == count
+
+
+async def _so(value: bool) -> bool:
+    return value
 
 
 async def test_a_picture_that_is_deleted_meanwhile_disturbs_nothing(
@@ -169,100 +184,81 @@ async def test_a_picture_that_is_deleted_meanwhile_disturbs_nothing(
     gate.set()
     other_id, other_image = await make_image(engine, "other")
     await tasks_on(engine).submit(other_id, other_image, "dummy")
-    await until(lambda: _is(count_tasks(engine, "completed"), 1), "the next")
+    await until(partial(_is_completed, engine, 1), "the next")
     assert await count_results(engine) == 1
 
 
-def redis_settings(address: str) -> Settings:
-    return Settings(cache=CacheSettings.model_validate({"redis_url": address}))
+@asynccontextmanager
+async def process(
+    engine: AsyncEngine, redis_url: str, inference: FakeInference, *, workers: str = "inside"
+) -> AsyncIterator[tuple[TaskService, RedisSignal]]:
+    """What one process has of tasks, with Redis."""
+    client = RedisClient(redis_url, key_space="test")
+    signal = RedisSignal(client)
+    settings = Settings(task=TaskSettings.model_validate({"workers": workers}), model=ModelSettings(max_concurrency=4))
+    async with running(signal.run(), name="signal"):
+        opened = open_tasks(
+            settings, engine, inference=inference, on_change=lambda: None, signal=signal, is_worker=False
+        )
+        async with opened as tasks:
+            yield tasks, signal
+    await signal.close()
+    await client.close()
 
 
-def redis_queue(address: str) -> TaskQueue:
-    return create_queue(redis_settings(address), key_space="test", runs_tasks=True)
-
-
-async def test_redis_wakes_one_of_those_who_listen(
+async def test_redis_wakes_the_runners_of_other_processes(
     engine: AsyncEngine, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "LOOK_INTERVAL_SECONDS", FAR_AWAY_SECONDS)
+    monkeypatch.setattr(runner_module, "LOOK_SECONDS", FAR_AWAY_SECONDS)
     user_id, image_id = await make_image(engine)
-    sender = create_queue(redis_settings(redis_url), key_space="test", runs_tasks=False)
-    inferences = [FakeInference(engine) for _ in range(2)]
-    runners = [TaskRunner(runs_on(engine), each, concurrency=2) for each in inferences]
-    queues = [redis_queue(redis_url) for _ in runners]
-    for runner, queue in zip(runners, queues, strict=True):
-        runner.start()
-        await queue.listen(runner.run, concurrency=2)
-    with redis.Redis.from_url(redis_url) as client:
-        await until(lambda: _is(_readers(client), 2), "both to listen")
-    tasks = TaskService(engine, announce=sender.announce, on_change=lambda: None)
-    for _ in range(30):
-        await tasks.submit(user_id, image_id, "dummy")
-    await until(lambda: _is(count_tasks(engine, "completed"), 30), "all")
-    assert sum(len(each.calls) for each in inferences) == 30
-    assert all(each.calls for each in inferences)
-    for runner in runners:
-        await runner.close()
-    for queue in (*queues, sender):
-        await queue.close()
-    with redis.Redis.from_url(redis_url) as client:
-        (key,) = client.keys("ic1-tasks:*")
-        (group,) = client.xinfo_groups(key)
-        assert (group["consumers"], group["pending"]) == (0, 0)
+    serving, *workers = (FakeInference(engine) for _ in range(3))
+    async with (
+        process(engine, redis_url, serving, workers="outside") as (tasks, _),
+        process(engine, redis_url, workers[0]) as (_, first),
+        process(engine, redis_url, workers[1]) as (_, second),
+    ):
+        await until(lambda: _so(first.in_contact and second.in_contact), "both to listen")
+        for _ in range(30):
+            await tasks.submit(user_id, image_id, "dummy")
+        await until(partial(_is_completed, engine, 30), "all")
+    assert sum(len(each.calls) for each in workers) == 30
+    assert all(each.calls for each in workers)
+    assert serving.calls == []
 
 
-async def _readers(client: redis.Redis) -> int:
-    """How many connections wait for messages."""
-    return sum(each["cmd"].startswith("xreadgroup") for each in client.client_list())
-
-
-async def test_redis_may_go_and_come_back_empty(engine: AsyncEngine, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_redis_may_go_and_come_back_empty(
+    engine: AsyncEngine, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_signal, "RETRY_SECONDS", 0.1)
     user_id, image_id = await make_image(engine)
     port = free_port()
-    inference = FakeInference(engine)
-    with running_redis(tmp_path_factory.mktemp("redis"), port=port) as (address, _):
-        queue = redis_queue(address)
-        runner = TaskRunner(runs_on(engine), inference, concurrency=2)
-        runner.start()
-        await queue.listen(runner.run, concurrency=2)
-        tasks = TaskService(engine, announce=queue.announce, on_change=lambda: None)
-        for _ in range(5):
-            await tasks.submit(user_id, image_id, "dummy")
-        await until(lambda: _is(count_tasks(engine, "completed"), 5), "the first")
-    for _ in range(5):
-        await tasks.submit(user_id, image_id, "dummy")
-    await until(lambda: _is(count_tasks(engine, "completed"), 10), "what was asked for without Redis")
-    with running_redis(tmp_path_factory.mktemp("redis"), port=port), redis.Redis(port=port) as client:
-        await until(lambda: _is(_readers(client), 1), "it to listen again")
-        for _ in range(5):
-            await tasks.submit(user_id, image_id, "dummy")
-        await until(lambda: _is(count_tasks(engine, "completed"), 15), "the rest")
-        assert len(client.keys("ic1-tasks:*")) == 1
-        await runner.close()
-        await queue.close()
-    assert len(inference.calls) == 15
+    idle, inference = FakeInference(engine), FakeInference(engine)
+    address = f"redis://127.0.0.1:{port}/0"
+    async with (
+        process(engine, address, idle, workers="outside") as (tasks, _),
+        process(engine, address, inference) as (_, signal),
+    ):
+        for total in (10, 20):
+            for _ in range(5):
+                await tasks.submit(user_id, image_id, "dummy")
+            await until(partial(_is_completed, engine, total - 5), "those without Redis")
+            with running_redis(tmp_path_factory.mktemp("redis"), port=port):
+                await until(lambda: _so(signal.in_contact), "contact with Redis")
+                for _ in range(5):
+                    await tasks.submit(user_id, image_id, "dummy")
+                await until(partial(_is_completed, engine, total), "all")
+            await until(lambda: _so(not signal.in_contact), "Redis to be missed")
+    assert len(inference.calls) == 20
 
 
 async def test_a_redis_that_never_answers_is_done_without(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    inference = FakeInference(engine)
-    async with silent_server() as address:
-        queue = redis_queue(address)
-        runner = TaskRunner(runs_on(engine), inference, concurrency=2)
-        runner.start()
-        await queue.listen(runner.run, concurrency=2)
-        tasks = TaskService(engine, announce=queue.announce, on_change=lambda: None)
+    async with (
+        silent_server() as address,
+        # Below what Docker gives a container to end.
+        asyncio.timeout(10),
+        process(engine, address, FakeInference(engine)) as (tasks, _),
+    ):
         for _ in range(5):
             await tasks.submit(user_id, image_id, "dummy")
-        await until(lambda: _is(count_tasks(engine, "completed"), 5), "all")
-        # Below what Docker gives a container to end.
-        async with asyncio.timeout(10):
-            await runner.close()
-            await queue.close()
-
-
-async def test_without_redis_only_who_runs_tasks_is_told(settings: Settings) -> None:
-    assert isinstance(create_queue(settings, key_space="", runs_tasks=False), NoQueue)
-    queue = create_queue(settings, key_space="", runs_tasks=True)
-    assert isinstance(queue, InsideQueue)
-    await queue.close()
+        await until(partial(_is_completed, engine, 5), "all")

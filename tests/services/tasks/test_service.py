@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -14,6 +15,7 @@ from app.clients.errors import ModelBusy, ModelRefused, ModelUnreachable
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.engine import create_engine
+from app.database.statements import can_skip_locked
 from app.database.tables.accounts import InferenceTask, TaskEvent
 from app.database.transactions import write
 from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
@@ -23,13 +25,14 @@ from app.services.tasks import service as tasks
 from app.services.tasks.claims import ClaimLostError
 from app.services.tasks.record import Task, TaskStatus
 from app.services.tasks.retention import EVENTS_KEPT, TaskRetention
+from tests.support.databases import TestDatabase
 from tests.support.tasks import (
     FakeInference,
+    claims_on,
     count_results,
     delete_image,
     events_of,
     make_image,
-    runs_on,
     statuses_of,
     tasks_on,
 )
@@ -52,7 +55,7 @@ async def let_it_expire(engine: AsyncEngine, task: Task) -> None:
 
 async def run(engine: AsyncEngine, task: Task) -> None:
     """Run a claimed task to its end."""
-    runs = runs_on(engine)
+    runs = claims_on(engine)
     await FakeInference(engine).infer(
         task.user_id,
         task.image_id,
@@ -64,13 +67,12 @@ async def run(engine: AsyncEngine, task: Task) -> None:
 
 async def test_a_life_and_its_events(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine)
+    tasks, runs = tasks_on(engine), claims_on(engine)
     task = await tasks.submit(user_id, image_id, "dummy")
     assert (task.status, task.attempts, task.image_id, task.model_name) == ("pending", 0, image_id, "dummy")
-    assert await runs.due(10) == [task.id]
-    (claimed,) = await runs.claim([task.id])
-    assert await runs.due(10) == []
-    assert await runs.claim([task.id]) == []
+    (claimed,) = await runs.claim(10)
+    assert (claimed.id, claimed.status, claimed.attempts) == (task.id, "processing", 1)
+    assert await runs.claim(10) == []
     await run(engine, claimed)
     done = await tasks.get(user_id, task.id)
     assert (done.status, done.attempts, done.error_code) == ("completed", 1, None)
@@ -79,29 +81,67 @@ async def test_a_life_and_its_events(engine: AsyncEngine) -> None:
     events = await events_of(engine, task.id)
     assert [event["status"] for event in events] == ["pending", "processing", "completed"]
     assert events[-1] == {"event": "task", **done.body()}
-    assert await runs.due(10) == []
+    assert await runs.claim(10) == []
 
 
 async def test_only_one_of_many_gets_a_task(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
     ids = [(await tasks_on(engine).submit(user_id, image_id, "dummy")).id for _ in range(5)]
-    claims = await asyncio.gather(*(runs_on(engine).claim(ids) for _ in range(6)))
+    claims = await asyncio.gather(*(claims_on(engine).claim(5) for _ in range(6)))
     assert sorted(task.id for claim in claims for task in claim) == sorted(ids)
     assert len(await events_of(engine, ids[0])) == 2
 
 
+async def test_the_oldest_come_first_and_no_more_than_there_is_room_for(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    ids = []
+    for _ in range(4):
+        ids.append((await tasks_on(engine).submit(user_id, image_id, "dummy")).id)
+        # The database's clock has milliseconds.
+        await asyncio.sleep(0.002)
+    claims = [await claims_on(engine).claim(limit) for limit in (1, 2, 9, 9)]
+    assert [{task.id for task in claim} for claim in claims] == [{ids[0]}, {*ids[1:3]}, {ids[3]}, set()]
+
+
+async def test_rows_that_another_process_locks_are_passed_over(mysql_database: TestDatabase) -> None:
+    """A worker takes other tasks in place of waiting for the one that is about to be claimed."""
+    engine = create_engine(Settings(database=mysql_database.settings))
+    try:
+        user_id, image_id = await make_image(engine)
+        first, second = [await tasks_on(engine).submit(user_id, image_id, "dummy") for _ in range(2)]
+        async with engine.begin() as other:
+            await other.execute(select(InferenceTask.id).where(InferenceTask.id == first.id).with_for_update())
+            (claimed,) = await claims_on(engine).claim(9)
+            assert claimed.id == second.id
+        (claimed,) = await claims_on(engine).claim(9)
+        assert claimed.id == first.id
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("version", "is_mariadb", "expected"),
+    [((8, 0, 1), False, True), ((8, 0, 0), False, False), ((10, 6, 0), True, True), ((10, 5, 29), True, False)],
+)
+def test_only_servers_that_can_are_asked_to_skip_locked_rows(
+    version: tuple[int, ...], is_mariadb: bool, expected: bool
+) -> None:
+    dialect = MySQLDialect(is_mariadb=is_mariadb)
+    dialect.server_version_info = version
+    assert can_skip_locked(dialect) is expected
+
+
 async def test_a_run_that_is_silent_for_too_long_is_run_again_and_counts_once(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    runs = runs_on(engine)
+    runs = claims_on(engine)
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    (first,) = await runs.claim([task.id])
+    (first,) = await runs.claim(1)
     await let_it_expire(engine, task)
     await runs.renew([first])
-    assert await runs.due(10) == []
+    assert await runs.claim(1) == []
     await let_it_expire(engine, task)
-    assert await runs.due(10) == [task.id]
-    (second,) = await runs.claim([task.id])
-    assert second.attempts == 2
+    (second,) = await runs.claim(1)
+    assert (second.id, second.attempts) == (task.id, 2)
     # Who comes back from the dead changes nothing, and nobody renews for him.
     with pytest.raises(ClaimLostError):
         await run(engine, first)
@@ -117,47 +157,46 @@ async def test_a_run_that_is_silent_for_too_long_is_run_again_and_counts_once(en
 
 async def test_what_kills_each_process_that_runs_it_has_failed(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine, max_attempts=2)
+    tasks, runs = tasks_on(engine), claims_on(engine, max_attempts=2)
     task = await tasks.submit(user_id, image_id, "dummy")
     for _ in range(2):
-        assert len(await runs.claim([task.id])) == 1
+        assert len(await runs.claim(10)) == 1
         await let_it_expire(engine, task)
-    assert await runs.claim(await runs.due(10)) == []
+    assert await runs.claim(10) == []
     assert (await tasks.get(user_id, task.id)).body()["error"]["code"] == "internal_error"
     assert (await statuses_of(engine, task.id))[-1] == "failed"
 
 
 async def test_a_failing_model_is_tried_again_and_then_the_task_has_failed(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine, max_attempts=3)
+    tasks, runs = tasks_on(engine), claims_on(engine, max_attempts=3)
     task = await tasks.submit(user_id, image_id, "dummy")
     for error in (ModelUnreachable(), RuntimeError("key sk-123"), ModelUnreachable()):
-        (claimed,) = await runs.claim(await runs.due(10))
+        (claimed,) = await runs.claim(10)
         await runs.fail(claimed, error)
     body = (await tasks.get(user_id, task.id)).body()
     assert (body["status"], body["attempts"]) == ("failed", 3)
     assert body["error"] == {"code": "model_unreachable", "message": ModelUnreachable.message}
     assert await statuses_of(engine, task.id) == ["pending", "processing"] * 3 + ["failed"]
-    assert await runs.due(10) == []
+    assert await runs.claim(10) == []
 
 
 async def test_what_will_not_pass_is_not_tried_again(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    runs = runs_on(engine)
+    runs = claims_on(engine)
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    (claimed,) = await runs.claim([task.id])
+    (claimed,) = await runs.claim(1)
     await runs.fail(claimed, ModelRefused())
     assert await statuses_of(engine, task.id) == ["pending", "processing", "failed"]
 
 
 async def test_the_next_attempt_waits(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine)
+    tasks, runs = tasks_on(engine), claims_on(engine)
     task = await tasks.submit(user_id, image_id, "dummy")
-    (claimed,) = await runs.claim([task.id])
+    (claimed,) = await runs.claim(1)
     await runs.fail(claimed, ModelBusy(retry_after_seconds=60))
-    assert await runs.due(10) == []
-    assert await runs.claim([task.id]) == []
+    assert await runs.claim(10) == []
     # Nothing runs, so it can be cancelled.
     assert (await tasks.cancel(user_id, task.id)).status == "cancelled"
     monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 2.0)
@@ -169,11 +208,11 @@ async def test_the_next_attempt_waits(engine: AsyncEngine, monkeypatch: pytest.M
 
 async def test_what_is_given_back_is_due_at_once_and_has_lost_no_attempt(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    runs = runs_on(engine)
+    runs = claims_on(engine)
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    claimed = await runs.claim([task.id])
+    claimed = await runs.claim(1)
     await runs.give_back(claimed)
-    (again,) = await runs.claim(await runs.due(10))
+    (again,) = await runs.claim(10)
     assert again.attempts == 1
     assert await statuses_of(engine, task.id) == ["pending", "processing"] * 2
 
@@ -181,17 +220,16 @@ async def test_what_is_given_back_is_due_at_once_and_has_lost_no_attempt(engine:
 async def test_cancelling(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
     other_id, _ = await make_image(engine, "other")
-    tasks, runs = tasks_on(engine), runs_on(engine)
+    tasks, runs = tasks_on(engine), claims_on(engine)
     task = await tasks.submit(user_id, image_id, "dummy")
     with pytest.raises(TaskNotFound):
         await tasks.cancel(other_id, task.id)
     assert (await tasks.cancel(user_id, task.id)).status == "cancelled"
-    assert await runs.due(10) == []
-    assert await runs.claim([task.id]) == []
+    assert await runs.claim(10) == []
     with pytest.raises(TaskNotPending):
         await tasks.cancel(user_id, task.id)
     running = await tasks.submit(user_id, image_id, "dummy")
-    await runs.claim([running.id])
+    assert len(await runs.claim(1)) == 1
     with pytest.raises(TaskNotPending):
         await tasks.cancel(user_id, running.id)
     assert await statuses_of(engine, task.id) == ["pending", "cancelled"]
@@ -200,10 +238,10 @@ async def test_cancelling(engine: AsyncEngine) -> None:
 
 async def test_either_it_is_cancelled_or_it_runs(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine)
+    tasks, runs = tasks_on(engine), claims_on(engine)
     for _ in range(5):
         task = await tasks.submit(user_id, image_id, "dummy")
-        outcome = await asyncio.gather(tasks.cancel(user_id, task.id), runs.claim([task.id]), return_exceptions=True)
+        outcome = await asyncio.gather(tasks.cancel(user_id, task.id), runs.claim(1), return_exceptions=True)
         was_cancelled, was_claimed = isinstance(outcome[0], Task), outcome[1] != []
         assert was_cancelled != was_claimed
         assert len(await events_of(engine, task.id)) == 2
@@ -220,11 +258,11 @@ async def test_nobody_has_more_than_so_many_unfinished(engine: AsyncEngine, monk
     assert {type(outcome) for outcome in outcomes} == {Task, TooManyTasks}
     await tasks_on(engine).submit(other_id, other_image, "dummy")
     # One that runs counts, one that has ended does not.
-    (claimed,) = await runs_on(engine).claim([made[0].id])
+    (claimed,) = await claims_on(engine).claim(1)
     with pytest.raises(TooManyTasks):
         await tasks_on(engine).submit(user_id, image_id, "dummy")
     await run(engine, claimed)
-    await tasks_on(engine).cancel(user_id, made[1].id)
+    await tasks_on(engine).cancel(user_id, next(task.id for task in made if task.id != claimed.id))
     for _ in range(2):
         await tasks_on(engine).submit(user_id, image_id, "dummy")
     with pytest.raises(TooManyTasks):
@@ -255,9 +293,9 @@ async def test_what_is_not_finished_is_shown_by_status(engine: AsyncEngine) -> N
     tasks = tasks_on(engine)
     await tasks.show_unfinished()
     assert shown_unfinished() == {"pending": 0, "processing": 0}
-    _, running, cancelled = [await tasks.submit(user_id, image_id, "dummy") for _ in range(3)]
+    cancelled, *_ = [await tasks.submit(user_id, image_id, "dummy") for _ in range(3)]
     await tasks.cancel(user_id, cancelled.id)
-    (claimed,) = await runs_on(engine).claim([running.id])
+    (claimed,) = await claims_on(engine).claim(1)
     await tasks.show_unfinished()
     assert shown_unfinished() == {"pending": 1, "processing": 1}
     await run(engine, claimed)
@@ -289,22 +327,23 @@ async def test_pages(engine: AsyncEngine) -> None:
 
 async def test_an_image_that_is_deleted_takes_its_tasks_along(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    runs = runs_on(engine)
+    runs = claims_on(engine)
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    (claimed,) = await runs.claim([task.id])
+    (claimed,) = await runs.claim(1)
     await delete_image(engine, image_id)
     await runs.renew([claimed])
     await runs.fail(claimed, ImageNotFound())
     await runs.give_back([claimed])
-    assert await runs.due(10) == []
+    assert await runs.claim(10) == []
     assert await statuses_of(engine, task.id) == ["pending", "processing"]
 
 
 async def test_old_tasks_and_events_are_deleted_and_results_stay(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), runs_on(engine)
+    tasks, runs = tasks_on(engine), claims_on(engine)
     ids = [(await tasks.submit(user_id, image_id, "dummy")).id for _ in range(3)]
-    done, running = await runs.claim(ids[:2])
+    done, running = await runs.claim(2)
+    (waiting,) = {*ids} - {done.id, running.id}
     await run(engine, done)
 
     async def age(connection: AsyncConnection) -> None:
@@ -319,5 +358,8 @@ async def test_old_tasks_and_events_are_deleted_and_results_stay(engine: AsyncEn
     assert await expiry.delete_old() == (1, 2)
     with pytest.raises(TaskNotFound):
         await tasks.get(user_id, done.id)
-    assert {task.id for task in (await tasks.page(user_id, skip=0, limit=9, status=None)).items} == {running.id, ids[2]}
+    assert {task.id for task in (await tasks.page(user_id, skip=0, limit=9, status=None)).items} == {
+        running.id,
+        waiting,
+    }
     assert await count_results(engine) == 1

@@ -1,0 +1,135 @@
+"""`python -m bench.tasks [--tasks N]`: how many asynchronous tasks a second 1, 2 and 4 worker processes finish.
+
+Each is claimed, answered by a model that answers at once, and stored, on a MySQL server with its own defaults. A task
+that was begun twice, or has not exactly one result, ends the run with status 1.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+from sqlalchemy import Engine, func, insert, select, text
+
+from app.config.settings import PROJECT_ROOT
+from app.database.tables.accounts import InferenceResult, InferenceTask, LibraryImage, TaskEvent
+from bench.command import run_command
+from bench.databases import MysqlServer, mysql_server
+from bench.ledger import AccountingError
+from bench.report import render_table, three_figures
+from bench.services import ServiceCommand, our_service, read_usage, start_service
+from bench.wrk import Wrk
+from tests.fakes.images import jpeg_photo
+from tests.servers.processes import start_process
+from tests.servers.waiting import wait_until
+
+WORKERS = (1, 2, 4)
+ROUNDS = 3
+# Several of each, so that tasks do not all count in the same rows.
+ACCOUNTS, IMAGES = 10, 5
+STARTS_WITHIN_SECONDS = 60
+ENDS_WITHIN_SECONDS = 600
+COLUMNS = ("workers", "tasks/s", "spread", "CPU ms of a task in the workers")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=2000, help="of a round (2000)")
+    return run_command(partial(_run, parser.parse_args(arguments).tasks))
+
+
+def _run(tasks: int, _: Wrk) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        server = stack.enter_context(mysql_server())
+        model = stack.enter_context(start_service(ServiceCommand("model", "bench.instant_model:app", Path(folder))))
+        measure = partial(_measure, server, model.url, Path(folder), tasks=tasks)
+        rounds = [{count: measure(workers=count) for count in WORKERS} for _ in range(ROUNDS)]
+    cells = []
+    for count in WORKERS:
+        rates, milliseconds = zip(*(each[count] for each in rounds), strict=True)
+        rate = statistics.median(rates)
+        spread = (max(rates) - min(rates)) / rate
+        cells.append([str(count), three_figures(rate), f"{spread:.0%}", three_figures(statistics.median(milliseconds))])
+    print(f"{server.name}, {tasks} tasks a round\n\n{render_table(COLUMNS, 0, cells)}")
+
+
+def _measure(server: MysqlServer, model_url: str, folder: Path, workers: int, tasks: int) -> tuple[float, float]:
+    """Return tasks per second, from the first claim to the last result, and the workers' CPU milliseconds of a task."""
+    with ExitStack() as stack:
+        database = stack.enter_context(server.database())
+        settings = {"TASK_WORKERS": "outside", "LLM_API_KEY": "none"}
+        command = our_service("tasks", database.url, folder / uuid4().hex, model_url=model_url, **settings)
+        command.folder.mkdir()
+        service = stack.enter_context(start_service(command))
+        for number in range(ACCOUNTS):
+            _make_library(service.url, number)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), **command.environment}
+        processes = [
+            stack.enter_context(
+                start_process(
+                    [sys.executable, "-m", "app.worker"], ready=lambda: True, env=environment, cwd=command.folder
+                )
+            )
+            for _ in range(workers)
+        ]
+        wait_until(
+            lambda: all("task worker: ready" in process.output() for process in processes),
+            "the workers to be ready",
+            STARTS_WITHIN_SECONDS,
+        )
+        before = sum(read_usage(process.pid).cpu_seconds for process in processes)
+        _insert(database.engine, tasks)
+        wait_until(lambda: _finished(database.engine) == tasks, "all tasks to end", ENDS_WITHIN_SECONDS)
+        used = sum(read_usage(process.pid).cpu_seconds for process in processes) - before
+        return tasks / _seconds(database.engine, tasks), used / tasks * 1000
+
+
+def _make_library(url: str, number: int) -> None:
+    person = {"username": f"bench{number}", "email": f"bench{number}@example.com", "password": uuid4().hex}
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        client.post("/users/", json=person).raise_for_status()
+        token = client.post("/users/token", data=person).raise_for_status().json()["access_token"]
+        for image in range(IMAGES):
+            files = {"file": ("photo.jpg", jpeg_photo(64 + number, 64 + image), "image/jpeg")}
+            headers = {"Authorization": f"Bearer {token}"}
+            client.post("/images/upload", files=files, headers=headers).raise_for_status()
+
+
+def _insert(engine: Engine, tasks: int) -> None:
+    """Make all tasks in one transaction: the API would allow an account 1000 at once."""
+    values = {"model_name": "default", "status": "pending", "due_at": text("UTC_TIMESTAMP(3)")}
+    with engine.begin() as connection:
+        images = connection.execute(select(LibraryImage.id.label("image_id"), LibraryImage.user_id)).all()
+        rows = [{"id": uuid4().hex, **images[number % len(images)]._asdict()} for number in range(tasks)]
+        connection.execute(insert(InferenceTask).values(**values), rows)
+
+
+def _finished(engine: Engine) -> int:
+    with engine.connect() as connection:
+        ended = InferenceTask.status.in_(["completed", "failed"])
+        return int(connection.scalar(select(func.count()).where(ended)) or 0)
+
+
+def _seconds(engine: Engine, tasks: int) -> float:
+    """Return the time from the first claim to the last result; raises AccountingError."""
+    results = select(func.count(), func.count(InferenceResult.task_id.distinct()))
+    once = select(func.count()).where(InferenceTask.status == "completed", InferenceTask.attempts == 1)
+    first, last = func.min(TaskEvent.created_at), func.max(TaskEvent.created_at)
+    with engine.connect() as connection:
+        counted = (*connection.execute(results).one(), connection.scalar(once))
+        if counted != (tasks,) * 3:
+            raise AccountingError(f"{tasks} tasks: results, tasks with one, completed at the first attempt: {counted}")
+        began, ended = connection.execute(select(first, last)).one()
+    return float((ended - began).total_seconds())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Classify photos from Python: compress, hash, check the cache, upload on a miss. `pip install httpx2 pillow`"""
+
+import hashlib
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from PIL import Image, ImageOps
+
+API = "http://127.0.0.1:8000/api/v1"
+
+
+class ClassifyError(Exception):
+    """Its two arguments are the error's code and message."""
+
+
+def compress_image(path: str | Path, max_edge: int = 1024, quality: int = 80) -> bytes:
+    """Return the photo as a JPEG: upright, at most `max_edge` pixels long, without metadata."""
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * max_edge, 2 * max_edge))  # a large JPEG is decoded at half the size
+        photo = ImageOps.exif_transpose(image)
+    if photo.has_transparency_data:
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+    photo = photo.convert("RGB")
+    photo.thumbnail((max_edge, max_edge))
+    jpeg = io.BytesIO()
+    photo.save(jpeg, "JPEG", quality=quality, comment=b"")  # Pillow would keep the photo's comment
+    return jpeg.getvalue()
+
+
+def classify_photo(data: bytes, user_id: str = "") -> dict[str, Any]:
+    """Return the service's answer; `["data"]["category"]` is the category. Raises ClassifyError."""
+    image_hash = hashlib.sha256(data).hexdigest()
+    headers = {"X-User-ID": user_id}
+    cached = call("/classify/check-cache", headers=headers, json={"image_hash": image_hash})
+    if cached["cached"]:
+        return cached
+    form = {"data": {"image_hash": image_hash}, "files": {"image": ("photo.jpg", data, "image/jpeg")}}
+    return call("/classify", headers=headers, **form)
+
+
+def call(path: str, attempts: int = 3, **request: Any) -> dict[str, Any]:
+    """POST to the service; a 503 with Retry-After is tried again after that many seconds."""
+    response = httpx2.post(API + path, timeout=120, **request)
+    pause = response.headers.get("Retry-After")
+    if response.status_code == 503 and pause and attempts > 1:
+        time.sleep(int(pause))
+        return call(path, attempts - 1, **request)
+    answer: dict[str, Any] = response.json() if "json" in response.headers.get("Content-Type", "") else {}
+    if answer.get("success"):
+        return answer
+    error = answer.get("error") or {"code": "http_error", "message": f"HTTP {response.status_code}"}
+    raise ClassifyError(error["code"], error["message"])
+
+
+if __name__ == "__main__":
+    for photo in sys.argv[1:]:
+        print(photo, classify_photo(compress_image(photo), "device-1")["data"]["category"])

@@ -1,0 +1,55 @@
+"""A log to count."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.categories import Category
+from app.database.tables.classification import CachedImage, RequestLog
+from app.services.request_log.backfill import build_rollups
+from tests.support.statistics import log_row
+
+
+@pytest.fixture
+async def filled(engine: AsyncEngine) -> AsyncEngine:
+    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
+    dice = random.Random(7)
+    categories = [category.value for category in Category]
+    start = datetime(2025, 10, 8, tzinfo=UTC)
+    log = [
+        log_row(
+            number,
+            # Distinct numbers of requests, so that the order by count has no ties.
+            user_id=dice.choice([None, *(f"user-{i:02}" for i in range(25) for _ in range(i))]),
+            ip_address=dice.choice([None, "10.0.0.1", "10.0.0.2", "::1"]),
+            category=dice.choices(categories, weights=[1, 3, 5, 9, 14, 20, 27, 35])[0],
+            confidence=Decimal(dice.randrange(10_001)) / 10_000,
+            from_cache=int(dice.random() < 0.37),
+            processing_time_ms=dice.choice([None, dice.randrange(3000)]),
+            created_at=start + timedelta(seconds=dice.randrange(4 * 86400)),
+        )
+        for number in range(3000)
+    ]
+    cache = [
+        {
+            "image_hash": f"{number:064x}",
+            "category": dice.choice(categories),
+            "confidence": Decimal(dice.randrange(10_001)) / 10_000,
+            "description": None,
+            "model_used": "test",
+            "hit_count": number * 3 + 1,
+            "created_at": (created := start + timedelta(seconds=dice.randrange(86400))),
+            "last_hit_at": created + timedelta(seconds=dice.randrange(9 * 86400)),
+        }
+        for number in range(40)
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(insert(RequestLog), log)
+        await connection.execute(insert(CachedImage), cache)
+    await build_rollups(engine, ZoneInfo("UTC"))
+    return engine
