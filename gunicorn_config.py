@@ -23,8 +23,8 @@ workers = gunicorn_workers(settings)
 # (docs/performance.md), and a reload (SIGHUP) would then bring neither new code nor new settings.
 preload_app = False
 forwarded_allow_ips = settings.forwarded_allow_ips
-# uvicorn on uvloop and httptools, taught to lose no request when it leaves. gunicorn's own "asgi" takes up to a quarter
-# more CPU for a request, loses some when it is recycled, and ignores X-Forwarded-For (docs/performance.md).
+# uvicorn on uvloop and httptools, taught to lose no request when it shuts down. gunicorn's own "asgi" takes up to a
+# quarter more CPU, loses requests when it is recycled, and ignores X-Forwarded-For (docs/decisions/worker-class.md).
 worker_class = "app.server.worker.DrainingWorker"
 # Not the specification's 1000, which a busy worker reaches every few seconds: each restart costs a cold start.
 max_requests = 100_000
@@ -32,7 +32,7 @@ max_requests_jitter = 10_000
 
 # A worker that does not answer its master for this long is replaced; requests of an asyncio worker may take longer.
 timeout = 120
-# A request that waits for the model is finished before the worker leaves. It may have come 3 seconds after the signal
+# A request that waits for the model is finished before the worker ends. It may have come 3 seconds after the signal
 # (app/server/draining.py); the rest is for its log row and for closing.
 graceful_timeout = int(settings.model.total_timeout_seconds) + 15
 # Longer than nginx keeps an idle connection to us (60 s), so that it never sends a request on one that we are closing.
@@ -43,7 +43,7 @@ accesslog = None
 errorlog = "-"
 logger_class = "app.server.logger.SharedLogger"
 loglevel = "info"
-# It would be put under the home directory of whoever runs this.
+# It would be put under the home directory of the user that runs this.
 control_socket_disable = True
 proc_name = "image-classifier"
 # gunicorn's heartbeat files belong into memory: on a disk, a slow fsync looks like a dead worker.

@@ -44,7 +44,7 @@ def main() -> None:
     """Serve with the settings of the environment and `.env`."""
     settings = load_settings()
     if "host" not in settings.model_fields_set:
-        # A first try is nobody else's business.
+        # Without a setting, only this machine may reach it.
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     # We are one process, whatever gunicorn is told (app/runtime/capacity.py).
     os.environ["WEB_CONCURRENCY"] = "1"

@@ -32,7 +32,7 @@ CATEGORY_TEXTS: dict[Category, CategoryText] = {
     ),
     Category.PETS: CategoryText("宠物萌照", "Pet Photos", "cats, dogs and other pets"),
     Category.SINGLE_PERSON: CategoryText(
-        "单人照片", "Single Person Photos", "one person: selfies, portraits, somebody alone in the picture"
+        "单人照片", "Single Person Photos", "one person: selfies, portraits, one person alone in the picture"
     ),
     Category.FOODS: CategoryText("美食记录", "Food Records", "dishes, drinks, cooking, a table in a restaurant"),
     Category.TRAVEL_SCENERY: CategoryText(

@@ -19,7 +19,7 @@ AppError 500 internal_error
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
-│   ├── ImageNotFound image_not_found                also for somebody else's, as all below
+│   ├── ImageNotFound image_not_found                also for another account's, as all below
 │   ├── TaskNotFound task_not_found
 │   └── ResultNotFound result_not_found
 ├── MethodNotAllowed 405 method_not_allowed

@@ -37,20 +37,21 @@ from app.api.routes import (
 from app.api.routes.metrics import METRICS_PATH
 from app.clients.errors import ModelConfigurationError
 from app.config.settings import Settings, load_settings
+from app.config.unknown import warn_of_unknown_variables
 from app.errors import AppError
 from app.observability.access_log import AccessLog
 from app.observability.logging import configure_logging, log_format
 from app.observability.tracing import start_tracing
 from app.resources import open_resources
 from app.server.shutdown import on_shutdown
-from app.web import dashboard, demo
+from app.web import dashboard, demo, index
 from app.web.documentation import add_redoc
 from app.web.pages import mount_assets
 
 API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
-LIVE_PATH = f"{API_PREFIX}/health/live"
+LIVE_PATHS = (f"{API_PREFIX}/health/live", "/health/live")
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Args:
         settings: taken from the environment and `.env` when left out.
     """
+    is_from_environment = settings is None
     settings = settings or load_settings()
 
     @asynccontextmanager
@@ -83,8 +85,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 yield
 
     configure_logging(settings)
+    if is_from_environment:
+        warn_of_unknown_variables()
     app = FastAPIOffline(
-        title="Image Classifier",
+        title=index.NAME,
         version=VERSION,
         summary="图片分类服务",
         description=DESCRIPTION,
@@ -99,6 +103,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.cache.admin_api_key:
         api.include_router(cache.router)
     app.include_router(api)
+    # Where load balancers look for it; the specification's nginx has this path, too.
+    app.include_router(health.router, include_in_schema=False)
     # The signed-in side has the paths of its own specification.
     app.include_router(users.router)
     app.include_router(models.router)
@@ -110,6 +116,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(dashboard.router)
     app.include_router(demo.router)
+    app.include_router(index.router)
     mount_assets(app)
     add_redoc(app)
 
@@ -126,7 +133,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
-    # Once more, for the shortcut; the one above is inside CORS, so that a web page may read the error.
+    # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
@@ -143,7 +150,7 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
         "logs": False,
         "operation_spans": False,
         # What asks every few seconds would bury the rest.
-        "exclude": lambda scope: scope["path"] in {METRICS_PATH, LIVE_PATH},
+        "exclude": lambda scope: scope["path"] in {METRICS_PATH, *LIVE_PATHS},
     }
 
 

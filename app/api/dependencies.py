@@ -71,7 +71,7 @@ async def get_caller(
         str | None, Header(description="Device or user id, at most 64 characters; wins over the body's `user_id`.")
     ] = None,
 ) -> Caller:
-    """Who asks, from the headers and the connection.
+    """The caller, from the headers and the connection.
 
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.
@@ -81,7 +81,7 @@ async def get_caller(
 
 
 def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
-    """Who asks, from an ASGI scope and the bytes of the header X-User-ID.
+    """The caller, from an ASGI scope and the bytes of the header X-User-ID.
 
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.

@@ -35,7 +35,7 @@ for refusal in REFUSALS:
     metrics.REFUSED_REQUESTS.labels(refusal.code)
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
-# For one that lasts until somebody changes a setting.
+# For an error that lasts until an operator changes a setting.
 OPERATOR_RETRY_AFTER_SECONDS = 60.0
 
 

@@ -1,4 +1,4 @@
-"""The short way for the two busiest requests: a plain `check-cache`, and a plain upload of one photo.
+"""The fast path of the two busiest requests: a plain `check-cache`, and a plain upload of one photo.
 
 They get what the routes in `classify.py` answer, by the same schemas and functions, without the framework's routing,
 dependency solving and response validation, which cost more than the answer. Whatever is not plain (a browser's
@@ -90,7 +90,7 @@ def _note_route(scope: Scope, route: str) -> None:
 
 
 def _plain_caller(scope: Scope, content_type: bytes) -> Caller | None:
-    """Who asks; None where a header is wrong or there twice, a browser wants its CORS answer, or the type differs."""
+    """The caller; None where a header is wrong or there twice, a browser wants its CORS answer, or the type differs."""
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
     is_plain = len(headers) == len(pairs) and b"origin" not in headers

@@ -22,7 +22,7 @@ from app.services.request_log.error_counts import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
-# nginx's code for "the client hung up before the answer"; it is only logged, nobody is there to receive it.
+# nginx's code for "the client hung up before the answer"; it is only logged, since no client receives it.
 CLIENT_CLOSED_REQUEST = 499
 # https://www.rfc-editor.org/rfc/rfc6455#section-7.4; ours of 4400 to 4499 mean what the HTTP status would.
 NORMAL_CLOSURE = 1000
@@ -92,7 +92,7 @@ class RequestContextMiddleware:
             state["request_id"],
             method=method,
             # The path alone, since a query may hold what does not belong into a log; quoted, since it may hold line
-            # ends. What the short way knows needs no quotes.
+            # ends. What the fast path knows needs no quotes.
             path=path if "route" in state else quote(path)[:LOGGED_PATH_MAX_LENGTH],
             status=status,
             outcome=outcome,
@@ -113,7 +113,7 @@ def route_of(scope: Scope) -> str:
 
 
 def outcome_of(status: int, state: Mapping[str, Any]) -> str:
-    """What became of a request: hit, miss, ok, client_error or server_error; gone where nobody waited for the answer.
+    """What became of a request: hit, miss, ok, client_error or server_error; gone where the client had hung up.
 
     `state["cached"]` is there where the cache was asked, and says whether it knew; `state["close_code"]` where a socket
     was accepted and then closed by us.

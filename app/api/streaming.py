@@ -54,7 +54,7 @@ async def send_text(send: Send, text: str) -> None:
 
 
 async def ping(send: Send, text: str = COMMENT) -> None:
-    """Send `text` every `PING_SECONDS`, which keeps the connection of a stream of events open, for ever."""
+    """Send `text` every `PING_SECONDS`, without end: it keeps the connection of a stream of events open."""
     while True:
         await asyncio.sleep(PING_SECONDS)
         await send_text(send, text)

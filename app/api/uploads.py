@@ -219,7 +219,7 @@ class _PartCollector:
         if len(part) >= SMALL_PIECE_BYTES:
             self._data.append(part)
             return
-        # A piece of its own takes 300 bytes: whoever sends byte by byte would take that much for each.
+        # A piece of its own takes 300 bytes: a client that sends byte by byte would take that much for each.
         tail = self._data[-1] if self._data else None
         if not isinstance(tail, bytearray):
             tail = bytearray()

@@ -47,7 +47,7 @@ def create_admin(
 
 
 def _write_setting(path: Path, name: str, value: str, *, replace: bool) -> None:
-    """Write NAME=value into an `.env` file, whole or not at all, not readable for everybody.
+    """Write NAME=value into an `.env` file, whole or not at all, not readable for other users.
 
     Raises:
         FileExistsError: it has a value for it, and `replace` is not said.
@@ -70,7 +70,7 @@ def _write_setting(path: Path, name: str, value: str, *, replace: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         mode = None if before is None else stat.S_IMODE(before.st_mode)
-        # A group that could read it, such as the service's, still can; everybody can no longer.
+        # A group that could read it, such as the service's, still can; other users can no longer.
         Path(new).chmod(OWNER_ONLY if mode is None or mode & stat.S_IRWXO else mode)
         if before is not None and hasattr(os, "chown"):
             # Root's hand must not take the file away from the service that reads it.

@@ -63,7 +63,7 @@ ServerOption = Annotated[
 class Summary:
     """The run in figures. Bytes saved are those of JPEGs that did not have to be uploaded.
 
-    An upload costs nothing where somebody else had uploaded the same photo in the meantime. Costs are in the currency
+    An upload costs nothing where another client has uploaded the same photo in the meantime. Costs are in the currency
     of the service's COST_PER_API_CALL, None where it has not counted any request today.
     """
 
@@ -161,7 +161,7 @@ def _run(
                 progress.advance(task)
         except KeyboardInterrupt:
             finished = False
-            # An upload may take two minutes; who does not want to wait for it, shall not have to.
+            # An upload may take two minutes; Ctrl-C does not wait for it.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             service.stop()
             say("Waiting for the uploads under way; Ctrl-C again leaves at once.")

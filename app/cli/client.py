@@ -1,6 +1,6 @@
 """The reference client: ask with the hash, and upload only what is not known.
 
-One object serves many threads. Equal photos are asked about once, by whoever comes first; the others wait for it.
+One object serves many threads. Equal photos are asked about once, by the first thread; the others wait for it.
 """
 
 import threading

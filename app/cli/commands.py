@@ -38,7 +38,7 @@ def serve(
         arguments = ["-m", "gunicorn", "-c", str(PROJECT_ROOT / "gunicorn_config.py"), "app.main:app"]
     # The modules are found whatever folder this is; `.env` is that of the folder, as for every command.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - it takes signals itself, nobody in between
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - it takes signals itself, with no process in between
 
 
 def migrate_database(
@@ -81,7 +81,7 @@ def purge_logs(
     settings = load_settings()
     days = settings.statistics.log_retention_days if older_than is None else older_than
     if older_than is None and days == 0:
-        say("LOG_RETENTION_DAYS=0 keeps the log for ever; say --older-than DAYS.")
+        say("LOG_RETENTION_DAYS=0 keeps the log without end; say --older-than DAYS.")
         raise typer.Exit(2)
     try:
         if dry_run:

@@ -41,7 +41,7 @@ def upgrade(settings: Settings) -> str | None:
     Raises:
         CannotBeDone: the database cannot be reached, or is newer than this program.
     """
-    # Whoever asks for this wants the database made, too.
+    # An operator who asks for this wants the database made, too.
     database = settings.database.model_copy(update={"migrate_on_start": True})
     settings = settings.model_copy(update={"database": database})
 

@@ -84,7 +84,7 @@ def _read(path: Path) -> bytes:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise UnreadablePhoto("the folder cannot be read")
-    # A pipe or a device would be waited for, for ever.
+    # Reading a pipe or a device would never end.
     if not stat.S_ISREG(mode):
         raise UnreadablePhoto("not a file")
     with path.open("rb") as file:

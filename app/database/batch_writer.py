@@ -1,7 +1,7 @@
 """The busiest transaction takes the shortest way.
 
-On MySQL it is one packet (packets.py) on a connection that is kept for this; on SQLite one call in a thread that has
-a connection of its own. What goes wrong is what `app/database/transactions.py` makes of it.
+On MySQL it is one pipelined transaction (pipeline.py) on a connection that is kept for this; on SQLite one call in a
+thread that has a connection of its own. What goes wrong is what `app/database/transactions.py` makes of it.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
     url = settings.database_url
     if url.get_backend_name() == "sqlite":
         try:
-            # Nobody else on the machine is to read it.
+            # Other users of the machine must not read it.
             Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseUnavailable(
@@ -80,8 +80,8 @@ def _create_mysql_engine(settings: Settings, url: URL, limits: PoolLimits) -> As
         max_overflow=limits.overflow,
         pool_recycle=settings.database.pool_recycle_seconds,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        # SQLAlchemy ends its own transactions, and a packet ends with its COMMIT (app/database/pipeline.py): one more
-        # ROLLBACK at every return would be a trip for nothing.
+        # SQLAlchemy ends its own transactions, and a pipelined one ends with its COMMIT (app/database/pipeline.py): a
+        # ROLLBACK at every return would be one more trip for nothing.
         pool_reset_on_return=None,
         connect_args=mysql_connect_arguments(settings.database),
         # Error texts would otherwise carry the rows, which hold user ids and addresses.
@@ -118,7 +118,7 @@ def mysql_connect_arguments(database: DatabaseSettings) -> dict[str, Any]:
 
 
 def prepare_sqlite_connection(connection: sqlite3.Connection | DBAPIConnection) -> None:
-    """Give a new connection the rules of this module; transactions are begun by whoever uses it."""
+    """Give a new connection the rules of this module; its user begins transactions."""
     # sqlite3 shall not begin transactions by itself.
     connection.isolation_level = None
     cursor = connection.cursor()

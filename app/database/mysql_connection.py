@@ -1,7 +1,7 @@
 """Opening a MySQL connection: within a bounded time, never in plain text where TLS is asked for, and knowing to whom.
 
-aiomysql by itself goes on without TLS when the server, or somebody in between, does not offer it, may send the
-password in the clear then, and waits for ever on a server that accepts a connection and says nothing more.
+aiomysql by itself goes on without TLS when the server, or an attacker in between, does not offer it, may send the
+password in the clear then, and waits without end on a server that accepts a connection and says nothing more.
 """
 
 import asyncio
@@ -40,12 +40,8 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
         try:
             super()._write_bytes(data)
         except RuntimeError as error:
-            # What uvloop says of a connection that was reset while nobody looked; asyncio has an OSError for it.
+            # What uvloop says of an idle connection that was reset; asyncio has an OSError for it.
             raise OperationalError(CR.CR_SERVER_GONE_ERROR, "the connection was reset") from error
-
-    async def until_lost(self) -> None:
-        """Return when an idle connection ends: a server that was not asked says nothing before that."""
-        await self._reader.read(1)
 
     async def show_warnings(self) -> None:
         # aiomysql would ask for them after an INSERT IGNORE: a round trip, a Python warning for each row, and

@@ -1,6 +1,6 @@
 """Reading from a replica, where there is one, and from the main server while the replica is away.
 
-What a replica says is as old as its replication is behind. So only figures are read here, and nothing that somebody
+What a replica says is as old as its replication is behind. So only figures are read here, and nothing that a client
 has just written and looks for.
 """
 
@@ -21,12 +21,12 @@ from app.errors import AppError
 
 T = TypeVar("T")
 
-# The slowest figure takes a tenth of a second (docs/performance.md), a month of a series two; who waits for it shall
-# not wait for the dead.
+# The slowest figure takes a tenth of a second (docs/performance.md), a month of a series two; a request shall
+# not wait long for a replica that is down.
 TIMEOUT_SECONDS = 3.0
 # For so long after a failure only the main server is asked; then one request tries the replica.
 RETRY_SECONDS = 10.0
-# A connection that was lost while nobody looked is worth a second try.
+# An idle connection that was lost is worth a second try.
 MAX_ATTEMPTS = 2
 
 
@@ -73,7 +73,7 @@ class Replica:
             self._next_try = time.monotonic() + RETRY_SECONDS
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                # Whoever reads the log shall not take this for the main server.
+                # An operator who reads the log must not take this for the main server.
                 result = await read(self._replica, work, max_attempts=MAX_ATTEMPTS, quietly=True)
         except (AppError, SQLAlchemyError, OSError) as error:
             if not self._is_away:

@@ -25,7 +25,7 @@ from app.errors import DatabaseUnavailable, ServerBusy
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 4
-# A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; nobody shall wait for it.
+# A peer that has vanished (a failover, a dropped NAT entry) says nothing for hours; no request shall wait for it.
 # The total leaves room for a second attempt after a first that ran out of time.
 ATTEMPT_TIMEOUT_SECONDS = 8.0
 TOTAL_TIMEOUT_SECONDS = 20.0
@@ -82,7 +82,7 @@ async def read(
 
 
 async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, quietly: bool = False) -> T:
-    """Run `work` in a transaction and commit it; `quietly` and what is raised: as for `read`."""
+    """Run `work` in a transaction and commit it; `quietly` and errors as with `read`."""
     return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS, quietly=quietly)
 
 

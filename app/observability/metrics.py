@@ -80,7 +80,7 @@ COMMIT_FAILURES = _counter("commit_failures_total", "Such transactions that fail
 DATABASE_CONNECTIONS = _sum_gauge("database_connections", "Connections in the pools.", "state")
 DATABASE_CONNECTIONS_LIMIT = _sum_gauge("database_connections_limit", "Connections that the pools may open.")
 
-IMAGES = _counter("images_total", "New photos that were inspected.", "format")
+IMAGES = _counter("images_total", "New photos that were made ready for a model.", "format")
 IMAGE_BYTES = _histogram("image_bytes", "Size of new photos, in bytes.", _IMAGE_BYTES)
 
 MONEY_SPENT = _counter("money_spent_total", "COST_PER_API_CALL for each answer of a model, in your currency.")
@@ -88,7 +88,7 @@ MONEY_SAVED = _counter("money_saved_total", "COST_PER_API_CALL for each answer o
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
-# Of the whole installation, whoever is asked: whoever answers a scrape asks the database, and what it says last counts.
+# Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.
 TASKS_UNFINISHED = Gauge(
     f"{PREFIX}_tasks_unfinished",
     "Tasks that wait or run, of all instances together.",
@@ -172,7 +172,7 @@ def flush() -> None:
         _add(seconds, times)
     _requests.clear()
     for counter, amount in _counts.items():
-        # A plugin may report less than nothing, which a counter refuses: nothing else shall wait behind it for ever.
+        # A plugin may report less than nothing, which a counter refuses; the counts behind it must not wait.
         if amount > 0:
             counter.inc(amount)
     _counts.clear()

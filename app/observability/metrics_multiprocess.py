@@ -1,7 +1,7 @@
 """The files in which gunicorn's workers count for `/metrics`, and what becomes of those of a worker that has ended.
 
 prometheus-client has a file per process and kind of metric. The counts of a process that has ended still count, so its
-files would have to stay for ever, and a busy service replaces its workers every few minutes. So the master adds them up
+files would have to stay, and a busy service replaces its workers every few minutes. So the master adds them up
 in one file; a lock keeps a scrape from seeing a count in both places or in neither.
 """
 
@@ -47,7 +47,7 @@ def provide_folder(parent: str | None) -> None:
 def add_up_ended(living: Collection[int]) -> None:
     """Add the files of processes that have ended to one; `living` are the ids of those that may still write.
 
-    It waits for nobody: while a scrape reads the files, they stay for the next time.
+    It does not wait: while a scrape reads the files, they stay for the next time.
     """
     from prometheus_client.mmap_dict import MmapedDict
     from prometheus_client.multiprocess import mark_process_dead
@@ -78,7 +78,7 @@ def locked_folder(folder: str, *, exclusive: bool = False) -> Iterator[None]:
     """Keep the files in their places for the length of the block.
 
     Raises:
-        BlockingIOError: `exclusive` is asked for, and somebody else has the lock.
+        BlockingIOError: `exclusive` is asked for, and another process has the lock.
     """
     with (Path(folder) / LOCK_NAME).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
@@ -97,7 +97,7 @@ def _own(folder: str) -> None:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of masters that were killed."""
     for file in parent.glob(f"{FOLDER_PREFIX}*/{OWNER_NAME}"):
-        # Somebody else's file cannot be opened, and one that is in use cannot be locked. What a stranger puts there can
+        # Another user's file cannot be opened, and one that is in use cannot be locked. What a stranger puts there can
         # neither keep us waiting nor lead us elsewhere.
         with suppress(OSError):
             owner = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Request ids: `req_{unix seconds}_{12 hex digits}`, readable, sortable by time, unique without asking anybody."""
+"""Request ids: `req_{unix seconds}_{12 hex digits}`, readable, sortable by time, unique without asking a server."""
 
 import secrets
 import time

@@ -47,7 +47,7 @@ def start_tracing(endpoint: str | None) -> "TracerProvider | None":
     global _provider, _tracer  # noqa: PLW0603 - one per process, like the threads that send
     if endpoint is None or _provider is not None:
         return None if endpoint is None else _provider
-    # They and protobuf take memory that nobody needs without traces.
+    # They and protobuf take memory that is not needed without traces.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider

@@ -41,11 +41,11 @@ class MemoryBudget:
 
     @property
     def free_bytes(self) -> int:
-        """What nobody holds."""
+        """What no request holds."""
         return self._free
 
     async def _take(self, size: int) -> None:
-        # Whoever asks for little does not overtake: a large upload would otherwise wait for ever.
+        # A small upload does not overtake a large one, which would otherwise wait without end.
         if size <= self._free and not self._waiting:
             self._free -= size
             return

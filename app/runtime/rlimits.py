@@ -1,6 +1,6 @@
 """How many files and connections a process may have open. Linux says 1024 until the process asks for what it may have.
 
-A process that has used them up accepts nobody any more, so what stays open for long may take a part of them only.
+A process that has used them up accepts no connection any more, so what stays open long may take a part of them only.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ def raise_open_files_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # macOS has a further limit that nobody can ask for.
+        # macOS has a further limit that cannot be asked for.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted

@@ -33,7 +33,7 @@ class Correction(BaseModel):
 
 
 class CorrectedEntry(Classification):
-    """The entry as everybody gets it from now on."""
+    """The entry as every client gets it from now on."""
 
     model_used: Literal["manual"] = "manual"
 

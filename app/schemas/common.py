@@ -19,7 +19,7 @@ def clean_user_id(value: str) -> str | None:
     """Return a user id without surrounding space, None for an empty one.
 
     Raises:
-        ValueError: longer than the column that keeps it, with characters that nobody can see, or named like an account.
+        ValueError: longer than the column that keeps it, with invisible characters, or named like an account.
     """
     value = value.strip()
     if not value:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from app.photo import PhotoFormat
 from app.schemas.common import EXAMPLE_HASH, Timestamp
 
-# What the tables can count to; more is nobody's.
+# What the tables can count to; no row has a larger id.
 ID_MAX = 2**63 - 1
 PAGE_MAX = 100
 

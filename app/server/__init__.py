@@ -1,1 +1,1 @@
-"""The HTTP server around the application: uvicorn's, taught to leave without losing a request."""
+"""The HTTP server around the application: uvicorn's, taught to shut down without losing a request."""

@@ -1,10 +1,10 @@
-"""A server that leaves without losing a request: whoever may be about to ask is answered, then told to go elsewhere.
+"""A server that shuts down without losing a request: a client about to send is answered, then told to go elsewhere.
 
 uvicorn closes connections at once that have no request on them. A request that is under way on one of them, between
 client and server, is then lost, and a POST is not repeated by most clients and proxies. Here such a connection stays:
-its next request is answered with "Connection: close", and one that nobody uses is closed a little later.
+its next request is answered with "Connection: close", and an idle one is closed a little later.
 
-Nor does it wait for ever for a client that has stopped to read: closing such a connection would take until it reads on.
+Nor does it wait long for a client that has stopped to read: closing such a connection would take until it reads on.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from uvicorn.server import ServerState
 
 from app.server.shutdown import announce_shutdown
 
-# How long an idle connection is listened to after the server has decided to leave; longer than a request travels.
+# How long an idle connection is listened to after the server has decided to shut down; longer than a request travels.
 LINGER_SECONDS = 3.0
 # How much longer for one on which half a request has arrived.
 HALF_REQUEST_SECONDS = 7.0
 HEARTBEAT_SECONDS = 1.0
 # A client that has taken nothing for so long of what waits for it is cut off: nginx's default for send_timeout.
 UNREAD_SECONDS = 60.0
-# The same while the server leaves: far below the time that answers are waited for.
+# The same while the server shuts down: far below the time that answers are waited for.
 UNREAD_LEAVING_SECONDS = 10.0
 UNREAD_CHECK_SECONDS = 2.0
 # Clients send a token and nothing else. Compressing our short messages would cost 40 KB for each connection.
@@ -37,13 +37,13 @@ WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_d
 class DrainingState(ServerState):
     """What the connections of one server share.
 
-    `closes_after_answer`: no connection is kept for another request. `is_leaving`: idle ones are closed, too.
+    `closes_after_answer`: no connection is kept for another request. `is_shutting_down`: idle ones are closed, too.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.closes_after_answer = False
-        self.is_leaving = False
+        self.is_shutting_down = False
 
 
 class DrainingProtocol(HttpToolsProtocol):
@@ -61,9 +61,9 @@ class DrainingProtocol(HttpToolsProtocol):
         return self.cycle is not None and bool(self.cycle.chunked_encoding) and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Accept a connection, also one that was still in the queue when the server left."""
+        """Accept a connection, also one that was still in the queue when the server began to shut down."""
         super().connection_made(transport)
-        if self.server_state.is_leaving:
+        if self.server_state.is_shutting_down:
             self._close_when_unused()
 
     def on_message_begin(self) -> None:
@@ -81,7 +81,7 @@ class DrainingProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request where the last answer could not say any more that none is taken."""
         super().on_response_complete()
-        if self.server_state.is_leaving and not self.transport.is_closing():
+        if self.server_state.is_shutting_down and not self.transport.is_closing():
             self._close_when_unused()
 
     def retire(self) -> None:
@@ -105,7 +105,7 @@ class DrainingProtocol(HttpToolsProtocol):
             return
         # Both asyncio and uvloop read what has arrived before they look at their timers.
         if self._has_begun and not self._is_patient_no_more:
-            # Half a request: whoever sends it has a little longer, but does not hold up the server.
+            # Half a request: its client has a little longer, but does not hold up the server.
             self._is_patient_no_more = True
             self._closing = self.loop.call_later(HALF_REQUEST_SECONDS, self._close_if_unused)
             return
@@ -119,7 +119,7 @@ class DrainingServer(Server):
         super().__init__(config)
         self.server_state: DrainingState = DrainingState()
         self._to_be_told: set[DrainingProtocol] | None = None
-        self._leaves_at = 0.0
+        self._shuts_down_at = 0.0
         # What waits in a connection for its client, in bytes, and since when it has not become less.
         self._unread: dict[object, tuple[int, float]] = {}
         self._unread_check: asyncio.Task[None] | None = None
@@ -131,29 +131,29 @@ class DrainingServer(Server):
         self._unread_check = asyncio.create_task(self._check_unread_regularly())
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether it is time to leave.
+        """Return whether it is time to shut down.
 
         After the last request of `limit_max_requests` there is no hurry: the server goes on, closing connections after
-        each answer, until those that were open are gone by themselves, at the latest by the keep-alive timeout. Nobody
-        waits for WebSockets and streams: they end when the server leaves, and their clients come back.
+        each answer, until those that were open have ended, at the latest by the keep-alive timeout. WebSockets and
+        streams are not waited for: they end when the server shuts down, and their clients connect again.
         """
         if await super().on_tick(counter):
             if self.should_exit:
                 return True
             self.limit_max_requests = None
-            self._leaves_at = asyncio.get_running_loop().time() + self.config.timeout_keep_alive + 1
+            self._shuts_down_at = asyncio.get_running_loop().time() + self.config.timeout_keep_alive + 1
             self._close_after_answers()
             self._to_be_told = {each for each in self.server_state.connections if isinstance(each, DrainingProtocol)}
         if self._to_be_told is None:
             return False
         self._to_be_told = {each for each in self._to_be_told if each in self.server_state.connections}
-        is_over = asyncio.get_running_loop().time() > self._leaves_at
+        is_over = asyncio.get_running_loop().time() > self._shuts_down_at
         return is_over or all(each.is_streaming for each in self._to_be_told)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer everything that has come so far, then end the application."""
         async with self._heartbeat():
-            self.server_state.is_leaving = True
+            self.server_state.is_shutting_down = True
             announce_shutdown()
             self._close_after_answers()
             for connection in self._stop_listening():
@@ -170,7 +170,7 @@ class DrainingServer(Server):
 
     def _cut_off_who_does_not_read(self) -> None:
         now = asyncio.get_running_loop().time()
-        limit_seconds = UNREAD_LEAVING_SECONDS if self.server_state.is_leaving else UNREAD_SECONDS
+        limit_seconds = UNREAD_LEAVING_SECONDS if self.server_state.is_shutting_down else UNREAD_SECONDS
         before, self._unread = self._unread, {}
         for connection in list(self.server_state.connections):
             unread = connection.transport.get_write_buffer_size()
@@ -212,7 +212,7 @@ class DrainingServer(Server):
 
     @contextlib.asynccontextmanager
     async def _heartbeat(self) -> AsyncIterator[None]:
-        """Tell gunicorn's master that we live, which would otherwise abort a worker that starts or leaves slowly."""
+        """Tell gunicorn's master that this worker lives: it would abort one that starts or shuts down slowly."""
 
         async def beat() -> None:
             while self.config.callback_notify is not None:

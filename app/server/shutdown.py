@@ -1,7 +1,7 @@
-"""How the application hears that its server is about to leave. Streams have to end then: the server waits for them.
+"""How the application learns that its server shuts down. Streams have to end then: the server waits for them.
 
 ASGI tells an application only after the last answer. So we listen to the signals that end a server, before it does;
-and our own server says it, which leaves without a signal when it is recycled.
+and our own server announces it, which shuts down without a signal when it is recycled.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ _callbacks: list[Callable[[], None]] = []
 
 
 def announce_shutdown() -> None:
-    """Call everybody who wants to know; in the event loop."""
+    """Call all registered callbacks, in the event loop."""
     for callback in _callbacks:
         callback()
 
 
 @contextlib.contextmanager
 def on_shutdown(callback: Callable[[], None]) -> Iterator[None]:
-    """Have `callback` called in the running event loop when the server leaves, for the length of the block."""
+    """Have `callback` called in the running event loop when the server shuts down, for the length of the block."""
     _callbacks.append(callback)
     try:
-        with _heard(callback):
+        with _on_signal(callback):
             yield
     finally:
         _callbacks.remove(callback)
 
 
 @contextlib.contextmanager
-def _heard(callback: Callable[[], None]) -> Iterator[None]:
+def _on_signal(callback: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         # Python's signals are the main thread's.
         yield

@@ -1,4 +1,4 @@
-"""gunicorn's worker: uvicorn on uvloop and httptools, leaving as app/server/draining.py says."""
+"""gunicorn's worker: uvicorn on uvloop and httptools, which shuts down as app/server/draining.py says."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ CLOSING_SECONDS = 5
 
 
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # it comes without types
-    """Serves until gunicorn, or its own number of requests, tells it to leave."""
+    """Serves until gunicorn, or its own number of requests, tells it to shut down."""
 
     CONFIG_KWARGS = {"loop": "uvloop", "http": DrainingProtocol, **WEBSOCKET_OPTIONS}  # noqa: RUF012 - the name is the base class's
 
@@ -42,11 +42,11 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # it comes without t
         server = DrainingServer(self.config)
         server.should_exit = self._is_told_to_leave
 
-        def leave() -> None:
+        def shut_down() -> None:
             server.should_exit = True
 
         # What gunicorn's master makes of its own SIGINT and SIGQUIT; the base class's handler would end nothing.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, leave)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, shut_down)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

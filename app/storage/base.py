@@ -46,7 +46,7 @@ class Storage(Protocol):
         ...
 
     async def read_mark(self) -> str | None:
-        """Return whose files these are, as `write_mark` has noted it; None where nobody has."""
+        """Return whose files these are, as `write_mark` has noted it; None where no process has."""
         ...
 
     async def write_mark(self, mark: str) -> None:

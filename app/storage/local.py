@@ -35,7 +35,7 @@ class LocalStorage:
         self._incoming = folder / INCOMING
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Nobody else on the machine is to look at people's pictures.
+            # Other users of the machine must not see the pictures.
             folder.mkdir(mode=0o700, exist_ok=True)
             self._incoming.mkdir(exist_ok=True)
             probe = self._incoming / uuid4().hex
@@ -84,7 +84,7 @@ class LocalStorage:
             yield batch
 
     async def read_mark(self) -> str | None:
-        """Return whose files these are; None where nobody has noted it."""
+        """Return whose files these are; None where it has not been noted."""
         try:
             return await _in_thread((self._folder / MARK).read_text) or None
         except StorageError as error:
@@ -121,7 +121,7 @@ class LocalStorage:
     def _names(self, before: float) -> Iterator[str]:
         for first in _folders(self._folder):
             for second in _folders(first):
-                # Whatever else somebody has put here is not ours to remove.
+                # Files that are not ours are not ours to remove.
                 yield from (
                     entry.name for entry in _entries(second) if is_name(entry.name) and _is_older(entry, before)
                 )

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 NAMES_AT_ONCE = 500
-# Attempts and their pauses together: whoever uploads or deletes is waiting.
+# Attempts and their pauses together: the client that uploads or deletes is waiting.
 WRITE_TIMEOUT_SECONDS = 60.0
 RETRY_TIMEOUT = timedelta(seconds=15)
 MAX_RETRIES = 3
 READ_TIMEOUT = timedelta(seconds=30)
-# As long as somebody on a slow line may take to read a picture.
+# As long as a client on a slow line may take to read a picture.
 REQUEST_TIMEOUT = timedelta(hours=1)
 
 
@@ -70,11 +70,11 @@ class S3Storage:
         with _our_errors():
             async for objects in self._store.list(chunk_size=NAMES_AT_ONCE):
                 names = [entry["path"].rpartition("/")[2] for entry in objects if entry["last_modified"] < before]
-                # Whatever else somebody has put here is not ours to remove.
+                # Objects that are not ours are not ours to remove.
                 yield [name for name in names if is_name(name)]
 
     async def read_mark(self) -> str | None:
-        """Return whose files these are; None where nobody has noted it."""
+        """Return whose files these are; None where it has not been noted."""
         try:
             with _our_errors():
                 answer = await self._store.get_async(MARK)

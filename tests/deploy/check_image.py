@@ -184,7 +184,7 @@ def test_it_runs_tasks_and_migrations_too(container: Container) -> None:
         wait_until(lambda: is_healthy(container, "worker"), "the worker lives", 120)
         os.kill(inside(container)[0], signal.SIGTERM)
         assert process.wait(30) == 0, process.output()
-        assert "leaving" in process.output()
+        assert "shutting down" in process.output()
 
 
 def test_production_needs_its_secrets(container: Container) -> None:

@@ -83,6 +83,14 @@ async def test_what_is_for_inside_is_closed(behind: httpx2.AsyncClient, service:
 
 
 @ON_SQLITE
+@pytest.mark.parametrize(("path", "key"), [("/", "links"), ("/health", "database"), ("/health/live", "status")])
+async def test_the_short_paths_pass(behind: httpx2.AsyncClient, path: str, key: str) -> None:
+    answer = await behind.get(path)
+    assert answer.status_code == 200
+    assert key in answer.json()
+
+
+@ON_SQLITE
 async def test_photos_up_to_the_limit_get_through_and_no_more(behind: httpx2.AsyncClient) -> None:
     photo = noisy_jpeg(700, 500)
     largest = photo + bytes(10 * 1024 * 1024 - len(photo))

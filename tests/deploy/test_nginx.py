@@ -125,6 +125,14 @@ def test_what_is_not_for_everybody_is_closed(site: Site, path: str) -> None:
     assert logged(site.plain, "upstream=127") == passed_on
 
 
+@pytest.mark.parametrize(("path", "key"), [("/", "links"), ("/health", "database"), ("/health/live", "status")])
+def test_the_short_paths_pass(site: Site, path: str, key: str) -> None:
+    with client(site.plain) as api:
+        answer = api.get(path)
+    assert answer.status_code == 200
+    assert key in answer.json()
+
+
 def logged(nginx: Nginx, words: str) -> int:
     return sum(words in line for line in nginx.process.output().splitlines())
 

@@ -100,7 +100,7 @@ async def serving(
 async def leaving(server: DrainingServer) -> None:
     """Tell a server to leave, and wait until it does."""
     server.should_exit = True
-    await until(lambda: server.server_state.is_leaving)
+    await until(lambda: server.server_state.is_shutting_down)
 
 
 async def test_an_idle_connection_gets_one_more_answer() -> None:
@@ -192,7 +192,7 @@ async def test_after_its_last_request_a_server_stays_until_everybody_knows() -> 
         # Somebody has not been told yet: the port is still open.
         for _ in range(3):
             assert b"connection: close" in await (await clients.connect()).ask()
-        assert not server.server_state.is_leaving
+        assert not server.server_state.is_shutting_down
         assert b"connection: close" in await idle.ask()
         async with asyncio.timeout(DEADLINE_SECONDS):
             await task
@@ -240,9 +240,9 @@ async def test_after_its_last_request_a_server_does_not_wait_for_streams() -> No
         await until(lambda: server.server_state.closes_after_answer)
         # Of those who were there, one has still to be told.
         await asyncio.sleep(0.3)
-        assert not server.server_state.is_leaving
+        assert not server.server_state.is_shutting_down
         assert b"connection: close" in await client.ask()
-        await until(lambda: server.server_state.is_leaving)
+        await until(lambda: server.server_state.is_shutting_down)
         stream.writer.close()
 
 

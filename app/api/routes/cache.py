@@ -18,7 +18,7 @@ _bearer = HTTPBearer(scheme_name="AdminKey", description="The service's ADMIN_AP
 async def require_admin(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], resources: ResourcesDep
 ) -> None:
-    """Let nobody pass who does not send the admin key.
+    """Refuse a request without the admin key.
 
     Raises:
         AdminKeyRequired: no key, or another one.

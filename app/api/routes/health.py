@@ -1,4 +1,4 @@
-"""Health for load balancers and people, liveness for whoever restarts us."""
+"""Health for load balancers and people, liveness for the supervisor that restarts a process."""
 
 from typing import Literal
 
@@ -49,5 +49,5 @@ async def health(service: HealthDep, response: Response) -> HealthResponse:
 @router.head("/live", include_in_schema=False)
 @router.get("/live", responses=describe_errors())
 async def live() -> LivenessResponse:
-    """Does the process answer? Nothing else is asked, so a database outage restarts nobody."""
+    """Does the process answer? Nothing else is asked, so a database outage restarts no process."""
     return LivenessResponse(timestamp=utc_now())

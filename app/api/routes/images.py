@@ -1,4 +1,4 @@
-"""The image library: keep pictures, see them again, delete them. Somebody else's picture is not found.
+"""The image library: keep pictures, see them again, delete them. Another account's picture is not found.
 
 A file is sent with its own type and `nosniff`, so that no browser takes a picture for a page.
 """
@@ -158,7 +158,7 @@ async def delete_image(image_id: ImageId, account: CurrentAccount, library: Libr
 def _file_headers(tag: str) -> dict[str, str]:
     return {
         "ETag": f'"{tag}"',
-        # Nobody but its owner keeps it, and asks before showing it again: the picture or the right may be gone.
+        # Only its owner's browser keeps it, and asks before showing it again: the picture or the right may be gone.
         "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
     }

@@ -1,6 +1,6 @@
 """`/metrics`: what `app/observability/metrics.py` has counted, of all workers, in Prometheus' text format.
 
-Whoever may reach it sees how much the service is used and what it costs; the proxy keeps it for the monitoring.
+A client that can reach it sees how much the service is used and what it costs; the proxy keeps it for the monitoring.
 """
 
 import asyncio

@@ -46,7 +46,7 @@ class User(Base):
 
 
 class LoginFailure(Base):
-    """Failed log-ins in a row of one account or from one address; `subject` is a hash, so it names nobody."""
+    """Failed log-ins in a row of one account or from one address; `subject` is a hash, so it names no person."""
 
     __tablename__ = "login_failure"
 

@@ -13,7 +13,6 @@ from app.database.tables.columns import (
     Base,
     Confidence,
     CurrentTimestampOnUpdate,
-    Milliseconds,
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
@@ -68,16 +67,14 @@ class CacheChange(Base):
 
 
 class ModelCallLease(Base):
-    """The right to ask the model about one photo; whoever inserts the row has it until the row is deleted.
+    """The right to ask the model about one photo: the process that inserts the row has it until the row is deleted.
 
-    `witness` is the database server that knows whether the holder still lives. NULL: nobody does, `expires_at` decides.
+    It ends too when the owner is stalled (app/database/heartbeat.py).
     """
 
     __tablename__ = "model_call_lease"
 
     image_hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256哈希值")
-    holder: Mapped[str] = mapped_column(String(64), comment="持有者进程")
-    witness: Mapped[str | None] = mapped_column(String(32), comment="可确认持有者是否存活的服务器")
-    expires_at: Mapped[datetime] = mapped_column(Milliseconds, comment="到期时间")
+    owner: Mapped[str] = mapped_column(String(32), comment="持有者进程ID")
 
     __table_args__ = ({"comment": "模型调用租约（同一图片只调用一次）", **TABLE_OPTIONS},)

@@ -50,7 +50,7 @@ class LibraryState(Base):
 
 
 class LibraryImage(Base):
-    """One picture in somebody's library. `filename` is what its owner calls it, and never a path of ours."""
+    """One picture in an account's library. `filename` is what its owner calls it, and never a path of ours."""
 
     __tablename__ = "library_image"
 

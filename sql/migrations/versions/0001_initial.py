@@ -26,6 +26,7 @@ TABLES = (
     "image_classification_cache",
     "request_log",
     "cache_change",
+    "process_heartbeat",
     "model_call_lease",
     "stats_period",
     "stats_user",
@@ -111,11 +112,15 @@ def _create_cache_and_log() -> None:
     )
     _create_index("cache_change", "idx_changed_at", "changed_at")
     _create_table(
+        "process_heartbeat",
+        sa.Column("process_id", sa.String(32), primary_key=True, comment="进程ID"),
+        sa.Column("beat_at", Milliseconds, nullable=False, comment="最近心跳时间"),
+        comment="进程心跳",
+    )
+    _create_table(
         "model_call_lease",
         sa.Column("image_hash", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
-        sa.Column("holder", sa.String(64), nullable=False, comment="持有者进程"),
-        sa.Column("witness", sa.String(32), comment="可确认持有者是否存活的服务器"),
-        sa.Column("expires_at", Milliseconds, nullable=False, comment="到期时间"),
+        sa.Column("owner", sa.String(32), nullable=False, comment="持有者进程ID"),
         comment="模型调用租约（同一图片只调用一次）",
     )
 
@@ -257,6 +262,7 @@ def _create_inference() -> None:
         sa.Column("attempts", UnsignedInteger, nullable=False, server_default=sa.text("'0'"), comment="已尝试次数"),
         sa.Column("due_at", Milliseconds, nullable=False, comment="可执行时间"),
         sa.Column("runner", sa.String(64), comment="执行进程"),
+        sa.Column("claim", sa.String(32), comment="领取标记"),
         sa.Column("error_code", sa.String(64), comment="错误码"),
         sa.Column("error_message", sa.String(500), comment="错误说明"),
         sa.Column("result_id", UnsignedBigInteger, comment="结果"),

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx2
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -51,6 +52,15 @@ async def test_the_breaker_opens_and_shows(api: httpx2.AsyncClient, model_server
     assert 1 <= int(refused.headers["Retry-After"]) <= 30
     body = (await api.get("/health")).json()
     assert (body["status"], body["model"]["breaker"]) == ("degraded", "open")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+async def test_load_balancers_find_it_without_the_prefix(
+    api: httpx2.AsyncClient, service: httpx2.AsyncClient, path: str
+) -> None:
+    assert (await service.head(path)).status_code == 200
+    short, long = (await service.get(path)).json(), (await api.get(path)).json()
+    assert short | {"timestamp": None} == long | {"timestamp": None}
 
 
 async def test_liveness(api: httpx2.AsyncClient) -> None:

@@ -20,8 +20,10 @@ from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.redis import RedisCache, read_entry, write_entry
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
+from app.services.redis import RedisClient
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
+from tests.support.cache_processes import save
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
@@ -51,7 +53,8 @@ class Process:
     """One process of the service, whose memory is off so that Redis shows."""
 
     def __init__(self, engine: AsyncEngine, url: str, *, local: bool = False, space: str = "test") -> None:
-        self.redis = RedisCache(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
+        self.client = RedisClient(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
+        self.redis = RedisCache(self.client)
         self.copies = CacheTiers(redis=self.redis)
         self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
@@ -67,7 +70,7 @@ async def start(engine: AsyncEngine) -> AsyncIterator[Callable[..., Process]]:
 
     yield make
     for process in processes:
-        await process.redis.close()
+        await process.client.close()
 
 
 def result(category: Category) -> ModelResult:
@@ -121,7 +124,8 @@ def test_anything_else_counts_as_absent(value: object) -> None:
 
 
 async def test_entries_expire_and_installations_do_not_meet(redis_url: str) -> None:
-    one, other = (RedisCache(redis_url, key_space=space, timeout_seconds=PATIENCE_SECONDS) for space in ("one", "two"))
+    clients = [RedisClient(redis_url, key_space=space, timeout_seconds=PATIENCE_SECONDS) for space in ("one", "two")]
+    one, other = map(RedisCache, clients)
     for each in (one, other):
         await each.connect(forget=[])
     await one.set_many({IMAGE: ENTRY, OTHER_IMAGE: ENTRY})
@@ -132,15 +136,15 @@ async def test_entries_expire_and_installations_do_not_meet(redis_url: str) -> N
         assert 0 < client.ttl(one.key(IMAGE)) <= 24 * 3600
     await one.forget([IMAGE])
     assert await one.get_many([IMAGE, OTHER_IMAGE]) == {OTHER_IMAGE: ENTRY}
-    for each in (one, other):
-        await each.close()
+    for client in clients:
+        await client.close()
 
 
 async def test_redis_stands_between(engine: AsyncEngine, redis_url: str, start: Callable[..., Process]) -> None:
     one, other = start(redis_url), start(redis_url)
     for process in (one, other):
         await process.watch.look()
-    saved = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
         assert client.get(key) == write_entry(saved)
@@ -159,7 +163,7 @@ async def test_poisoned_values_are_misses_and_overwritten(
 ) -> None:
     process = start(redis_url)
     await process.watch.look()
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     with redis.Redis.from_url(redis_url) as client:
         key = process.redis.key(IMAGE)
         for poison in (b"junk", json.dumps(["foods", 7, None]).encode(), b"\xff\xfe"):
@@ -177,7 +181,7 @@ async def test_provisional_entries_do_not_go_there(
 ) -> None:
     demo = start(redis_url, local=True)
     await demo.watch.look()
-    saved = await demo.cache.save(IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/1")
+    saved = await save(demo.cache, IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/1")
     assert await demo.cache.get(IMAGE) == saved
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys("*") == []
@@ -189,7 +193,7 @@ async def test_a_change_reaches_redis_and_what_a_slow_process_writes_after_it_is
     one, slow = start(redis_url), start(redis_url)
     for process in (one, slow):
         await process.watch.look()
-    old = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    old = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     corrected = await one.cache.correct(IMAGE, Category.PETS, None)
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
@@ -229,11 +233,11 @@ async def test_losing_redis_loses_nothing_and_its_return_resurrects_nothing(
     process = start(url)
     # It need not be there at the start.
     await process.watch.look()
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     assert await process.cache.get(IMAGE) == saved
     with running_redis(tmp_path, *persistent, port=port):
         await wait_for_contact(process)
-        kept = await process.cache.save(OTHER_IMAGE, result(Category.PETS), model="m")
+        kept = await save(process.cache, OTHER_IMAGE, result(Category.PETS), model="m")
         assert await process.cache.get(IMAGE) == saved
         with redis.Redis.from_url(url) as client:
             assert len(client.keys("*")) == 2
@@ -264,7 +268,7 @@ async def test_a_restart_that_nobody_noticed_resurrects_nothing(
     with running_redis(tmp_path) as (url, _):
         process = start(url)
         await process.watch.look()
-        old = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+        old = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
         await process.cache.remove(IMAGE)
         # The minute in which changes are deleted again and again is over.
         process.copies._recent.clear()
@@ -292,11 +296,12 @@ async def test_a_server_that_says_nothing_is_given_up(engine: AsyncEngine, log: 
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        cache = RedisCache(f"redis://127.0.0.1:{port}", key_space="test")
+        client = RedisClient(f"redis://127.0.0.1:{port}", key_space="test")
+        cache = RedisCache(client)
         await cache.connect(forget=[IMAGE])
         assert not cache.in_contact
         assert await cache.get_many([IMAGE]) == {}
-        await cache.close()
+        await client.close()
     assert "out of reach" in "".join(log)
 
 
@@ -307,7 +312,7 @@ async def test_too_many_changes_let_redis_rest(
     await process.watch.look()
     hashes = [f"{number:064x}" for number in range(5)]
     for each in hashes:
-        await process.cache.save(each, result(Category.FOODS), model="m")
+        await save(process.cache, each, result(Category.FOODS), model="m")
     monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
     for each in hashes[:4]:
         await process.cache.remove(each)
