@@ -17,6 +17,7 @@ from app.clients.errors import (
     ModelCircuitOpen,
     ModelError,
     ModelNotFound,
+    ModelPreparing,
     ModelQuotaExhausted,
     ModelRateLimited,
     ModelRefused,
@@ -24,6 +25,7 @@ from app.clients.errors import (
     ModelResponseInvalid,
     ModelTimeout,
     ModelUnreachable,
+    ModelWeightsMissing,
 )
 from app.errors import (
     AppError,
@@ -74,6 +76,8 @@ MODEL_ERRORS = (
     ModelAuthenticationFailed,
     ModelNotFound,
     ModelQuotaExhausted,
+    ModelPreparing,
+    ModelWeightsMissing,
     ModelCircuitOpen,
     ModelBusy,
     ModelUnreachable,
