@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,20 +23,16 @@ from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.runtime.rlimits import raise_open_files_limit
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key
-from app.services.cache.invalidation import CacheInvalidator
-from app.services.cache.memory import MemoryCache
-from app.services.cache.redis import RedisCache
+from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
-from app.services.cache.tiers import CacheTiers
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
 from app.services.events.feed import TaskEvents
-from app.services.events.redis_signal import RedisSignal
+from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.further_models import FurtherModels
@@ -46,6 +41,7 @@ from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.library.sweep import sweep_regularly
 from app.services.photos import PhotoPreparer
+from app.services.redis import open_redis
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import MAX_PENDING_ROWS, RequestRecorder
@@ -126,8 +122,18 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         await stack.enter_async_context(running(gauges.run(), name="gauges"))
 
         accepts_provisional = model_client.model.startswith(LOCAL_MODEL_PREFIX)
-        cache = await _open_cache(settings, engine, rollups, stack, accepts_provisional=accepts_provisional)
-        heartbeat = _open_heartbeat(engine, stack)
+        redis = await stack.enter_async_context(open_redis(settings))
+        cache = await stack.enter_async_context(
+            open_cache(
+                engine,
+                memory_entries=settings.cache.memory_entries,
+                redis=redis,
+                rollups=rollups,
+                accepts_provisional=accepts_provisional,
+            )
+        )
+        heartbeat = Heartbeat(engine)
+        stack.push_async_callback(heartbeat.close)
 
         classifier = ClassifierService(
             cache=cache,
@@ -160,16 +166,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             throttle=LoginThrottle(engine),
             library=library,
         )
-        signal = _open_redis_signal(settings, stack)
-        task_events = TaskEvents(
-            engine,
-            accounts,
-            # The rest is for those who ask for something.
-            max_streams=raise_open_files_limit() // 2,
-            signal=signal,
-        )
-        await stack.enter_async_context(running(task_events.run(), name="task-events"))
-        stack.callback(task_events.end_streams)
+        signal = await stack.enter_async_context(open_signal(redis))
+        task_events = await stack.enter_async_context(open_events(engine, accounts=accounts, signal=signal))
 
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
         models = ModelCatalogue(model_client, settings.model)
@@ -223,19 +221,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
 
 
-async def _open_cache(
-    settings: Settings, engine: AsyncEngine, rollups: Rollups, stack: AsyncExitStack, *, accepts_provisional: bool
-) -> CacheService:
-    copies = CacheTiers(memory=MemoryCache(settings.cache.memory_entries), redis=_open_redis(settings, stack))
-    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
-    stack.push_async_callback(cache.close)
-    if copies.are_kept:
-        watch = CacheInvalidator(engine, copies)
-        await watch.look()
-        await stack.enter_async_context(running(watch.run(), name="cache-invalidation"))
-    return cache
-
-
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngine:
     engine = create_engine(settings)
     stack.push_async_callback(engine.dispose)
@@ -247,12 +232,6 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> AsyncEngi
     return engine
 
 
-def _open_heartbeat(engine: AsyncEngine, stack: AsyncExitStack) -> Heartbeat:
-    heartbeat = Heartbeat(engine)
-    stack.push_async_callback(heartbeat.close)
-    return heartbeat
-
-
 def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) -> Replica | None:
     engine = create_replica_engine(settings)
     if engine is None:
@@ -261,36 +240,11 @@ def _open_replica(settings: Settings, main: AsyncEngine, stack: AsyncExitStack) 
     return Replica(main, engine)
 
 
-def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisCache | None:
-    address = settings.cache.redis_url.get_secret_value()
-    if not address:
-        return None
-    redis = RedisCache(address, key_space=_key_space(settings))
-    stack.push_async_callback(redis.close)
-    return redis
-
-
 def _open_storage(settings: Settings) -> Storage:
     try:
         return open_storage(settings.upload_dir, settings.library.bucket)
     except StorageError as error:
         raise AppError(str(error)) from error
-
-
-def _open_redis_signal(settings: Settings, stack: AsyncExitStack) -> RedisSignal | None:
-    address = settings.cache.redis_url.get_secret_value()
-    if not address:
-        return None
-    signal = RedisSignal(address, key_space=_key_space(settings))
-    stack.push_async_callback(signal.close)
-    return signal
-
-
-def _key_space(settings: Settings) -> str:
-    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
-    url = settings.database_url
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    return f"{url.host}:{url.port}/{place}"
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

@@ -80,7 +80,7 @@ COMMIT_FAILURES = _counter("commit_failures_total", "Such transactions that fail
 DATABASE_CONNECTIONS = _sum_gauge("database_connections", "Connections in the pools.", "state")
 DATABASE_CONNECTIONS_LIMIT = _sum_gauge("database_connections_limit", "Connections that the pools may open.")
 
-IMAGES = _counter("images_total", "New photos that were inspected.", "format")
+IMAGES = _counter("images_total", "New photos that were made ready for a model.", "format")
 IMAGE_BYTES = _histogram("image_bytes", "Size of new photos, in bytes.", _IMAGE_BYTES)
 
 MONEY_SPENT = _counter("money_spent_total", "COST_PER_API_CALL for each answer of a model, in your currency.")

@@ -4,6 +4,7 @@ Nothing here knows the rest of the service. Every input is hostile: whatever it 
 before it has cost 2 s of CPU or 500 MB of memory.
 """
 
+from app.photo.decoding import PreparedJpeg
 from app.photo.errors import CorruptPhoto, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat, PhotoInfo
 from app.photo.inspection import inspect_photo
@@ -14,6 +15,7 @@ __all__ = [
     "PhotoError",
     "PhotoFormat",
     "PhotoInfo",
+    "PreparedJpeg",
     "TooComplex",
     "TooManyPixels",
     "UnsupportedFormat",

@@ -1,25 +1,14 @@
-"""Pixels: one picture is decoded by the one Pillow plugin named for it, and leaves as a small, upright, plain JPEG.
-
-A plugin's class is called directly rather than through `Image.open`: no other plugin then sees hostile bytes, the
-JPEG plugin cannot hand over to the one for multi-picture files, and Pillow's global pixel limit plays no part.
-"""
+"""Pixels: one picture is decoded, and leaves as a small, upright, plain JPEG."""
 
 import io
-from collections.abc import Callable
 from math import ceil
+from typing import NamedTuple
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
+from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat
+from app.photo.plugins import open_picture, orientation_in
 
 # 85 shows no loss to a model; from 30 on, fewer pixels look better than a lower quality.
 _QUALITIES = (85, 70, 50, 30)
@@ -44,54 +33,48 @@ _TRANSPOSITIONS = {
 }
 
 
-def _open_heic(file: io.BytesIO) -> ImageFile.ImageFile:
-    # Imported here because only the process that decodes HEIC should load its native library.
-    from pillow_heif import HeifImageFile, options
+class PreparedJpeg(NamedTuple):
+    """What a model is shown of a photo, and the photo's own width and height in pixels as stored."""
 
-    options.DECODE_THREADS = 1
-    image: ImageFile.ImageFile = HeifImageFile(file)  # type: ignore[no-untyped-call]  # pillow-heif has no types
-    return image
-
-
-_OPENERS: dict[PhotoFormat, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    PhotoFormat.JPEG: JpegImagePlugin.JpegImageFile,
-    PhotoFormat.PNG: PngImagePlugin.PngImageFile,
-    PhotoFormat.WEBP: WebPImagePlugin.WebPImageFile,
-    PhotoFormat.GIF: GifImagePlugin.GifImageFile,
-    PhotoFormat.BMP: BmpImagePlugin.BmpImageFile,
-    PhotoFormat.HEIC: _open_heic,
-    PhotoFormat.AVIF: AvifImagePlugin.AvifImageFile,
-}
+    jpeg: bytes
+    width: int
+    height: int
 
 
 def decode_to_jpeg(
-    data: bytes, photo_format: PhotoFormat, *, orientation: int, max_pixels: int, max_edge: int, max_bytes: int
-) -> bytes:
+    data: bytes,
+    photo_format: PhotoFormat,
+    *,
+    orientation: int = UPRIGHT,
+    max_pixels: int,
+    max_edge: int,
+    max_bytes: int,
+) -> PreparedJpeg:
     """Decode a picture and return it as an RGB JPEG without metadata, upright, transparent parts white.
 
     Args:
-        data: the file, cleaned of metadata; hostile all the same.
-        orientation: EXIF value 1 to 8, applied here; that of HEIC and AVIF is in the container and applied by itself.
-        max_pixels: no larger picture is decoded, whatever the header outside had said.
+        data: the file.
+        photo_format: its format.
+        orientation: EXIF value 1 to 8 of a JPEG or PNG, whose metadata is gone; that of the others is read here.
+        max_pixels: no larger picture is decoded, whatever was known of it before.
         max_edge: pixels of the long side at most.
         max_bytes: size of the JPEG, at most.
 
     Raises:
+        PhotoError: as `open_picture`.
         Exception: whatever Pillow raises for a damaged file.
     """
-    with _OPENERS[photo_format](io.BytesIO(data)) as image:
-        if image.width * image.height > max_pixels:
-            raise ValueError("the picture is larger than its header said")
-        if photo_format is PhotoFormat.AVIF:
-            # libavif leaves the rotation of the container to us; Pillow tells it in the words of EXIF.
-            orientation = image.getexif().get(0x0112, 1)
+    image, stored_width, stored_height = open_picture(data, photo_format, max_pixels=max_pixels)
+    with image:
+        if orientation == UPRIGHT:
+            orientation = orientation_in(image, photo_format)
         width, height = _fit(image.size, max_edge)
         image.draft(None, (width, height))
         image.load()
         small = _shrink(image, (width, height))
     if orientation in _TRANSPOSITIONS:
         small = small.transpose(_TRANSPOSITIONS[orientation])
-    return _encode(small, max_bytes)
+    return PreparedJpeg(_encode(small, max_bytes), stored_width, stored_height)
 
 
 def _fit(size: tuple[int, int], max_edge: int) -> tuple[int, int]:
@@ -142,7 +125,8 @@ def _encode(image: Image.Image, max_bytes: int) -> bytes:
     while True:
         for quality in _QUALITIES:
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=quality)
+            # Pillow would copy the comment of a GIF.
+            image.save(buffer, "JPEG", quality=quality, comment=b"")
             if buffer.tell() <= max_bytes or image.size == (1, 1):
                 return buffer.getvalue()
         image = image.resize((max(1, int(image.width * _SHRINK_STEP)), max(1, int(image.height * _SHRINK_STEP))))

@@ -47,14 +47,16 @@ _MAX_BRANDS = 32
 
 @dataclass(frozen=True, slots=True)
 class PhotoInfo:
-    """What the header of a photo says. Width and height are in pixels as stored, before orientation is applied.
+    """What is known of a photo before it is decoded.
 
-    `is_plain`: a JPEG that stands upright and is coded as every decoder expects, so its pixels can stay as they are.
+    `max_pixels`: no larger picture is decoded. `size`: width and height in pixels as stored, before orientation is
+    applied; None where only the decoder can tell. `is_plain`: a JPEG that stands upright and is coded as every decoder
+    expects, so its pixels can stay as they are.
     """
 
     format: PhotoFormat
-    width: int
-    height: int
+    max_pixels: int
+    size: tuple[int, int] | None = None
     is_plain: bool = False
 
 

@@ -1,21 +1,19 @@
 """The JPEG that a model is shown. A photo that already fits is not decoded; its metadata is cut out between markers."""
 
-from app.photo import gif, jpeg, png, webp
-from app.photo.decoding import decode_to_jpeg
+from app.photo import jpeg, png
+from app.photo.decoding import PreparedJpeg, decode_to_jpeg
 from app.photo.errors import CorruptPhoto, PhotoError, TooComplex
 from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat, PhotoInfo
 from app.photo.sandbox import decode_in_sandbox
 
-_IN_THIS_PROCESS = frozenset({PhotoFormat.JPEG, PhotoFormat.PNG})
-
 
 def is_ready(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> bool:
     """Whether `prepare_photo` will not decode this photo: it takes 0.7 ms for a megabyte then, and 10 for the worst."""
-    return info.is_plain and len(data) <= max_bytes and max(info.width, info.height) <= max_edge
+    return info.is_plain and info.size is not None and max(info.size) <= max_edge and len(data) <= max_bytes
 
 
-def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> bytes:
+def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> PreparedJpeg:
     """Return a JPEG of the photo: upright, without any metadata, transparent parts white, of an animation the start.
 
     This takes up to 2 s of CPU, unless the photo `is_ready`: call it in a thread.
@@ -28,19 +26,27 @@ def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int
 
     Raises:
         CorruptPhoto: the picture is damaged or cut off.
-        TooComplex: decoding it was stopped because it cost too much.
+        TooManyPixels: its size was not known before, and is more than `info.max_pixels`.
+        TooComplex: decoding it would cost too much, or was stopped because it did.
         UnsupportedFormat: a variant of the format that no camera makes.
     """
     try:
-        clean, orientation = _clean(data, info)
-        if info.is_plain and len(clean) <= max_bytes and max(info.width, info.height) <= max_edge:
-            return clean
-        decode = decode_to_jpeg if info.format in _IN_THIS_PROCESS else decode_in_sandbox
-        return decode(
+        if info.format is PhotoFormat.JPEG:
+            clean = jpeg.clean(data)
+            if info.size is not None and is_ready(clean, info, max_edge=max_edge, max_bytes=max_bytes):
+                return PreparedJpeg(clean, *info.size)
+            orientation = UPRIGHT if info.is_plain else jpeg.read_header(data).orientation
+        elif info.format is PhotoFormat.PNG:
+            clean, orientation = png.clean(data)
+        else:
+            return decode_in_sandbox(
+                data, info.format, max_pixels=info.max_pixels, max_edge=max_edge, max_bytes=max_bytes
+            )
+        return decode_to_jpeg(
             clean,
             info.format,
             orientation=orientation,
-            max_pixels=info.width * info.height,
+            max_pixels=info.max_pixels,
             max_edge=max_edge,
             max_bytes=max_bytes,
         )
@@ -51,25 +57,3 @@ def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int
     except Exception as error:
         # Pillow raises anything on hostile bytes: struct.error, SyntaxError, OverflowError, EOFError, ...
         raise CorruptPhoto from error
-
-
-def _clean(data: bytes, info: PhotoInfo) -> tuple[bytes, int]:
-    """Return the file without what decoding does not need, and the orientation that is left to apply."""
-    orientation = UPRIGHT
-    match info.format:
-        case PhotoFormat.JPEG:
-            clean = jpeg.clean(data)
-            if not info.is_plain:
-                orientation = jpeg.read_header(data).orientation
-        case PhotoFormat.PNG:
-            clean, orientation = png.clean(data)
-        case PhotoFormat.WEBP:
-            clean, orientation = webp.clean(data)
-        case PhotoFormat.GIF:
-            clean = gif.clean(data)
-        case PhotoFormat.HEIC | PhotoFormat.AVIF:
-            # The decoders go by the main brand alone, and some phones put their own there.
-            clean = data[:8] + (b"heic" if info.format is PhotoFormat.HEIC else b"avif") + data[12:]
-        case PhotoFormat.BMP:
-            clean = data
-    return clean, orientation

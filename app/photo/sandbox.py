@@ -1,4 +1,4 @@
-"""A decoder in a process of its own, under limits that the kernel enforces: when a header lies, it costs no more.
+"""A decoder in a process of its own, under limits that the kernel enforces, whatever the file says or asks for.
 
 It is used for every format but JPEG and PNG. Those two are nearly all photos, what they cost is known from their
 headers, and Pillow lets other threads run while it decodes them. The rest can ask for more than they say (HEIC and
@@ -9,14 +9,15 @@ a native decoder that crashes here does not take the service with it.
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 from PIL import AvifImagePlugin
 
-from app.photo.decoding import decode_to_jpeg
-from app.photo.errors import CorruptPhoto, TooComplex
+from app.photo.decoding import PreparedJpeg, decode_to_jpeg
+from app.photo.errors import CorruptPhoto, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat
 
 CPU_SECONDS = 2
@@ -26,22 +27,24 @@ MEMORY_BYTES = 500_000_000
 # A machine so busy that two seconds of CPU take longer than this has no room for the photo.
 WALL_SECONDS = 20.0
 
-_EXIT_REFUSED = 3
-_EXIT_OUT_OF_MEMORY = 4
+_EXIT_CODES: dict[type[PhotoError], int] = {CorruptPhoto: 3, TooComplex: 4, TooManyPixels: 5, UnsupportedFormat: 6}
+# Width and height of the photo; the JPEG follows.
+_SIZE = struct.Struct(">LL")
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from app.photo.sandbox import main; main(sys.argv[2:])"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def decode_in_sandbox(
-    data: bytes, photo_format: PhotoFormat, *, orientation: int, max_pixels: int, max_edge: int, max_bytes: int
-) -> bytes:
+    data: bytes, photo_format: PhotoFormat, *, max_pixels: int, max_edge: int, max_bytes: int
+) -> PreparedJpeg:
     """Do what `decode_to_jpeg` does in another process, with at most 2 s of CPU and 500 MB of memory.
 
     Raises:
         TooComplex: the limits were not enough.
+        TooManyPixels, UnsupportedFormat: as `decode_to_jpeg`.
         CorruptPhoto: the decoder gave up.
     """
-    numbers = [str(number) for number in (orientation, max_pixels, max_edge, max_bytes)]
+    numbers = [str(number) for number in (max_pixels, max_edge, max_bytes)]
     # Nothing of our environment goes along: it holds secrets, and the decoder reads hostile bytes.
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     try:
@@ -56,33 +59,32 @@ def decode_in_sandbox(
         )
     except subprocess.TimeoutExpired:
         raise TooComplex from None
-    if done.returncode == 0 and done.stdout:
-        return done.stdout
-    if done.returncode in {_EXIT_OUT_OF_MEMORY, -signal.SIGXCPU, -signal.SIGKILL}:
+    if done.returncode == 0 and len(done.stdout) > _SIZE.size:
+        return PreparedJpeg(done.stdout[_SIZE.size :], *_SIZE.unpack_from(done.stdout))
+    if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
         raise TooComplex
-    raise CorruptPhoto
+    if done.returncode == _EXIT_CODES[UnsupportedFormat]:
+        raise UnsupportedFormat(f"This kind of {photo_format.name} is not accepted. Save it as an ordinary JPEG.")
+    raise next((error for error, code in _EXIT_CODES.items() if code == done.returncode), CorruptPhoto)
 
 
 def main(arguments: list[str]) -> None:
-    """Run in the child: the picture comes on standard input, the JPEG goes to standard output."""
+    """Run in the child: the picture comes on standard input, size and JPEG go to standard output."""
     _set_limits()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     photo_format = PhotoFormat(arguments[0])
-    orientation, max_pixels, max_edge, max_bytes = map(int, arguments[1:])
+    max_pixels, max_edge, max_bytes = map(int, arguments[1:])
     try:
-        jpeg = decode_to_jpeg(
-            sys.stdin.buffer.read(),
-            photo_format,
-            orientation=orientation,
-            max_pixels=max_pixels,
-            max_edge=max_edge,
-            max_bytes=max_bytes,
+        jpeg, width, height = decode_to_jpeg(
+            sys.stdin.buffer.read(), photo_format, max_pixels=max_pixels, max_edge=max_edge, max_bytes=max_bytes
         )
+    except PhotoError as error:
+        sys.exit(_EXIT_CODES[type(error)])
     except MemoryError:
-        sys.exit(_EXIT_OUT_OF_MEMORY)
+        sys.exit(_EXIT_CODES[TooComplex])
     except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes; the parent names it
-        sys.exit(_EXIT_REFUSED)
-    sys.stdout.buffer.write(jpeg)
+        sys.exit(_EXIT_CODES[CorruptPhoto])
+    sys.stdout.buffer.write(_SIZE.pack(width, height) + jpeg)
 
 
 def _set_limits() -> None:

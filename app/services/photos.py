@@ -47,31 +47,32 @@ class PhotoPreparer:
             metrics.IMAGES.labels(each.value)
 
     def inspect(self, data: bytes) -> photo.PhotoInfo:
-        """Return what the header says; no pixel is decoded.
+        """Return what can be told without decoding; of other formats than JPEG and PNG that is the format alone.
 
         Raises:
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: not a photo that we take.
         """
         with our_photo_errors():
-            info = photo.inspect_photo(
+            return photo.inspect_photo(
                 data, allowed=self._settings.allowed_formats, max_pixels=self._settings.max_pixels
             )
-        metrics.count(metrics.IMAGES.labels(info.format.value))
-        metrics.observe(metrics.IMAGE_BYTES, len(data))
-        return info
 
     async def prepare(self, data: bytes, info: photo.PhotoInfo, *, max_edge: int) -> PreparedPhoto:
         """Return the photo as a model is shown it, at most `max_edge` pixels long; raises as `inspect`."""
 
         def prepare() -> PreparedPhoto:
             with our_photo_errors():
-                jpeg = photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
-            return PreparedPhoto(jpeg)
+                made = photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
+            return PreparedPhoto(made.jpeg)
 
         if photo.is_ready(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
             # A thread would take longer to begin.
-            return prepare()
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
+            prepared = prepare()
+        else:
+            prepared = await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
+        metrics.count(metrics.IMAGES.labels(info.format.value))
+        metrics.observe(metrics.IMAGE_BYTES, len(data))
+        return prepared
 
 
 @contextmanager

@@ -261,9 +261,30 @@ def rle_bmp(width: int, height: int, *, complete: bool = True) -> bytes:
 
 def heic_size_lie(width: int, height: int) -> bytes:
     """Return a HEIC whose container claims this size, while the coded picture is 640 by 480."""
-    photo = heic_photo()
+    return _size_property(heic_photo(), width, height)
+
+
+def avif_size_lie(width: int, height: int) -> bytes:
+    """Return an AVIF whose container claims this size, while the coded picture is 640 by 480."""
+    return _size_property(avif_photo(), width, height)
+
+
+def _size_property(photo: bytes, width: int, height: int) -> bytes:
     size = photo.index(b"ispe") + 8
     return photo[:size] + struct.pack(">LL", width, height) + photo[size + 8 :]
+
+
+def gif_size_lie(width: int, height: int) -> bytes:
+    """Return a GIF whose screen claims this size, while its frames are 64 by 48."""
+    photo = animated_gif()
+    return photo[:6] + struct.pack("<HH", width, height) + photo[10:]
+
+
+def bmp_header(offset: int, layout: str, *values: int) -> bytes:
+    """Return a BMP of 64 by 48 in whose header these values stand from this offset on, packed as `struct` does."""
+    photo = bytearray(encode(quadrants(), "BMP"))
+    struct.pack_into(layout, photo, offset, *values)
+    return bytes(photo)
 
 
 def heic_overlay() -> bytes:

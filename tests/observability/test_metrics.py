@@ -13,7 +13,7 @@ from app.config.settings import CacheSettings, Settings
 from app.main import create_app
 from app.observability import metrics
 from app.services.request_log import recorder as recorder_module
-from tests.fakes.images import jpeg_photo, png_photo
+from tests.fakes.images import encode, jpeg_photo, png_photo, quadrants
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.support.documents import DOCS
@@ -127,26 +127,28 @@ async def test_requests_are_counted_by_template_status_and_outcome(service: http
 async def test_cache_model_log_and_money_are_counted(
     service: httpx2.AsyncClient, growth: Growth, settings: Settings
 ) -> None:
-    photos = [jpeg_photo(302, 200), png_photo(302, 200)]
-    for photo in (*photos, *photos):
+    photos = [jpeg_photo(302, 200), png_photo(302, 200), encode(quadrants(302, 200), "WEBP")]
+    # The last one is cut off.
+    for photo in (*photos, *photos, photos[2][:-1]):
         await service.post("/api/v1/classify", files={"image": photo})
     hashes = [hashlib.sha256(photo).hexdigest() for photo in photos]
     await service.post("/api/v1/classify/check-cache/batch", json={"image_hashes": [*hashes, UNKNOWN_HASH]})
-    assert await growth.of("cache_lookups_total", layer="memory") == 4
-    assert await growth.of("cache_lookups_total", layer="miss") == 3
+    assert await growth.of("cache_lookups_total", layer="memory") == 6
+    assert await growth.of("cache_lookups_total", layer="miss") == 5
     assert await growth.of("images_total", format="jpg") == 1
     assert await growth.of("images_total", format="png") == 1
+    assert await growth.of("images_total", format="webp") == 1
     assert await growth.of("image_bytes_sum") == sum(map(len, photos))
     model = {"provider": settings.model.provider, "model": settings.model.model or ""}
-    assert await growth.of("model_calls_total", outcome="ok", **model) == 2
-    assert await growth.of("model_call_seconds_count", provider=settings.model.provider) == 2
+    assert await growth.of("model_calls_total", outcome="ok", **model) == 3
+    assert await growth.of("model_call_seconds_count", provider=settings.model.provider) == 3
     assert await growth.of("model_tokens_total", provider=settings.model.provider, direction="input") > 0
     assert await growth.of("model_tokens_total", provider=settings.model.provider, direction="output") > 0
-    assert await growth.of("commit_rows_sum") == 6
-    assert await growth.of("commit_seconds_count") == await growth.of("commit_rows_count") == 5
+    assert await growth.of("commit_rows_sum") == 9
+    assert await growth.of("commit_seconds_count") == await growth.of("commit_rows_count") == 7
     cost = float(settings.statistics.cost_per_call)
-    assert await growth.of("money_spent_total") == pytest.approx(2 * cost)
-    assert await growth.of("money_saved_total") == pytest.approx(4 * cost)
+    assert await growth.of("money_spent_total") == pytest.approx(3 * cost)
+    assert await growth.of("money_saved_total") == pytest.approx(6 * cost)
 
 
 async def test_an_entry_that_another_process_stored_comes_from_the_database(

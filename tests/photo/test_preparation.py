@@ -7,15 +7,19 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from app.photo import CorruptPhoto, PhotoError, PhotoFormat, inspect_photo, prepare_photo
+from app.photo import CorruptPhoto, PhotoError, PhotoFormat, PreparedJpeg, inspect_photo, prepare_photo
 from tests.fakes import images
 
 ALL = frozenset(PhotoFormat)
 
 
-def prepare(data: bytes, *, max_edge: int = 1024, max_bytes: int = 500_000) -> bytes:
+def prepared_with_size(data: bytes, *, max_edge: int = 1024, max_bytes: int = 500_000) -> PreparedJpeg:
     info = inspect_photo(data, allowed=ALL, max_pixels=50_000_000)
     return prepare_photo(data, info, max_edge=max_edge, max_bytes=max_bytes)
+
+
+def prepare(data: bytes, *, max_edge: int = 1024, max_bytes: int = 500_000) -> bytes:
+    return prepared_with_size(data, max_edge=max_edge, max_bytes=max_bytes).jpeg
 
 
 def opened(jpeg: bytes) -> Image.Image:
@@ -50,6 +54,22 @@ def test_large_photos_are_turned_too(orientation: int) -> None:
     image = opened(prepare(images.exif_rotated(orientation, width=3000, height=2000), max_edge=300))
     assert image.size == (300, 200)
     assert images.corners(image) == images.CORNERS
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF"])
+def test_the_size_is_that_of_the_picture_as_stored(name: str) -> None:
+    # The encoder of HEIC stores a crop beside other sizes than multiples of 64.
+    for orientation, size in ((1, (256, 128)), (6, (128, 256)), (3, (256, 128)), (5, (128, 256))):
+        photo = images.exif_rotated(orientation, name, width=256, height=128)
+        prepared = prepared_with_size(photo, max_edge=64)
+        assert (prepared.width, prepared.height) == size
+        assert opened(prepared.jpeg).size == (64, 32)
+
+
+def test_the_comment_of_a_gif_does_not_leave() -> None:
+    photo = images.encode(images.quadrants(), "GIF", comment=images.GPS_TEXT)
+    assert images.GPS_TEXT in photo
+    assert images.GPS_TEXT not in prepare(photo)
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF"])
@@ -220,6 +240,36 @@ def test_cut_off_files_are_corrupt(name: str, keep: float, size: tuple[int, int]
 def test_a_progressive_jpeg_that_is_cut_off_is_corrupt() -> None:
     with pytest.raises(CorruptPhoto):
         prepare(images.truncated(images.noisy_jpeg(500, 400, progressive=True), 0.9))
+
+
+@pytest.mark.parametrize("photo", [images.animated_gif(), images.animated_webp()])
+def test_an_animation_that_is_cut_off_after_its_first_frame_is_corrupt(photo: bytes) -> None:
+    for end in (-1, -20):
+        with pytest.raises(CorruptPhoto):
+            prepare(photo[:end])
+
+
+def test_a_heic_is_corrupt_when_only_its_thumbnail_or_only_the_rest_is_whole() -> None:
+    noise = Image.merge("RGB", [Image.effect_noise((1100, 600), 40)] * 3)
+    photo = images.encode(noise, "HEIF", thumbnails=[400])
+    assert opened(prepare(photo, max_edge=200)).size == (200, 109)
+    # The picture comes first. Its first four bytes are the length of its first unit.
+    picture = photo.index(b"mdat") + 4
+    for damaged in (photo[:picture] + b"\xff" * 4 + photo[picture + 4 :], photo[:-1]):
+        with pytest.raises(CorruptPhoto):
+            prepare(damaged, max_edge=200)
+
+
+def test_gif_frame_beyond_its_screen_counts() -> None:
+    prepared = prepared_with_size(images.gif_size_lie(1, 1))
+    assert (prepared.width, prepared.height) == opened(prepared.jpeg).size == (64, 48)
+
+
+def test_gif_with_endless_comments() -> None:
+    gif = images.animated_gif()
+    screen = 13 + (3 << ((gif[10] & 7) + 1) if gif[10] & 0x80 else 0)
+    photo = gif[:screen] + b"!\xfe" + b"\x01x" * 50_000 + b"\0" + gif[screen:]
+    assert_close(colour_at(prepare(photo), 30, 20), images.RED)
 
 
 @pytest.mark.parametrize(

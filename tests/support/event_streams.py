@@ -10,6 +10,7 @@ from app.services.accounts.service import AccountService
 from app.services.events.feed import TaskEvents
 from app.services.events.listener import Listener
 from app.services.events.redis_signal import RedisSignal
+from app.services.redis import RedisClient
 
 DEADLINE_SECONDS = 20.0
 NEVER = 3600.0
@@ -20,7 +21,8 @@ async def process(
     engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None, *, max_streams: int = 1000
 ) -> AsyncIterator[TaskEvents]:
     """One process' stream."""
-    signal = None if redis_url is None else RedisSignal(redis_url, key_space="test")
+    client = None if redis_url is None else RedisClient(redis_url, key_space="test")
+    signal = None if client is None else RedisSignal(client)
     stream = TaskEvents(engine, accounts, max_streams=max_streams, signal=signal)
     task = asyncio.create_task(stream.run())
     try:
@@ -31,6 +33,8 @@ async def process(
         await asyncio.gather(task, return_exceptions=True)
         if signal is not None:
             await signal.close()
+        if client is not None:
+            await client.close()
 
 
 async def ids(listener: Listener, count: int) -> list[int]:

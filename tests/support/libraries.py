@@ -42,7 +42,7 @@ async def add_users(engine: AsyncEngine, count: int) -> list[int]:
 
 @asynccontextmanager
 async def library_on(
-    engine: AsyncEngine, storage: Storage, *, quota_megabytes: float = 0
+    engine: AsyncEngine, storage: Storage, *, quota_megabytes: float = 0, max_pixels: int = 50_000_000
 ) -> AsyncIterator[LibraryService]:
     """A library as a process of its own would have it."""
     with ThreadPoolExecutor(2) as decoder:
@@ -50,7 +50,7 @@ async def library_on(
             engine,
             storage,
             decoder=decoder,
-            image_settings=ImageSettings(),
+            image_settings=ImageSettings.model_validate({"max_pixels": max_pixels}),
             library_settings=LibrarySettings.model_validate({"quota_megabytes": quota_megabytes}),
         )
 

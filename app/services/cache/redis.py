@@ -5,65 +5,32 @@ it is input from outside: an entry that we would not have written counts as abse
 """
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from loguru import logger
-
 from app.categories import Category
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
+from app.services.redis import RETRY_SECONDS, RedisClient
 
 T = TypeVar("T")
 
-# A new form of the entries gets a new beginning.
-KEY_PREFIX = "ic1"
 TIME_TO_LIVE_SECONDS = 24 * 3600
-TIMEOUT_SECONDS = 0.2
-# A call may connect, introduce itself and read.
-CALL_TIMEOUTS = 3
 # Making contact deletes what was changed meanwhile: 100 000 keys take half a second.
 CONNECT_CALLS = 3
-RETRY_SECONDS = 5.0
 DELETE_BATCH_KEYS = 500
 # What a model or a person may write is far below; a description is TEXT in the database, at most 65535 bytes.
 ENTRY_MAX_BYTES = 70_000
 
 
 class RedisCache:
-    """Reads, writes and deletes entries by hash while there is contact; without contact it holds nothing.
+    """Reads, writes and deletes entries by hash while there is contact; without contact it holds nothing."""
 
-    Args:
-        url: `redis://` or `rediss://`, with a password if need be.
-        key_space: what tells this installation's keys from those of others, such as its database's address.
-        timeout_seconds: of connecting and of reading an answer.
-    """
-
-    def __init__(self, url: str, *, key_space: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        # Imported only where it is configured: it costs half a second and 20 MB.
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import RedisError
-
-        digest = hashlib.blake2s(key_space.encode(), digest_size=4).hexdigest()
-        self._prefix = f"{KEY_PREFIX}:{digest}:"
-        self._call_timeout_seconds = CALL_TIMEOUTS * timeout_seconds
-        # A RuntimeError is uvloop's word for a reset connection, a TypeError ours for an answer that is no answer.
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError, RuntimeError, TypeError)
-        self._redis = Redis.from_url(
-            url,
-            socket_connect_timeout=timeout_seconds,
-            socket_timeout=timeout_seconds,
-            # One failure is enough to do without it for a while.
-            retry=Retry(NoBackoff(), 0),
-            # Understood by every server and proxy.
-            protocol=2,
-        )
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._in_contact = False
-        self._is_lost = False
         self._retry_at = 0.0
 
     @property
@@ -72,7 +39,7 @@ class RedisCache:
 
     def key(self, image_hash: str) -> str:
         """The Redis key of an entry."""
-        return self._prefix + image_hash
+        return self._client.key(image_hash)
 
     async def connect(self, forget: Collection[str]) -> None:
         """Make contact if there is none and it is time for another try; the entries of `forget` are deleted first."""
@@ -80,16 +47,14 @@ class RedisCache:
             return
 
         try:
-            async with asyncio.timeout(CONNECT_CALLS * self._call_timeout_seconds):
+            async with asyncio.timeout(CONNECT_CALLS * self._client.call_timeout_seconds):
                 await self._redis.ping()
                 await self._delete(list(forget))
-        except self._failures as error:
+        except self._client.failures as error:
             self._lose(error)
             return
         self._in_contact = True
-        if self._is_lost:
-            self._is_lost = False
-            logger.info("Redis is back")
+        self._client.outage.succeeded()
 
     async def get_many(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
         """Return the valid entries."""
@@ -118,10 +83,6 @@ class RedisCache:
         if image_hashes:
             await self._call(lambda: self._delete(list(image_hashes)))
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
-
     async def _delete(self, image_hashes: Sequence[str]) -> None:
         for start in range(0, len(image_hashes), DELETE_BATCH_KEYS):
             batch = image_hashes[start : start + DELETE_BATCH_KEYS]
@@ -131,19 +92,16 @@ class RedisCache:
         if not self._in_contact:
             return None
         try:
-            async with asyncio.timeout(self._call_timeout_seconds):
+            async with asyncio.timeout(self._client.call_timeout_seconds):
                 return await command()
-        except self._failures as error:
+        except self._client.failures as error:
             self._lose(error)
             return None
 
     def _lose(self, error: Exception) -> None:
         self._in_contact = False
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        if not self._is_lost:
-            self._is_lost = True
-            # Not the error's text: a server may quote the password that it was sent.
-            logger.warning("Redis is out of reach ({}), going on without it", type(error).__name__)
+        self._client.outage.failed(error)
 
 
 def write_entry(entry: CachedResult) -> bytes:

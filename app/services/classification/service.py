@@ -112,7 +112,8 @@ class ClassifierService:
             cached = await self._cache.get_copy(image_hash)
         if cached is not None:
             return cached, True
-        # Before the lease: what is no photo shall not cost a write.
+        # Before the lease: what is seen to be no photo shall not cost a write. WebP, GIF, BMP, HEIC and AVIF are seen
+        # through only by the process that decodes them: it runs under the lease, once for all who upload the photo.
         try:
             info = self._preparer.inspect(upload.data)
         except InvalidRequest:

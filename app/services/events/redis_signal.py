@@ -1,20 +1,17 @@
-"""A word among processes, by Redis' publish and subscribe, that there is something new to read. It carries nothing.
+"""A wake-up among processes, by Redis' publish and subscribe: there is something new to read. It carries nothing else.
 
-It may be lost at any time: whoever listens also looks by itself now and then, and more often while there is no contact.
+It may be lost at any time: a process that listens also looks by itself now and then, and more often without contact.
 """
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from loguru import logger
+from app.runtime.background import every
+from app.services.redis import RETRY_SECONDS, RedisClient
 
-KEY_PREFIX = "ic1"
-TIMEOUT_SECONDS = 0.5
-RETRY_SECONDS = 5.0
-# A server that has vanished without a word would be listened to for ever.
+# A server that has vanished without a word would be listened to without end.
 SILENCE_SECONDS = 10.0
 
 
@@ -26,111 +23,74 @@ class Topic(StrEnum):
 
 
 class RedisSignal:
-    """Sends and hears the word; `in_contact` while it would be heard.
+    """Sends and receives wake-ups; `in_contact` while they would be received."""
 
-    Args:
-        url: `redis://` or `rediss://`, with a password if need be.
-        key_space: what tells this installation from others on the same Redis.
-    """
-
-    def __init__(self, url: str, *, key_space: str) -> None:
-        # Imported only where it is configured: it costs half a second and 20 MB.
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import RedisError
-
-        digest = hashlib.blake2s(key_space.encode(), digest_size=4).hexdigest()
-        self._channels = {topic: f"{KEY_PREFIX}:{digest}:{topic}" for topic in Topic}
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._channels = {topic: client.key(topic) for topic in Topic}
         self._listeners: dict[str, list[Callable[[], None]]] = {channel: [] for channel in self._channels.values()}
-        # As in app/services/cache/redis.py.
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError, RuntimeError, TypeError)
-        self._redis = Redis.from_url(
-            url,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
         self._due: set[Topic] = set()
         self._has_due = asyncio.Event()
-        self._is_lost = False
-        self._ending = asyncio.Event()
         self.in_contact = False
 
     def send(self, topic: Topic) -> None:
-        """Have the word sent soon; many calls may become one word."""
+        """Have a wake-up sent soon; many calls may become one wake-up."""
         self._due.add(topic)
         self._has_due.set()
 
     def listen(self, topic: Topic, on_news: Callable[[], None]) -> None:
-        """Have `on_news` called for each word of the topic that is heard, and when the contact is lost."""
+        """Have `on_news` called for each wake-up of the topic that is received, and when contact is made or lost."""
         self._listeners[self._channels[topic]].append(on_news)
 
     async def run(self) -> None:
         """Send what is due, and call the listeners, until the task is cancelled."""
-        tasks = [asyncio.create_task(each) for each in (self._send_when_due(), self._hear())]
-        try:
-            await asyncio.wait(tasks)
-        finally:
-            # redis-py sometimes takes a cancellation for a time-out of its own.
-            self._ending.set()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        await asyncio.gather(
+            *(
+                every(RETRY_SECONDS, action, outage=self._client.outage, first_after_seconds=0)
+                for action in (self._send_when_due, self._receive)
+            )
+        )
 
     async def close(self) -> None:
-        """Send a last word if it is due, and close the connections."""
+        """Send a last wake-up if it is due."""
         if self._due:
-            with contextlib.suppress(*self._failures):
+            with contextlib.suppress(*self._client.failures):
                 await self._publish()
-        await self._redis.aclose()
 
     async def _send_when_due(self) -> None:
-        while not self._ending.is_set():
+        """Send until it fails."""
+        while True:
             await self._has_due.wait()
-            try:
-                await self._publish()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
-                if self._ending.is_set():
-                    return
-                self._lose(error)
-                await asyncio.sleep(RETRY_SECONDS)
+            await self._publish()
 
     async def _publish(self) -> None:
-        async with asyncio.timeout(3 * TIMEOUT_SECONDS):
+        async with asyncio.timeout(self._client.call_timeout_seconds):
             self._has_due.clear()
             topics = self._due.copy()
             self._due.clear()
             try:
                 for topic in topics:
-                    await self._redis.publish(self._channels[topic], b"")
+                    await self._client.redis.publish(self._channels[topic], b"")
             except BaseException:
                 self._due |= topics
                 self._has_due.set()
                 raise
 
-    async def _hear(self) -> None:
-        while not self._ending.is_set():
-            try:
-                await self._subscribe()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next try must come
-                if self._ending.is_set():
-                    return
-                self._lose(error)
-            finally:
-                self.in_contact = False
-            if not self._ending.is_set():
-                # Listeners have to look more often from now on.
-                self._tell(self._listeners)
-                await asyncio.sleep(RETRY_SECONDS)
+    async def _receive(self) -> None:
+        """Receive until it fails."""
+        try:
+            await self._subscribe()
+        finally:
+            self.in_contact = False
+            # Listeners have to look more often from now on.
+            self._tell(self._listeners)
 
     async def _subscribe(self) -> None:
-        async with self._redis.pubsub() as subscription:
-            async with asyncio.timeout(3 * TIMEOUT_SECONDS):
+        async with self._client.redis.pubsub() as subscription:
+            async with asyncio.timeout(self._client.call_timeout_seconds):
                 await subscription.subscribe(*self._channels.values())
             is_asked = False
-            while not self._ending.is_set():
+            while True:
                 message = await subscription.get_message(timeout=SILENCE_SECONDS)
                 if message is None:
                     if is_asked:
@@ -141,20 +101,12 @@ class RedisSignal:
                 is_asked = False
                 if message["type"] == "subscribe":
                     self.in_contact = True
-                    if self._is_lost:
-                        self._is_lost = False
-                        logger.info("Redis is back, task events are announced again")
+                    self._client.outage.succeeded()
                 if message["type"] in {"subscribe", "message"}:
-                    # The former, since whatever was said before it was missed.
+                    # The former, since whatever was sent before it was missed.
                     self._tell([message["channel"].decode()])
 
     def _tell(self, channels: Iterable[str]) -> None:
         for channel in channels:
             for on_news in self._listeners[channel]:
                 on_news()
-
-    def _lose(self, error: Exception) -> None:
-        if not self._is_lost:
-            self._is_lost = True
-            # Not the error's text: a server may quote the password that it was sent.
-            logger.warning("Redis does not announce task events ({}): looking for them", type(error).__name__)

@@ -183,6 +183,13 @@ async def find_stored(connection: AsyncConnection, hashes: Sequence[str]) -> set
     return {StoredName(*row) for row in (await connection.execute(query)).all()}
 
 
+async def find_size(connection: AsyncConnection, sha256: str, *, max_pixels: int) -> tuple[int, int] | None:
+    """Return width and height, in pixels as stored, of any picture of these bytes that has at most `max_pixels`."""
+    of_these = ImageRow.sha256 == sha256, ImageRow.width * ImageRow.height <= max_pixels
+    row = (await connection.execute(select(ImageRow.width, ImageRow.height).where(*of_these).limit(1))).one_or_none()
+    return None if row is None else (row.width, row.height)
+
+
 async def find_image(connection: AsyncConnection, user_id: int, image_id: int) -> LibraryImage | None:
     """Return one picture of an account."""
     query = _IMAGES.where(ImageRow.id == image_id, ImageRow.user_id == user_id)

@@ -29,6 +29,7 @@ from app.services.library.rows import (
     StoredName,
     add_image,
     find_image,
+    find_size,
     find_stored,
     list_images,
     remove_images,
@@ -78,16 +79,21 @@ class LibraryService:
             info = photo.inspect_photo(
                 upload.data, allowed=self._image_settings.allowed_formats, max_pixels=self._image_settings.max_pixels
             )
+        size = info.size or await self._size_of_equal(upload.sha256)
+        made = None
+        if size is None:
+            made = await self._thumbnail(upload.data, info)
+            size = made.width, made.height
         filename = display_name(upload.filename, info.format)
-        new = NewImage(account_id, upload.sha256, filename, info.format, info.width, info.height, len(upload.data))
+        new = NewImage(account_id, upload.sha256, filename, info.format, *size, len(upload.data))
         damaged = await self._damaged(upload.sha256)
         image = await self._add_row(new, None) if damaged is None else None
         if image is None:
-            thumbnail = await self._thumbnail(upload.data, info)
+            made = made or await self._thumbnail(upload.data, info)
             stored = StoredName(upload.sha256, secrets.token_hex(VERSION_BYTES))
             written_at = time.time()
             with _our_storage_errors():
-                await self._storage.save(stored.thumbnail, thumbnail)
+                await self._storage.save(stored.thumbnail, made.jpeg)
                 await self._storage.save(stored.file, upload.data)
             image = await self._add_row(new, stored, written_at=written_at, replaces=damaged)
         assert image is not None  # noqa: S101 - a picture with a file is added or refused
@@ -164,6 +170,14 @@ class LibraryService:
             removed, ownerless = await write(self._engine, remove)
             await remove_files(self._storage, ownerless)
 
+    async def _size_of_equal(self, sha256: str) -> tuple[int, int] | None:
+        """Return width and height of a picture of the same bytes, unless there is none, or it is too large by now."""
+
+        async def find(connection: AsyncConnection) -> tuple[int, int] | None:
+            return await find_size(connection, sha256, max_pixels=self._image_settings.max_pixels)
+
+        return await read(self._engine, find)
+
     async def _damaged(self, sha256: str) -> StoredName | None:
         """Return the file of these bytes if there should be one, but it is not whole."""
 
@@ -225,10 +239,10 @@ class LibraryService:
         del values["user_id"]
         return LibraryImage(**values, id=added.image_id, created_at=created_at, version=added.version)
 
-    async def _thumbnail(self, data: bytes, info: photo.PhotoInfo) -> bytes:
+    async def _thumbnail(self, data: bytes, info: photo.PhotoInfo) -> photo.PreparedJpeg:
         """Decode the picture, which proves that it is whole, and return it small."""
 
-        def make() -> bytes:
+        def make() -> photo.PreparedJpeg:
             with our_photo_errors():
                 # Not plain: a picture that is small already is to be decoded as well.
                 return photo.prepare_photo(

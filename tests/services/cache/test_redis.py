@@ -20,6 +20,7 @@ from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.redis import RedisCache, read_entry, write_entry
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
+from app.services.redis import RedisClient
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.support.cache_processes import save
@@ -52,7 +53,8 @@ class Process:
     """One process of the service, whose memory is off so that Redis shows."""
 
     def __init__(self, engine: AsyncEngine, url: str, *, local: bool = False, space: str = "test") -> None:
-        self.redis = RedisCache(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
+        self.client = RedisClient(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
+        self.redis = RedisCache(self.client)
         self.copies = CacheTiers(redis=self.redis)
         self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
@@ -68,7 +70,7 @@ async def start(engine: AsyncEngine) -> AsyncIterator[Callable[..., Process]]:
 
     yield make
     for process in processes:
-        await process.redis.close()
+        await process.client.close()
 
 
 def result(category: Category) -> ModelResult:
@@ -122,7 +124,8 @@ def test_anything_else_counts_as_absent(value: object) -> None:
 
 
 async def test_entries_expire_and_installations_do_not_meet(redis_url: str) -> None:
-    one, other = (RedisCache(redis_url, key_space=space, timeout_seconds=PATIENCE_SECONDS) for space in ("one", "two"))
+    clients = [RedisClient(redis_url, key_space=space, timeout_seconds=PATIENCE_SECONDS) for space in ("one", "two")]
+    one, other = map(RedisCache, clients)
     for each in (one, other):
         await each.connect(forget=[])
     await one.set_many({IMAGE: ENTRY, OTHER_IMAGE: ENTRY})
@@ -133,8 +136,8 @@ async def test_entries_expire_and_installations_do_not_meet(redis_url: str) -> N
         assert 0 < client.ttl(one.key(IMAGE)) <= 24 * 3600
     await one.forget([IMAGE])
     assert await one.get_many([IMAGE, OTHER_IMAGE]) == {OTHER_IMAGE: ENTRY}
-    for each in (one, other):
-        await each.close()
+    for client in clients:
+        await client.close()
 
 
 async def test_redis_stands_between(engine: AsyncEngine, redis_url: str, start: Callable[..., Process]) -> None:
@@ -293,11 +296,12 @@ async def test_a_server_that_says_nothing_is_given_up(engine: AsyncEngine, log: 
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        cache = RedisCache(f"redis://127.0.0.1:{port}", key_space="test")
+        client = RedisClient(f"redis://127.0.0.1:{port}", key_space="test")
+        cache = RedisCache(client)
         await cache.connect(forget=[IMAGE])
         assert not cache.in_contact
         assert await cache.get_many([IMAGE]) == {}
-        await cache.close()
+        await client.close()
     assert "out of reach" in "".join(log)
 
 

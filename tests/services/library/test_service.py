@@ -10,18 +10,19 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app import photo
 from app.config.database import DatabaseSettings
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.tables.accounts import LibraryImage as ImageRow
 from app.database.tables.accounts import User
-from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable
+from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable, TooManyPixels
 from app.services.library import service as library_module
 from app.services.library.rows import LibraryImage
 from app.services.library.sweep import sweep
 from app.storage import LocalStorage, StorageError
 from app.storage.base import path_of
-from tests.fakes.images import BLUE, GREEN, jpeg_photo
+from tests.fakes.images import BLUE, GREEN, heic_photo, jpeg_photo
 from tests.support.databases import lost_answers
 from tests.support.libraries import PICTURE, add_users, library_on, names_in, names_of_rows, uploaded
 
@@ -68,6 +69,34 @@ async def test_two_that_bring_a_new_picture_at_once_share_one_file(engine: Async
             assert image == await library.get(user, image.id)
             with pytest.raises(ImageNotFound):
                 await library.get(user + 1, image.id)
+
+
+async def test_a_picture_whose_header_is_not_read_here_is_decoded_once(
+    engine: AsyncEngine, storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = await add_users(engine, 4)
+    decoded = []
+
+    def decode(data: bytes, info: photo.PhotoInfo, **options: int) -> photo.PreparedJpeg:
+        decoded.append(info.format)
+        return prepare_photo(data, info, **options)
+
+    prepare_photo = photo.prepare_photo
+    monkeypatch.setattr(photo, "prepare_photo", decode)
+    picture = uploaded(heic_photo(640, 448))
+    async with library_on(engine, storage) as library:
+        images = [await library.add(user, picture) for user in users[:2]]
+        assert {(image.width, image.height, image.version) for image in images} == {(640, 448, images[0].version)}
+        assert len(decoded) == 1
+        await break_file(storage, tmp_path, images[0], "no file")
+        mended = await library.add(users[2], picture)
+        assert (mended.width, mended.height) == (640, 448)
+        assert len(decoded) == 2
+    # The limit of today counts.
+    async with library_on(engine, storage, max_pixels=640 * 447) as library:
+        with pytest.raises(TooManyPixels):
+            await library.add(users[3], picture)
+    assert await names_in(storage) == await names_of_rows(engine)
 
 
 async def test_two_uploads_do_not_both_find_the_last_free_place(engine: AsyncEngine, storage: LocalStorage) -> None:

@@ -16,6 +16,7 @@ from app.errors import DatabaseUnavailable
 from app.runtime.background import running
 from app.services.events import redis_signal
 from app.services.events.redis_signal import RedisSignal
+from app.services.redis import RedisClient
 from app.services.tasks import claims
 from app.services.tasks import runner as runner_module
 from app.services.tasks.lifespan import open_tasks
@@ -192,7 +193,8 @@ async def process(
     engine: AsyncEngine, redis_url: str, inference: FakeInference, *, workers: str = "inside"
 ) -> AsyncIterator[tuple[TaskService, RedisSignal]]:
     """What one process has of tasks, with Redis."""
-    signal = RedisSignal(redis_url, key_space="test")
+    client = RedisClient(redis_url, key_space="test")
+    signal = RedisSignal(client)
     settings = Settings(task=TaskSettings.model_validate({"workers": workers}), model=ModelSettings(max_concurrency=4))
     async with running(signal.run(), name="signal"):
         opened = open_tasks(
@@ -201,6 +203,7 @@ async def process(
         async with opened as tasks:
             yield tasks, signal
     await signal.close()
+    await client.close()
 
 
 async def test_redis_wakes_the_runners_of_other_processes(

@@ -49,4 +49,4 @@ def prepare(photo: LabelledPhoto) -> PreparedPhoto:
     """Prepare a photo as the service does before it asks a model, with its default limits."""
     data = photo.path.read_bytes()
     info = inspect_photo(data, allowed=frozenset(PhotoFormat), max_pixels=MAX_PIXELS)
-    return PreparedPhoto(prepare_photo(data, info, max_edge=MAX_EDGE, max_bytes=MAX_BYTES))
+    return PreparedPhoto(prepare_photo(data, info, max_edge=MAX_EDGE, max_bytes=MAX_BYTES).jpeg)

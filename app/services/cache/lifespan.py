@@ -1,0 +1,39 @@
+"""What a process needs of the cache: the database's entries, copies of them, and the watch for changed ones."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.runtime.background import running
+from app.services.cache.invalidation import CacheInvalidator
+from app.services.cache.memory import MemoryCache
+from app.services.cache.redis import RedisCache
+from app.services.cache.service import CacheService
+from app.services.cache.tiers import CacheTiers
+from app.services.redis import RedisClient
+from app.services.request_log.rollups import Rollups
+
+
+@asynccontextmanager
+async def open_cache(
+    engine: AsyncEngine, *, memory_entries: int, redis: RedisClient | None, rollups: Rollups, accepts_provisional: bool
+) -> AsyncIterator[CacheService]:
+    """Keep copies of entries for the length of the block; at its end, wait for the look-ups under way.
+
+    Args:
+        engine: the database.
+        memory_entries: how many entries memory may hold.
+        redis: where other processes find copies; None: nowhere.
+        rollups: sums entries and hits up.
+        accepts_provisional: entries of the local model count, because it is the configured one.
+    """
+    copies = CacheTiers(memory=MemoryCache(memory_entries), redis=None if redis is None else RedisCache(redis))
+    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(cache.close)
+        if copies.are_kept:
+            invalidator = CacheInvalidator(engine, copies)
+            await invalidator.look()
+            await stack.enter_async_context(running(invalidator.run(), name="cache-invalidation"))
+        yield cache
