@@ -187,6 +187,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             open_tasks(
                 settings,
                 engine,
+                heartbeat,
                 inference=inference,
                 on_change=task_events.announce,
                 signal=signal,

@@ -72,7 +72,7 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
 
 
 def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
-    """The rows of the cache: a few photos that everybody has, and many that few have."""
+    """The rows of the cache: a few photos of many users, and many photos of few."""
     return [
         {
             "image_hash": _hash(number),

@@ -228,6 +228,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   `attempts` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '已尝试次数',
   `due_at` DATETIME(3) NOT NULL COMMENT '可执行时间',
   `runner` VARCHAR(64) DEFAULT NULL COMMENT '执行进程',
+  `claim` VARCHAR(32) DEFAULT NULL COMMENT '领取标记',
   `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
   `error_message` VARCHAR(500) DEFAULT NULL COMMENT '错误说明',
   `result_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '结果',

@@ -93,7 +93,9 @@ class Heartbeat:
         self._note_beat()
         return results
 
-    def is_stalled(self, owner: InstrumentedAttribute[str] | ColumnElement[str]) -> ColumnElement[bool]:
+    def is_stalled(
+        self, owner: InstrumentedAttribute[str] | InstrumentedAttribute[str | None] | ColumnElement[str]
+    ) -> ColumnElement[bool]:
         """Return an SQL expression: the process whose id is in the column `owner` is stalled.
 
         Nothing may follow from it unless `can_judge` is true after the query.

@@ -70,7 +70,7 @@ async def test_a_chart_is_read_without_a_mouse_and_without_eyes(service_url: str
     await classify(service_url, 1)
     await visit(page, service_url)
     chart = page.get_by_role("img", name="Requests", exact=True)
-    await expect(chart.locator("desc")).to_contain_text("Bars: answered from the cache")
+    await expect(chart.locator("desc")).to_contain_text("Bars: requests answered from the cache")
     readout = page.locator('[data-chart="requests"] output')
     await expect(readout).to_have_text("New photosHits")
     await chart.focus()
@@ -206,7 +206,7 @@ async def test_it_comes_back_after_the_service_does(page: Page, page_problems: l
         await visit(page, url)
         announce_shutdown()
     await expect(page.locator("#live")).to_have_class("dot off")
-    await expect(page.locator("#live-text")).to_contain_text("trying again")
+    await expect(page.locator("#live-text")).to_contain_text("reconnecting")
     async with serving(create_app(settings), port=int(url.rpartition(":")[2])):
         await expect(page.locator("#live")).to_have_class("dot on")
         await page.goto("about:blank")
@@ -214,7 +214,7 @@ async def test_it_comes_back_after_the_service_does(page: Page, page_problems: l
     page_problems.clear()
 
 
-async def test_a_page_that_nobody_sees_costs_nothing(page: Page, settings: Settings) -> None:
+async def test_a_hidden_page_costs_nothing(page: Page, settings: Settings) -> None:
     app = create_app(settings)
     async with serving(app) as url:
         await visit(page, url)
