@@ -92,8 +92,8 @@ class ModelWeightsMissing(ModelError):
     status = 503
     code = "model_weights_missing"
     message = (
-        "The local model's weights are missing and cannot be fetched. The operator has to run `make model`, or to choose"
-        " another LLM_PROVIDER."
+        "The local model's weights are missing and cannot be fetched. The operator has to run `make model`, or to"
+        " choose another LLM_PROVIDER."
     )
 
 
