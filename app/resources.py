@@ -16,7 +16,6 @@ from app.config.settings import Settings
 from app.database.engine import connections_limit, create_engine, create_replica_engine
 from app.database.heartbeat import Heartbeat
 from app.database.migrate import migrate, wait_for_database
-from app.database.presence import create_presence
 from app.database.replica import Replica
 from app.errors import AppError
 from app.observability import metrics, tracing
@@ -30,8 +29,8 @@ from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
-from app.services.classification.lease import LeaseService
 from app.services.classification.service import ClassifierService
+from app.services.classification.store import ClassificationStore
 from app.services.events.feed import TaskEvents
 from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
@@ -135,8 +134,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         heartbeat = Heartbeat(engine)
         stack.push_async_callback(heartbeat.close)
-        leases = LeaseService(engine, create_presence(engine))
-        stack.push_async_callback(leases.close)
 
         classifier = ClassifierService(
             cache=cache,
@@ -144,7 +141,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             model_client=model_client,
             decoder=decoder,
             image_settings=settings.image,
-            leases=leases,
+            store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=rollups),
         )
         stack.push_async_callback(classifier.close)
 

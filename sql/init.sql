@@ -76,9 +76,7 @@ COMMENT='进程心跳';
 -- The right to ask the model about one photo: one call, whoever asks.
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
-  `holder` VARCHAR(64) NOT NULL COMMENT '持有者进程',
-  `witness` VARCHAR(32) DEFAULT NULL COMMENT '可确认持有者是否存活的服务器',
-  `expires_at` DATETIME(3) NOT NULL COMMENT '到期时间',
+  `owner` VARCHAR(32) NOT NULL COMMENT '持有者进程ID',
   PRIMARY KEY (`image_hash`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='模型调用租约（同一图片只调用一次）';

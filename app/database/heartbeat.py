@@ -98,10 +98,15 @@ class Heartbeat:
     ) -> ColumnElement[bool]:
         """Return an SQL expression: the process whose id is in the column `owner` is stalled.
 
-        Nothing may follow from it unless `can_judge` was true before the query.
+        Nothing may follow from it unless `can_judge` is true after the query.
         """
         row = ProcessHeartbeat
         return ~exists().where(row.process_id == owner, row.beat_at > self._oldest_fresh)
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether others take this process for one that lives."""
+        return time.monotonic() - self._last_beat <= STALLED_SECONDS
 
     @property
     def can_judge(self) -> bool:

@@ -128,7 +128,9 @@ async def test_claims_in_a_row_do_not_wait_for_each_others_beat(engine: AsyncEng
                 assert await connection.scalar(select(StatsState.value).where(StatsState.name == "claim")) == "ours"
 
 
-async def test_who_has_just_begun_judges_nobody(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_has_just_begun_judges_no_other(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
     monkeypatch.setattr(heartbeat_module, "time", SimpleNamespace(monotonic=lambda: now))
     async with process(engine) as heartbeat:
@@ -163,13 +165,13 @@ async def test_after_an_outage_the_owners_that_live_come_first(
         async def judges() -> bool:
             return heartbeat.can_judge
 
-        async def judges_nobody() -> bool:
+        async def judges_no_other() -> bool:
             return not heartbeat.can_judge
 
         with heartbeat.hold():
             await until(judges)
             async with outage(engine):
-                await until(judges_nobody)
+                await until(judges_no_other)
             await age(engine, 10)
 
             async def has_renewed() -> bool:
