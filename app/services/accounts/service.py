@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import LibraryImage, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
 from app.services.accounts.login_throttle import LoginThrottle

@@ -91,7 +91,7 @@ class CacheService:
         return found
 
     async def model_of(self, image_hash: str) -> str | None:
-        """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
+        """Return who made the entry of one image (a model, or MANUAL_MODEL), or None."""
         query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
         return await read(self._engine, lambda connection: connection.scalar(query))
 

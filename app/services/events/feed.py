@@ -17,7 +17,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import TaskEvent
+from app.database.tables.inference import TaskEvent
 from app.database.transactions import read
 from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.observability import metrics

@@ -13,8 +13,9 @@ from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import Statement, execute, timestamp_text, upsert
-from app.database.tables.accounts import LibraryImage as ImageRow
-from app.database.tables.accounts import StoredFile, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage as ImageRow
+from app.database.tables.library import StoredFile
 from app.photo import PhotoFormat
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.statements import Statement, execute, seconds_from_now, upsert
-from app.database.tables.accounts import LibraryState
+from app.database.tables.library import LibraryState
 from app.database.transactions import read, write
 from app.runtime.background import OutageLog, every
 from app.services.library.rows import FileRow, StoredName, find_files, find_stored, remove_ownerless

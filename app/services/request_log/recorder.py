@@ -20,7 +20,7 @@ from app.config.settings import LogDurability
 from app.database.batch_writer import create_batch_writer
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.observability import metrics

@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import RED, jpeg_photo, png_photo
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, refusal
