@@ -65,12 +65,18 @@ CREATE TABLE IF NOT EXISTS `cache_change` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存人工修改记录';
 
+-- A process renews its row each second while others may wait for it; one that has not for three seconds is stalled.
+CREATE TABLE IF NOT EXISTS `process_heartbeat` (
+  `process_id` VARCHAR(32) NOT NULL COMMENT '进程ID',
+  `beat_at` DATETIME(3) NOT NULL COMMENT '最近心跳时间',
+  PRIMARY KEY (`process_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='进程心跳';
+
 -- The right to ask the model about one photo: one call, whoever asks.
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
-  `holder` VARCHAR(64) NOT NULL COMMENT '持有者进程',
-  `witness` VARCHAR(32) DEFAULT NULL COMMENT '可确认持有者是否存活的服务器',
-  `expires_at` DATETIME(3) NOT NULL COMMENT '到期时间',
+  `owner` VARCHAR(32) NOT NULL COMMENT '持有者进程ID',
   PRIMARY KEY (`image_hash`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='模型调用租约（同一图片只调用一次）';
@@ -222,6 +228,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   `attempts` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '已尝试次数',
   `due_at` DATETIME(3) NOT NULL COMMENT '可执行时间',
   `runner` VARCHAR(64) DEFAULT NULL COMMENT '执行进程',
+  `claim` VARCHAR(32) DEFAULT NULL COMMENT '领取标记',
   `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
   `error_message` VARCHAR(500) DEFAULT NULL COMMENT '错误说明',
   `result_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '结果',

@@ -29,7 +29,7 @@ IMAGES_PER_BATCH = 6
 
 
 class Service:
-    """Somebody who is logged in to a running service."""
+    """A user who is logged in to a running service."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self.client = client

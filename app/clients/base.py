@@ -25,9 +25,11 @@ from app.clients.errors import (
     ModelBusy,
     ModelCircuitOpen,
     ModelError,
+    ModelPreparing,
     ModelRefused,
     ModelRejectedRequest,
     ModelTimeout,
+    ModelWeightsMissing,
 )
 from app.clock import utc_now
 from app.config.model import ModelSettings
@@ -47,8 +49,8 @@ PROBE_TIMEOUT_SECONDS = 3.0
 # while it is the configured one: a demo must never answer for a production model. No other client may use it.
 LOCAL_MODEL_PREFIX = "local/"
 
-# These say something about one picture, not about the model's health.
-_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest)
+# These say something about one picture, not about the model's health; or the model has not been asked at all.
+_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest, ModelPreparing, ModelWeightsMissing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,6 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
             # What uvloop says of an idle connection that was reset; asyncio has an OSError for it.
             raise OperationalError(CR.CR_SERVER_GONE_ERROR, "the connection was reset") from error
 
-    async def until_lost(self) -> None:
-        """Return when an idle connection ends: a server that was not asked says nothing before that."""
-        await self._reader.read(1)
-
     async def show_warnings(self) -> None:
         # aiomysql would ask for them after an INSERT IGNORE: a round trip, a Python warning for each row, and
         # ROW_COUNT() would then speak of SHOW WARNINGS.

@@ -26,13 +26,22 @@ class DuplicateRowError(Exception):
     """A unique key of the batch is taken: nothing of it was written, or all of it some time before."""
 
 
-async def run(engine: AsyncEngine, statements: Sequence[Statement], *, writes: bool) -> list[Rows]:
+async def run(
+    engine: AsyncEngine,
+    statements: Sequence[Statement],
+    *,
+    writes: bool,
+    answer_within_seconds: float | None = None,
+    quietly: bool = False,
+) -> list[Rows]:
     """Run `statements` in their order in one transaction, and return the rows of each.
 
     Args:
         engine: the database.
         statements: safe to be run again from the first: a deadlock or a lost connection makes it so.
         writes: False where all of them only read.
+        answer_within_seconds: after this time a server's connection counts as lost; None: when the attempt's time ends.
+        quietly: nothing is logged, the caller tells what is amiss.
 
     Raises:
         DuplicateRowError: a unique key is taken.
@@ -48,8 +57,8 @@ async def run(engine: AsyncEngine, statements: Sequence[Statement], *, writes: b
 
     try:
         if engine.dialect.name == "sqlite":
-            return await (write if writes else read)(engine, one_by_one)
-        return await with_retries(lambda: _run_in_one_trip(engine, statements))
+            return await (write if writes else read)(engine, one_by_one, quietly=quietly)
+        return await with_retries(lambda: _run_in_one_trip(engine, statements, answer_within_seconds), quietly=quietly)
     except (IntegrityError, DriverIntegrityError) as error:
         raise DuplicateRowError from error
 
@@ -88,10 +97,13 @@ async def discard(connection: AsyncConnection, error: BaseException) -> None:
         await connection.invalidate()
 
 
-async def _run_in_one_trip(engine: AsyncEngine, statements: Sequence[Statement]) -> list[Rows]:
+async def _run_in_one_trip(
+    engine: AsyncEngine, statements: Sequence[Statement], answer_within_seconds: float | None
+) -> list[Rows]:
     async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
         try:
-            return await send((await connection.get_raw_connection()).driver_connection, statements)
+            async with asyncio.timeout(answer_within_seconds):
+                return await send((await connection.get_raw_connection()).driver_connection, statements)
         except BaseException as error:
             await discard(connection, error)
             raise

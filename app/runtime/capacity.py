@@ -11,9 +11,8 @@ from app.config.settings import Settings
 from app.runtime.cgroups import available_cores, available_memory_bytes
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES
 
-# One writes the log, one looks up, and one, outside the pool, shows that the process lives (app/database/presence.py).
-MIN_CONNECTIONS = 3
-CONNECTIONS_OUTSIDE_POOL = 1
+# One writes the log, one is for everything else.
+MIN_CONNECTIONS = 2
 
 # What workers may fill of the memory; the rest is for the decoding of large photos, the kernel's cache and neighbours.
 MEMORY_SHARE = 0.75
@@ -71,14 +70,11 @@ def pool_limits(settings: Settings, processes: int | None = None) -> PoolLimits:
             f"{database.max_connections_total // MIN_CONNECTIONS} or less, or raise it together with MySQL's "
             "max_connections."
         )
-    return _within(database, share - CONNECTIONS_OUTSIDE_POOL)
+    return _within(database, share)
 
 
 def replica_pool_limits(settings: Settings) -> PoolLimits:
-    """Return one process's share of the connections to the read replica, which has as many to give as the main server.
-
-    No process has a connection outside this pool.
-    """
+    """Return one process's share of the connections to the read replica, which has as many as the main server."""
     return _within(settings.database, settings.database.max_connections_total // (settings.workers or 1))
 
 

@@ -203,7 +203,7 @@ async def test_the_service_says_where_its_figures_come_from(
 
 def test_the_replica_has_connections_of_its_own_to_share() -> None:
     settings = settings_of("mysql://u@main/d", "replica").model_copy(update={"workers": 46})
-    assert pool_limits(settings) == (2, 0)
+    assert pool_limits(settings) == (3, 0)
     assert replica_pool_limits(settings) == (3, 0)
     assert replica_pool_limits(settings.model_copy(update={"workers": None})) == (10, 5)
 

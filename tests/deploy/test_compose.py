@@ -13,7 +13,7 @@ import pytest
 from app.config.database import DatabaseSettings
 from app.config.model import ModelSettings
 from app.config.settings import PROJECT_ROOT, Settings
-from app.runtime.capacity import CONNECTIONS_OUTSIDE_POOL, pool_limits
+from app.runtime.capacity import pool_limits
 
 COMPOSE = str(Path(sys.executable).with_name("docker-compose"))
 EXAMPLE = PROJECT_ROOT / ".env.example"
@@ -204,7 +204,7 @@ def test_mysql_has_connections_for_two_services_and_six_workers(tmp_path: Path) 
         if option.startswith("--max-connections=")
     ]
     settings = Settings(database=DatabaseSettings(host="mysql"))
-    worker = sum(pool_limits(settings, processes=1)) + CONNECTIONS_OUTSIDE_POOL
+    worker = sum(pool_limits(settings, processes=1))
     needed = 2 * settings.database.max_connections_total + 6 * worker
     # Some are for people, the health check and migrations.
     assert needed + 10 <= allowed

@@ -26,9 +26,9 @@ def test_gunicorn_starts_as_many_as_it_is_told_or_the_specifications_number(monk
     assert gunicorn_workers(settings()) == 9
     assert gunicorn_workers(settings(3)) == 3
     monkeypatch.setattr(capacity, "available_cores", lambda: 64)
-    assert gunicorn_workers(settings()) == 46
+    assert gunicorn_workers(settings()) == 70
     assert gunicorn_workers(settings(url="sqlite:///x.db")) == 129
-    assert gunicorn_workers(settings(60)) == 60
+    assert gunicorn_workers(settings(80)) == 80
 
 
 @pytest.mark.parametrize(
@@ -57,21 +57,21 @@ def test_no_more_than_the_memory_suffices_for(
 
 
 @pytest.mark.parametrize(
-    ("workers", "size", "overflow"), [(None, 10, 5), (8, 10, 5), (9, 10, 4), (12, 10, 0), (17, 7, 0), (46, 2, 0)]
+    ("workers", "size", "overflow"), [(None, 10, 5), (8, 10, 5), (9, 10, 5), (12, 10, 1), (17, 8, 0), (70, 2, 0)]
 )
 def test_the_total_is_shared_out(
     workers: int | None, size: int, overflow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
     assert pool_limits(settings(workers)) == (size, overflow)
-    assert (size + overflow + 1) * (workers or 1) <= 140
+    assert (size + overflow) * (workers or 1) <= 140
 
 
-def test_fewer_than_three_connections_a_worker_are_refused() -> None:
-    with pytest.raises(DatabaseUnavailable, match=r"MYSQL_MAX_CONNECTIONS_TOTAL=140 .* WEB_CONCURRENCY to 46 or less"):
-        create_engine(settings(47))
-    assert pool_limits(settings(47, url="sqlite:///x.db")) == (10, 5)
-    assert pool_limits(settings(47, max_connections_total=141)) == (2, 0)
+def test_fewer_than_two_connections_a_worker_are_refused() -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"MYSQL_MAX_CONNECTIONS_TOTAL=140 .* WEB_CONCURRENCY to 70 or less"):
+        create_engine(settings(71))
+    assert pool_limits(settings(71, url="sqlite:///x.db")) == (10, 5)
+    assert pool_limits(settings(71, max_connections_total=142)) == (2, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ figures that are measured here.
 import asyncio
 import signal
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,11 @@ from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.pipeline import run
-from app.database.presence import create_presence
 from app.database.statements import Statement
-from app.services.classification.lease import LeaseService
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.galera import GaleraCluster
 from tests.support.books import check_books, check_nodes_agree
+from tests.support.leases import process
 from tests.support.load import Load, known_photos, report
 from tests.support.site import site_on
 
@@ -112,19 +112,16 @@ async def test_a_transaction_that_loses_to_another_node_is_undone_to_its_end(clu
     assert one.query("SELECT * FROM image_classifier.sums ORDER BY name") == [("own", 1), ("shared", 11)]
 
 
-async def test_a_lease_has_one_holder_among_all_nodes(cluster: GaleraCluster) -> None:
+async def test_a_lease_has_one_owner_among_all_nodes(cluster: GaleraCluster) -> None:
     settings = [Settings(database=DatabaseSettings.model_validate({"url": n.url})) for n in cluster.nodes]
     engines = [create_engine(each) for each in settings]
     await migrate(engines[0], settings[0])
-    leases = [LeaseService(engine, create_presence(engine)) for engine in engines]
-    nothing = Statement("SELECT 1 FROM (SELECT 1 AS one) AS one WHERE one = %s", (0,))
     try:
-        for number in range(40):
-            image_hash = f"{number:064x}"
-            taken = await asyncio.gather(*(each.take(image_hash, nothing) for each in leases))
-            assert [is_ours for is_ours, _ in taken].count(True) == 1
+        async with AsyncExitStack() as stack:
+            processes = [await stack.enter_async_context(process(engine)) for engine in engines]
+            for number in range(40):
+                claimed = await asyncio.gather(*(each.claim(f"{number:064x}") for each in processes))
+                assert claimed.count(True) == 1
     finally:
-        for each in leases:
-            await each.close()
         for engine in engines:
             await engine.dispose()

@@ -8,31 +8,29 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
-from app.database.presence import Presence
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService, Session
 from app.services.accounts.tokens import TokenIssuer
 from app.services.cache import tiers
-from app.services.classification.lease import LeaseService
 from app.storage import LocalStorage
-from tests.support.leases import process
+from tests.support.leases import Process, process
 from tests.support.libraries import library_on
 from tests.support.people import TOKEN_KEY
 
 
 @pytest.fixture
-async def ours(engine: AsyncEngine) -> AsyncIterator[LeaseService]:
-    """Leases as one process takes them."""
-    async with process(engine) as (leases, _):
-        yield leases
+async def ours(engine: AsyncEngine) -> AsyncIterator[Process]:
+    """One process that claims leases."""
+    async with process(engine) as ours:
+        yield ours
 
 
 @pytest.fixture
-async def theirs(engine: AsyncEngine) -> AsyncIterator[tuple[LeaseService, Presence]]:
-    """Those of another process, and its presence."""
-    async with process(engine) as both:
-        yield both
+async def theirs(engine: AsyncEngine) -> AsyncIterator[Process]:
+    """Another process."""
+    async with process(engine) as theirs:
+        yield theirs
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
+from app.database.heartbeat import Heartbeat
+from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
+from app.services.classification.store import ClassificationStore
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
@@ -20,6 +23,13 @@ def result(category: Category, confidence: float = 0.87654321) -> ModelResult:
 
 def service(engine: AsyncEngine, *, local: bool = False) -> CacheService:
     return CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine))
+
+
+async def save(cache: CacheService, image_hash: str, answer: ModelResult, *, model: str) -> CachedResult:
+    """Store a model's answer as the process of `cache` does."""
+    engine = cache._engine
+    store = ClassificationStore(engine, heartbeat=Heartbeat(engine), cache=cache, rollups=cache._rollups)
+    return await store.save_and_release(image_hash, answer, model=model)
 
 
 class Process:

@@ -1,43 +1,60 @@
 """Leases as the tests see them: of processes that live, of those that are gone, and their rows."""
 
-import errno
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import pytest
-from sqlalchemy import ColumnElement, event, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.errors import ModelTimeout
-from app.database import presence as presence_module
-from app.database.presence import Presence, create_presence
-from app.database.statements import Statement, seconds_from_now
-from app.database.tables.classification import ModelCallLease
-from app.services.classification.lease import LeaseService
+from app.database.heartbeat import Heartbeat
+from app.database.statements import seconds_from_now
+from app.database.tables.classification import ModelCallLease, ProcessHeartbeat
+from app.services.cache.service import CacheService
+from app.services.classification.store import Claimed, ClassificationStore
+from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
 # Waits end as soon as what they wait for is there; this is for a machine that is busy with other things.
 PATIENCE_SECONDS = 60
 
 
-@asynccontextmanager
-async def process(engine: AsyncEngine) -> AsyncIterator[tuple[LeaseService, Presence]]:
+@dataclass(frozen=True, slots=True)
+class Process:
     """What a process has of its own."""
-    presence = create_presence(engine)
-    leases = LeaseService(engine, presence)
+
+    heartbeat: Heartbeat
+    store: ClassificationStore
+
+    async def claim(self, image_hash: str = IMAGE) -> bool:
+        """Try to get the lease."""
+        return isinstance(await self.store.claim_or_find(image_hash), Claimed)
+
+    async def is_held_up(self, seconds: float) -> bool:
+        """Whether it waits for another process' lease, and gets nothing within that time."""
+        try:
+            await self.store.wait(IMAGE, time.monotonic() + seconds)
+        except ModelTimeout:
+            return True
+        return False
+
+
+@asynccontextmanager
+async def process(engine: AsyncEngine, *, local: bool = False) -> AsyncIterator[Process]:
+    """A process that beats all the time."""
+    rollups = rollups_for(engine)
+    cache = CacheService(engine, accepts_provisional=local, rollups=rollups)
+    heartbeat = Heartbeat(engine)
+    store = ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=rollups)
     try:
-        yield leases, presence
+        with heartbeat.hold():
+            yield Process(heartbeat, store)
     finally:
-        await leases.close()
-
-
-async def take(leases: LeaseService) -> bool:
-    """Try to get the lease, with a look that finds nothing."""
-    is_ours, found = await leases.take(IMAGE, Statement("SELECT 1 FROM (SELECT 1 AS one) AS one WHERE one = %s", (0,)))
-    assert list(found) == []
-    return is_ours
+        await store.close()
+        await heartbeat.close()
 
 
 def soon() -> float:
@@ -49,46 +66,14 @@ async def rows(engine: AsyncEngine) -> list[Any]:
         return list((await connection.execute(select(ModelCallLease))).all())
 
 
-async def put_row(
-    engine: AsyncEngine, *, witness: str | None, seconds: int, image_hash: str = IMAGE, holder: str = "f" * 32
-) -> None:
-    """A lease of a process that is no more (or on a server that is not ours), ending in so many seconds."""
-    expiry: ColumnElement[Any] = literal_column(seconds_from_now(engine.dialect.name, seconds))
+async def put_row(engine: AsyncEngine, *, owner: str = "f" * 32, image_hash: str = IMAGE) -> None:
+    """A lease of a process that is no more, when nothing else is said."""
     async with engine.begin() as connection:
-        await connection.execute(
-            insert(ModelCallLease).values(image_hash=image_hash, holder=holder, witness=witness, expires_at=expiry)
-        )
+        await connection.execute(insert(ModelCallLease).values(image_hash=image_hash, owner=owner))
 
 
-async def expire(engine: AsyncEngine) -> None:
-    expiry: ColumnElement[Any] = literal_column(seconds_from_now(engine.dialect.name, -1))
+async def age_heartbeats(engine: AsyncEngine) -> None:
+    """As if no process had beaten for ten seconds."""
+    beat_at: ColumnElement[Any] = literal_column(seconds_from_now(engine.dialect.name, -10))
     async with engine.begin() as connection:
-        await connection.execute(update(ModelCallLease).values(expires_at=expiry))
-
-
-async def is_held_for(leases: LeaseService, seconds: float) -> bool:
-    """Whether a process that waits gets nothing within that time."""
-    try:
-        await leases.wait(IMAGE, time.monotonic() + seconds)
-    except ModelTimeout:
-        return True
-    return False
-
-
-@contextmanager
-def refusing_locks(engine: AsyncEngine) -> Iterator[None]:
-    """A database server without named locks, or a file system without locks."""
-
-    def refuse(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        return statement.replace("GET_LOCK(", "NO_SUCH_FUNCTION("), parameters
-
-    def refuse_file(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    event.listen(engine.sync_engine, "before_cursor_execute", refuse, retval=True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(presence_module, "_locked", refuse_file)
-            yield
-    finally:
-        event.remove(engine.sync_engine, "before_cursor_execute", refuse)
+        await connection.execute(update(ProcessHeartbeat).values(beat_at=beat_at))

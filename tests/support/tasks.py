@@ -8,7 +8,9 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
+from app.database.heartbeat import Heartbeat
 from app.database.tables.accounts import InferenceResult, InferenceTask, LibraryImage, StoredFile, TaskEvent, User
+from app.database.tables.classification import ProcessHeartbeat
 from app.database.transactions import read, write
 from app.services.tasks.claims import TaskClaims
 from app.services.tasks.service import TaskService
@@ -67,12 +69,23 @@ class FakeInference:
 
 
 def claims_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskClaims:
-    return TaskClaims(engine, max_attempts=max_attempts, on_change=lambda: None)
+    """Claims of a process of its own."""
+    return TaskClaims(engine, Heartbeat(engine), max_attempts=max_attempts, on_change=lambda: None)
 
 
 def tasks_on(engine: AsyncEngine) -> TaskService:
     """Tasks that wake no runner."""
     return TaskService(engine, wake=lambda: None, on_change=lambda: None)
+
+
+async def let_it_stall(engine: AsyncEngine, claims: TaskClaims) -> None:
+    """Make the process look as if it had been silent for too long."""
+
+    async def forget(connection: AsyncConnection) -> None:
+        own = ProcessHeartbeat.process_id == claims.heartbeat.process_id
+        assert (await connection.execute(delete(ProcessHeartbeat).where(own))).rowcount == 1
+
+    await write(engine, forget)
 
 
 async def make_image(engine: AsyncEngine, username: str = "someone") -> tuple[int, int]:

@@ -132,8 +132,8 @@ class LibraryImage(Base):
 class InferenceTask(Base):
     """A picture to be looked at later.
 
-    `status` is pending, processing, completed, failed or cancelled. From `due_at` on it may be run: that is when its
-    next attempt is due, or when the process that runs it (`runner`) has been silent for too long.
+    `status` is pending, processing, completed, failed or cancelled. While it is pending, its next attempt is due at
+    `due_at`. While it is processing, `runner` is the process that runs it, and `claim` the mark of this run.
     """
 
     __tablename__ = "inference_task"
@@ -148,6 +148,7 @@ class InferenceTask(Base):
     attempts: Mapped[int] = mapped_column(UnsignedInteger, server_default=text("'0'"), comment="已尝试次数")
     due_at: Mapped[datetime] = mapped_column(Milliseconds, comment="可执行时间")
     runner: Mapped[str | None] = mapped_column(String(64), comment="执行进程")
+    claim: Mapped[str | None] = mapped_column(String(32), comment="领取标记")
     error_code: Mapped[str | None] = mapped_column(String(64), comment="错误码")
     error_message: Mapped[str | None] = mapped_column(String(500), comment="错误说明")
     result_id: Mapped[int | None] = mapped_column(UnsignedBigInteger, comment="结果")

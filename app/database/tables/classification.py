@@ -37,7 +37,7 @@ UnsignedInteger = Integer().with_variant(mysql.INTEGER(unsigned=True), "mysql", 
 TinyInteger = SmallInteger().with_variant(mysql.TINYINT(display_width=1), "mysql", "mariadb")
 TinyUnsignedInteger = SmallInteger().with_variant(mysql.TINYINT(unsigned=True), "mysql", "mariadb")
 Confidence = Numeric(5, 4)
-# A lease is short: whole seconds would cut off a good part of it.
+# A heartbeat is judged after three seconds: whole seconds would cut off a good part of it.
 Milliseconds = DateTime().with_variant(mysql.DATETIME(fsp=3), "mysql", "mariadb")
 TABLE_OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
@@ -169,18 +169,27 @@ class CacheChange(Base):
     )
 
 
-class ModelCallLease(Base):
-    """The right to ask the model about one photo; whoever inserts the row has it until the row is deleted.
+class ProcessHeartbeat(Base):
+    """A process renews its row while it owns what others may wait for, or waits itself (app/database/heartbeat.py)."""
 
-    `witness` is the database server that knows whether the holder still lives. NULL: nobody does, `expires_at` decides.
+    __tablename__ = "process_heartbeat"
+
+    process_id: Mapped[str] = mapped_column(String(32), primary_key=True, comment="进程ID")
+    beat_at: Mapped[datetime] = mapped_column(Milliseconds, comment="最近心跳时间")
+
+    __table_args__ = ({"comment": "进程心跳", **TABLE_OPTIONS},)
+
+
+class ModelCallLease(Base):
+    """The right to ask the model about one photo: the process that inserts the row has it until the row is deleted.
+
+    It ends too when the owner is stalled (app/database/heartbeat.py).
     """
 
     __tablename__ = "model_call_lease"
 
     image_hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256哈希值")
-    holder: Mapped[str] = mapped_column(String(64), comment="持有者进程")
-    witness: Mapped[str | None] = mapped_column(String(32), comment="可确认持有者是否存活的服务器")
-    expires_at: Mapped[datetime] = mapped_column(Milliseconds, comment="到期时间")
+    owner: Mapped[str] = mapped_column(String(32), comment="持有者进程ID")
 
     __table_args__ = ({"comment": "模型调用租约（同一图片只调用一次）", **TABLE_OPTIONS},)
 

@@ -3,42 +3,34 @@
 Memory is asked first, then Redis where there is one, then the database, which alone is the truth. Entries of the
 local demo model are provisional: they count only while that model is the configured one, and the first answer of
 another model replaces them. They are kept in memory, where only processes of that model look, and not in Redis.
+New entries come from app/services/classification/store.py.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from loguru import logger
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
-from app.clock import utc_now
-from app.database.pipeline import DuplicateRowError, Rows, run
-from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
-from app.database.tables.classification import CacheChange, CachedImage, UtcDateTime
+from app.database.pipeline import Rows, run
+from app.database.statements import execute
+from app.database.tables.classification import CachedImage
 from app.database.transactions import read, write
-from app.errors import CacheEntryNotFound
 from app.observability import metrics
 from app.services.cache.batching import DataLoader
-from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
-from app.services.cache.invalidation import CHANGES_KEPT
+from app.services.cache.entry import CachedResult
+from app.services.cache.rows import entries_of, lock_entry, record_change, select_entries
 from app.services.cache.tiers import CacheTiers
 from app.services.request_log.rollups import Rollups
 
-__all__ = ["CONFIDENCE_DIGITS", "MANUAL_MODEL", "MODEL_USED_MAX_LENGTH", "CacheService", "CachedResult"]
-
-MODEL_USED_MAX_LENGTH = 50
 # Stands in model_used of entries that a person has corrected; no model replaces them.
 MANUAL_MODEL = "manual"
-# With each change; so the table stays as short as its changes of two days.
-OLD_CHANGES_DELETED = 1000
 
 
 class CacheService:
-    """Reads and fills `image_classification_cache`; hashes are 64 lower-case hex digits.
+    """Reads and corrects `image_classification_cache`; hashes are 64 lower-case hex digits.
 
     Args:
         engine: the database.
@@ -52,7 +44,7 @@ class CacheService:
     ) -> None:
         self._engine = engine
         self._rollups = rollups
-        self._accepts_provisional = accepts_provisional
+        self.accepts_provisional = accepts_provisional
         self._copies = copies or CacheTiers()
         self._reader = DataLoader(self._fetch)
 
@@ -98,52 +90,27 @@ class CacheService:
             found.update(await self._find(unknown))
         return found
 
-    def look_up(self, image_hash: str) -> Statement:
-        """Return what looks an entry up as part of somebody else's transaction; its rows are for `found`."""
-        return self._selection([image_hash])
-
-    async def found(self, rows: Rows) -> CachedResult | None:
-        """Return the entry that `look_up` has found, or None."""
-        entry = next(iter((await self._kept(rows)).values()), None)
-        if entry is not None:
-            metrics.count(metrics.LOOKUPS_IN_DATABASE)
-        return entry
-
     async def model_of(self, image_hash: str) -> str | None:
         """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
         query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
         return await read(self._engine, lambda connection: connection.scalar(query))
 
-    async def save(
-        self, image_hash: str, result: ModelResult, *, model: str, together_with: Sequence[Statement] = ()
-    ) -> CachedResult:
-        """Store a model's answer and return the entry that counts from now on.
-
-        The database settles a race: whoever inserts first wins, and the others get the winner's entry.
-        `together_with` is committed in the same transaction, whoever wins.
-        """
-        entry = CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
-        try:
-            await run(
-                self._engine,
-                [_insert_entry(image_hash, entry, result, model), self._rollups.entry_added(), *together_with],
-                writes=True,
-            )
-        except DuplicateRowError:
-            await write(
-                self._engine,
-                lambda connection: self._replace_provisional(connection, image_hash, result, model, together_with),
-            )
-            winner = (await self._select([image_hash])).get(image_hash)
-            return entry if winner is None else winner
-        if model.startswith(LOCAL_MODEL_PREFIX):
-            self._copies.keep_in_memory({image_hash: entry})
+    async def keep(self, entries: Mapping[str, CachedResult], *, are_provisional: bool = False) -> None:
+        """Let memory and Redis know entries that were just read from the database, or committed to it."""
+        if are_provisional:
+            self._copies.keep_in_memory(entries)
         else:
-            await self._copies.keep({image_hash: entry})
-        return entry
+            await self._copies.keep(entries)
+
+    async def keep_found(self, rows: Rows) -> dict[str, CachedResult]:
+        """Return the entries that a look-up has found, which memory and Redis then know too."""
+        entries, provisional = entries_of(rows)
+        await self.keep(provisional, are_provisional=True)
+        await self.keep(entries)
+        return entries | provisional
 
     async def correct(self, image_hash: str, category: Category, description: str | None) -> CachedResult:
-        """Replace an entry by what a person says; its `hit_count` stays. It counts for everybody, for ever.
+        """Replace an entry by what a person says; its `hit_count` stays. It stays until the next correction.
 
         Raises:
             CacheEntryNotFound: there is no entry.
@@ -151,7 +118,7 @@ class CacheService:
         entry = CachedResult(category, 1.0, description)
 
         async def update_entry(connection: AsyncConnection) -> None:
-            await _lock_entry(connection, image_hash)
+            await lock_entry(connection, image_hash)
             await connection.execute(
                 update(CachedImage)
                 .where(CachedImage.image_hash == image_hash)
@@ -165,7 +132,7 @@ class CacheService:
                     last_hit_at=CachedImage.last_hit_at,
                 )
             )
-            await _record_change(connection, image_hash)
+            await record_change(connection, image_hash)
 
         await write(self._engine, update_entry)
         await self._copies.forget(image_hash)
@@ -180,9 +147,9 @@ class CacheService:
         """
 
         async def delete_entry(connection: AsyncConnection) -> int:
-            hit_count = await _lock_entry(connection, image_hash)
+            hit_count = await lock_entry(connection, image_hash)
             await connection.execute(delete(CachedImage).where(CachedImage.image_hash == image_hash))
-            await _record_change(connection, image_hash)
+            await record_change(connection, image_hash)
             await execute(connection, self._rollups.entry_removed(hit_count))
             return hit_count
 
@@ -212,100 +179,6 @@ class CacheService:
         return found
 
     async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
-        (rows,) = await run(self._engine, [self._selection(image_hashes)], writes=False)
-        return await self._kept(rows)
-
-    def _selection(self, image_hashes: Collection[str]) -> Statement:
-        is_provisional = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_MODEL_PREFIX}'"
-        text = (
-            f"SELECT image_hash, category, confidence, description, {is_provisional}"  # noqa: S608 - placeholders
-            f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
-        )
-        if not self._accepts_provisional:
-            text += f" AND NOT {is_provisional}"
-        return Statement(text, list(image_hashes))
-
-    async def _kept(self, rows: Rows) -> dict[str, CachedResult]:
-        """Return the entries of `_selection`'s rows; memory and Redis then know them too."""
-        entries: dict[str, CachedResult] = {}
-        provisional: dict[str, CachedResult] = {}
-        for image_hash, category, confidence, description, is_provisional in rows:
-            entry = CachedResult(Category(category), float(confidence), description)
-            (provisional if is_provisional else entries)[image_hash] = entry
-        self._copies.keep_in_memory(provisional)
-        await self._copies.keep(entries)
-        return entries | provisional
-
-    async def _replace_provisional(
-        self,
-        connection: AsyncConnection,
-        image_hash: str,
-        result: ModelResult,
-        model: str,
-        together_with: Sequence[Statement],
-    ) -> None:
-        if not self._accepts_provisional:
-            replaced = await connection.execute(
-                update(CachedImage)
-                .where(CachedImage.image_hash == image_hash, _is_provisional())
-                .values(
-                    category=result.category.value,
-                    confidence=Decimal(str(round(result.confidence, CONFIDENCE_DIGITS))),
-                    description=result.description,
-                    model_used=model[:MODEL_USED_MAX_LENGTH],
-                    model_response=result.response,
-                )
-            )
-            if replaced.rowcount:
-                await _record_change(connection, image_hash)
-        for statement in together_with:
-            await execute(connection, statement)
-
-
-def _insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, model: str) -> Statement:
-    columns = (
-        "image_hash, category, confidence, description, model_used, model_response, hit_count, created_at, last_hit_at"
-    )
-    now = timestamp_text(utc_now())
-    values = (
-        image_hash,
-        entry.category.value,
-        entry.confidence,
-        entry.description,
-        model[:MODEL_USED_MAX_LENGTH],
-        json.dumps(result.response),
-        1,
-        now,
-        now,
-    )
-    return Statement(
-        f"INSERT INTO image_classification_cache ({columns}) VALUES {rows_of_placeholders(1, len(values))}",  # noqa: S608 - placeholders
-        values,
-    )
-
-
-def _is_provisional() -> ColumnElement[bool]:
-    return CachedImage.model_used.startswith(LOCAL_MODEL_PREFIX, autoescape=True)
-
-
-async def _lock_entry(connection: AsyncConnection, image_hash: str) -> int:
-    """Return the entry's `hit_count`, which nobody changes before the end of the transaction.
-
-    SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
-    """
-    query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        raise CacheEntryNotFound
-    return row.hit_count or 0
-
-
-async def _record_change(connection: AsyncConnection, image_hash: str) -> None:
-    """Tell every process, and delete what all have known for long."""
-    await connection.execute(
-        insert(CacheChange).values(image_hash=image_hash, changed_at=func.current_timestamp(type_=UtcDateTime()))
-    )
-    now = (await connection.execute(select(func.current_timestamp(type_=UtcDateTime())))).scalar_one()
-    old = select(CacheChange.id).where(CacheChange.changed_at < now - CHANGES_KEPT).limit(OLD_CHANGES_DELETED)
-    if ids := (await connection.scalars(old)).all():
-        await connection.execute(delete(CacheChange).where(CacheChange.id.in_(ids)))
+        look_up = select_entries(image_hashes, accepts_provisional=self.accepts_provisional)
+        (rows,) = await run(self._engine, [look_up], writes=False)
+        return await self.keep_found(rows)

@@ -1,15 +1,13 @@
-"""The product's main job: answer from the cache, else ask the model once, whoever asks; and log what was answered.
+"""The product's main job: answer from the cache, else ask the model, once for all callers; log what was answered.
 
 No connection is held while the model works: each step is a short transaction of its own.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from app import photo
 from app.clients.base import ModelClient
 from app.clients.errors import ModelTimeout
 from app.clock import utc_now
@@ -18,8 +16,10 @@ from app.errors import HashMismatch, InvalidRequest
 from app.observability import metrics
 from app.observability.request_id import new_request_id
 from app.observability.tracing import span
-from app.services.cache.service import CachedResult, CacheService
-from app.services.classification.lease import LeaseService
+from app.runtime.background import SingleFlight
+from app.services.cache.entry import CachedResult
+from app.services.cache.service import CacheService
+from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
@@ -36,14 +36,14 @@ class ClassifierService:
         model_client: ModelClient,
         decoder: ThreadPoolExecutor,
         image_settings: ImageSettings,
-        leases: LeaseService,
+        store: ClassificationStore,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
         self._model_client = model_client
         self._preparer = PhotoPreparer(decoder, image_settings)
-        self._leases = leases
-        self._flights: dict[str, asyncio.Task[tuple[CachedResult, bool]]] = {}
+        self._store = store
+        self._calls: SingleFlight[str, tuple[CachedResult, bool]] = SingleFlight()
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
@@ -93,31 +93,21 @@ class ClassifierService:
 
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
-        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        await self._calls.wait()
+        await self._store.close()
 
     async def _result_of(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
-        """The result and whether it cost nothing. Simultaneous uploads of one photo share one flight."""
+        """Return the result, and whether it cost nothing. Simultaneous uploads of one photo share one call."""
         cached = self._cache.peek(upload.sha256)
         if cached is not None:
             return cached, True
-        flight = self._flights.get(upload.sha256)
-        if flight is not None:
-            result, _ = await asyncio.shield(flight)
-            return result, True
-        flight = asyncio.create_task(self._cached_or_modelled(upload), name=f"classify-{upload.sha256[:12]}")
-        self._flights[upload.sha256] = flight
-        flight.add_done_callback(lambda done: self._land(upload.sha256, done))
-        # A client that hangs up does not cancel the flight: others may be aboard, and the call is paid for.
-        return await asyncio.shield(flight)
+        # A client that hangs up does not cancel the call.
+        (result, from_cache), is_shared = await self._calls.run(upload.sha256, lambda: self._find_or_ask(upload))
+        return result, from_cache or is_shared
 
-    def _land(self, image_hash: str, flight: asyncio.Task[tuple[CachedResult, bool]]) -> None:
-        del self._flights[image_hash]
-        if not flight.cancelled():
-            # Marks the exception as seen, also when every caller has hung up.
-            flight.exception()
-
-    async def _cached_or_modelled(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
-        image_hash = upload.sha256
+    async def _find_or_ask(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+        """Return the result, and whether it cost nothing: copies of the cache, then the database, then the model."""
+        image_hash, settings = upload.sha256, self._model_client.settings
         with span("cache.look_up"):
             cached = await self._cache.get_copy(image_hash)
         if cached is not None:
@@ -132,40 +122,20 @@ class ClassifierService:
             if cached is None:
                 raise
             return cached, True
-        deadline = time.monotonic() + self._model_client.settings.total_timeout_seconds
-        while True:
-            with span("cache.look_up_and_lease"):
-                is_ours, rows = await self._leases.take(image_hash, self._cache.look_up(image_hash))
-            try:
-                cached = await self._cache.found(rows)
-                if cached is not None:
-                    return cached, True
-                if is_ours:
-                    metrics.count(metrics.LOOKUPS_MISSED)
-                    return await self._modelled(upload, info, deadline), False
-            finally:
-                await self._leases.release(image_hash)
-            with span("cache.wait_for_another"):
-                await self._leases.wait(image_hash, deadline)
-
-    async def _modelled(self, upload: UploadedPhoto, info: photo.PhotoInfo, deadline: float) -> CachedResult:
-        """Ask the model, with the lease in hand."""
-        if deadline - time.monotonic() < self._model_client.settings.timeout_seconds:
-            # Waiting for others has taken what a call may need; nobody waits for twice the time.
-            raise ModelTimeout
-        max_edge = self._model_client.settings.image_max_edge_pixels
-        with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
-            prepared = await self._preparer.prepare(upload.data, info, max_edge=max_edge)
-        result = await self._model_client.classify(prepared)
-        with span("cache.save"):
-            saved = await self._cache.save(
-                upload.sha256,
-                result,
-                model=self._model_client.model,
-                together_with=[self._leases.deletion(upload.sha256)],
-            )
-        self._leases.forget(upload.sha256)
-        return saved
+        deadline = time.monotonic() + settings.total_timeout_seconds
+        async with self._store.turn(image_hash, deadline) as found:
+            if found is not None:
+                return found, True
+            metrics.count(metrics.LOOKUPS_MISSED)
+            if deadline - time.monotonic() < settings.timeout_seconds:
+                # Waiting for others has taken what a call may need; no request waits for twice the time.
+                raise ModelTimeout
+            with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
+                prepared = await self._preparer.prepare(upload.data, info, max_edge=settings.image_max_edge_pixels)
+            result = await self._model_client.classify(prepared)
+            with span("cache.save"):
+                saved = await self._store.save_and_release(image_hash, result, model=self._model_client.model)
+            return saved, False
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:

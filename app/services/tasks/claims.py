@@ -1,29 +1,30 @@
-"""Running tasks: whoever changes a due row first has the task, and keeps it for as long as it renews the row.
+"""Claims: a task belongs to the process that changed its row first, for as long as that process is not stalled.
 
-A run that is not renewed is due again, for anybody. Its claim is a random mark in the row: whoever has lost it can
-change nothing any more, so a task has one result however often it was begun.
+A claim names the process, whose heartbeat the others see (app/database/heartbeat.py), and it is a random mark in the
+row: a run that has lost its claim can change nothing any more, so a task has one result however often it was begun.
 """
 
 import random
 import secrets
+import time
 from collections.abc import Callable, Collection, Sequence
 
 from loguru import logger
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.errors import ModelRefused, ModelRejectedRequest
 from app.clock import utc_now
-from app.database.statements import can_skip_locked
+from app.database.heartbeat import Heartbeat
+from app.database.statements import can_skip_locked, execute
 from app.database.tables.accounts import InferenceTask
 from app.database.transactions import write
 from app.errors import AppError, InvalidRequest, NotFound
 from app.observability import metrics
-from app.services.tasks.record import UNFINISHED, Task, TaskStatus, database_time, record_changes, select_tasks
+from app.services.tasks.record import Task, TaskStatus, database_time, record_changes, select_tasks
 
-# A few missed renewals, such as a database that restarts; longer would only let the tasks of a dead process wait.
-LEASE_SECONDS = 10
-RENEW_SECONDS = 2.0
+# Between two looks at the tasks of other processes, however often a wake-up makes this one look for new tasks.
+WATCH_SECONDS = 0.5
 # Pauses before the second attempt, the third, ...: doubled each time, with jitter.
 BACKOFF_FIRST_SECONDS = 2.0
 BACKOFF_MAX_SECONDS = 120.0
@@ -34,72 +35,71 @@ _FINAL = (InvalidRequest, NotFound, ModelRefused, ModelRejectedRequest)
 
 
 class ClaimLostError(Exception):
-    """The task is no longer ours: deleted with its image, or run by another since we were silent for too long."""
+    """The task belongs to this run no longer: it was deleted with its image, or another process has taken it over."""
 
 
 class TaskClaims:
-    """Claims, renews and ends runs of tasks.
+    """Claims and ends runs of tasks.
+
+    The heartbeat must be held while there are any, and while `sees_others`: only a process that beats may judge others.
 
     Args:
         engine: the database.
+        heartbeat: that of this process.
         max_attempts: how often a task is begun before it counts as failed.
         on_change: tells those who listen that an event was committed; never fails.
     """
 
-    def __init__(self, engine: AsyncEngine, *, max_attempts: int, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, heartbeat: Heartbeat, *, max_attempts: int, on_change: Callable[[], None]
+    ) -> None:
+        self.heartbeat = heartbeat
+        self.sees_others = False
         self._engine = engine
         self._max_attempts = max_attempts
         self._on_change = on_change
-        self._now = database_time(engine.dialect.name)
-        self._lease_end = database_time(engine.dialect.name, LEASE_SECONDS)
+        self._next_watch = 0.0
         self._is_due = and_(
-            InferenceTask.status.in_([status.value for status in UNFINISHED]), InferenceTask.due_at <= self._now
+            InferenceTask.status == TaskStatus.PENDING.value,
+            InferenceTask.due_at <= database_time(engine.dialect.name),
         )
 
-    async def claim(self, limit: int) -> list[Task]:
-        """Claim up to `limit` due tasks: those whose process was silent for too long first, then the oldest.
+    async def claim(self, limit: int, running: Collection[Task] = ()) -> list[Task]:
+        """Claim up to `limit` tasks: first those whose process is stalled, then the oldest that are due.
 
         The attempt is counted. A task that has used up its attempts without an end (its process was killed each time)
         is ended as failed.
+
+        Args:
+            limit: how many at most.
+            running: what this process runs. Anything else in its name is claimed again: its claim or its end was
+                committed without an answer, or could not be noted.
 
         Raises:
             DatabaseUnavailable, ServerBusy: as `write` does; nothing is logged.
         """
         mark = secrets.token_hex(16)
+        watches = time.monotonic() >= self._next_watch
+        ids: list[str] = []
 
-        async def claim_due(connection: AsyncConnection) -> list[Task]:
-            ids = await self._lock_due(connection, limit)
+        async def claim_rows(connection: AsyncConnection) -> list[Task]:
+            is_ours = and_(InferenceTask.id.in_(ids), InferenceTask.claim == mark)
+            if ids and (known := await select_tasks(connection, is_ours)):
+                # Committed by an attempt whose answer was lost.
+                return known
+            lost = await self._find_lost(connection, limit, running) if watches else []
+            ids[:] = [*(row.id for row in lost), *await self._lock_due(connection, limit - len(lost))]
             if not ids:
                 return []
-            # Again, for a server that has not locked the rows.
-            is_due = and_(InferenceTask.id.in_(ids), self._is_due)
-            changed = {"runner": mark, "updated_at": utc_now()}
-            claimed = await connection.execute(
-                update(InferenceTask)
-                .where(is_due, InferenceTask.attempts < self._max_attempts)
-                .values(
-                    **changed,
-                    status=TaskStatus.PROCESSING.value,
-                    attempts=InferenceTask.attempts + 1,
-                    due_at=self._lease_end,
-                )
-            )
-            if claimed.rowcount < len(ids):
-                await connection.execute(
-                    update(InferenceTask)
-                    .where(is_due, InferenceTask.attempts >= self._max_attempts)
-                    .values(
-                        **changed,
-                        status=TaskStatus.FAILED.value,
-                        error_code=AppError.code,
-                        error_message="The task was begun several times and never came to an end.",
-                    )
-                )
-            tasks = await select_tasks(connection, InferenceTask.id.in_(ids), InferenceTask.runner == mark)
+            # The claim is never seen without a beat.
+            await execute(connection, self.heartbeat.renewal)
+            tasks = await self._take(connection, ids, mark, lost_claims=[row.claim for row in lost])
             await record_changes(connection, tasks)
             return tasks
 
-        tasks = await write(self._engine, claim_due, quietly=True)
+        tasks = await write(self._engine, claim_rows, quietly=True)
+        if watches:
+            self._next_watch = time.monotonic() + WATCH_SECONDS
         if tasks:
             self._on_change()
         for task in tasks:
@@ -107,39 +107,57 @@ class TaskClaims:
                 metrics.count(metrics.TASKS_FAILED)
         return [task for task in tasks if task.status is TaskStatus.PROCESSING]
 
-    async def _lock_due(self, connection: AsyncConnection, limit: int) -> list[str]:
-        """Return the ids of up to `limit` due tasks, and lock their rows; rows that another process locks are left out.
+    async def _find_lost(
+        self, connection: AsyncConnection, limit: int, running: Collection[Task]
+    ) -> list[Row[str, str | None, bool]]:
+        """Return id and claim of tasks that no process runs any more; note whether other processes run any."""
+        row = InferenceTask
+        is_lost = or_(row.runner == self.heartbeat.process_id, self.heartbeat.is_stalled(row.runner)).label("is_lost")
+        others = (
+            select(row.id, row.claim, is_lost)
+            .where(row.status == TaskStatus.PROCESSING.value, row.claim.not_in([task.claim for task in running]))
+            .order_by(is_lost.desc(), row.due_at)
+            .limit(limit)
+        )
+        found = (await connection.execute(others)).all()
+        self.sees_others = bool(found)
+        return [each for each in found if each.is_lost] if self.heartbeat.can_judge else []
+
+    async def _lock_due(self, connection: AsyncConnection, limit: int) -> Sequence[str]:
+        """Return the ids of the oldest due tasks, and lock their rows; rows that another process locks are left out.
 
         SQLite has one writer, and an older server waits for the other process.
         """
-        ids: list[str] = []
-        # A query for each status, so that the index gives the rows in their order.
-        for status in (TaskStatus.PROCESSING, TaskStatus.PENDING):
-            if len(ids) < limit:
-                query = (
-                    select(InferenceTask.id)
-                    .where(InferenceTask.status == status.value, InferenceTask.due_at <= self._now)
-                    .order_by(InferenceTask.due_at)
-                    .limit(limit - len(ids))
-                    .with_for_update(skip_locked=can_skip_locked(connection.dialect))
-                )
-                ids += (await connection.scalars(query)).all()
-        return ids
+        oldest = select(InferenceTask.id).where(self._is_due).order_by(InferenceTask.due_at).limit(limit)
+        locked = oldest.with_for_update(skip_locked=can_skip_locked(connection.dialect))
+        return (await connection.scalars(locked)).all()
 
-    async def renew(self, tasks: Collection[Task]) -> None:
-        """Keep runs for another `LEASE_SECONDS`."""
-
-        async def extend(connection: AsyncConnection) -> None:
-            await connection.execute(update(InferenceTask).where(_are_still_held(tasks)).values(due_at=self._lease_end))
-
-        if tasks:
-            await write(self._engine, extend)
+    async def _take(
+        self, connection: AsyncConnection, ids: Sequence[str], mark: str, *, lost_claims: Sequence[str | None]
+    ) -> list[Task]:
+        """Claim those of the tasks that still are as they were found; return them."""
+        # Lost ones are not locked, and not every server locks the others.
+        is_lost = and_(InferenceTask.status == TaskStatus.PROCESSING.value, InferenceTask.claim.in_(lost_claims))
+        is_free = and_(InferenceTask.id.in_(ids), or_(self._is_due, is_lost))
+        has_attempts = InferenceTask.attempts < self._max_attempts
+        changed = {"runner": self.heartbeat.process_id, "claim": mark, "updated_at": utc_now()}
+        begun = {**changed, "status": TaskStatus.PROCESSING.value, "attempts": InferenceTask.attempts + 1}
+        claimed = await connection.execute(update(InferenceTask).where(is_free, has_attempts).values(**begun))
+        if claimed.rowcount < len(ids):
+            failed = {
+                **changed,
+                "status": TaskStatus.FAILED.value,
+                "error_code": AppError.code,
+                "error_message": "The task was begun several times and never came to an end.",
+            }
+            await connection.execute(update(InferenceTask).where(is_free, ~has_attempts).values(**failed))
+        return await select_tasks(connection, InferenceTask.id.in_(ids), InferenceTask.claim == mark)
 
     async def complete(self, connection: AsyncConnection, task: Task, result_id: int) -> None:
         """Note the result; part of the transaction that stores it. Call `announce` when that is committed.
 
         Raises:
-            ClaimLostError: the task is no longer ours; nothing may be stored.
+            ClaimLostError: the task belongs to this run no longer; nothing may be stored.
         """
         if not await self._end(connection, task, status=TaskStatus.COMPLETED.value, result_id=result_id):
             raise ClaimLostError
@@ -171,7 +189,7 @@ class TaskClaims:
             self._on_change()
 
     async def give_back(self, tasks: Sequence[Task]) -> None:
-        """Let others run at once what we have begun and will not finish; the attempt does not count."""
+        """Let other processes run at once what this one has begun and will not finish; the attempt does not count."""
 
         async def release(connection: AsyncConnection) -> None:
             for task in tasks:
@@ -179,7 +197,7 @@ class TaskClaims:
                     connection,
                     task,
                     status=TaskStatus.PENDING.value,
-                    due_at=self._now,
+                    due_at=database_time(connection.dialect.name),
                     attempts=InferenceTask.attempts - 1,
                 )
 
@@ -188,22 +206,14 @@ class TaskClaims:
             self._on_change()
 
     async def _end(self, connection: AsyncConnection, task: Task, **values: object) -> bool:
-        """End our run; return False if it is no longer ours."""
-        ended = await connection.execute(
-            update(InferenceTask).where(_are_still_held([task])).values(updated_at=utc_now(), runner=None, **values)
-        )
-        if not ended.rowcount:
+        """End a run; return False if the task belongs to it no longer."""
+        row = InferenceTask
+        is_held = and_(row.id == task.id, row.claim == task.claim, row.status == TaskStatus.PROCESSING.value)
+        ended = {"updated_at": utc_now(), "runner": None, "claim": None, **values}
+        if not (await connection.execute(update(row).where(is_held).values(**ended))).rowcount:
             return False
-        await record_changes(connection, await select_tasks(connection, InferenceTask.id == task.id))
+        await record_changes(connection, await select_tasks(connection, row.id == task.id))
         return True
-
-
-def _are_still_held(tasks: Collection[Task]) -> ColumnElement[bool]:
-    return and_(
-        InferenceTask.id.in_([task.id for task in tasks]),
-        InferenceTask.runner.in_({task.claim for task in tasks}),
-        InferenceTask.status == TaskStatus.PROCESSING.value,
-    )
 
 
 def _pause(attempts: int, at_least_seconds: float) -> int:

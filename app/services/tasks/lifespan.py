@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
+from app.database.heartbeat import Heartbeat
 from app.runtime.background import running
 from app.services.events.redis_signal import RedisSignal, Topic
 from app.services.tasks.claims import TaskClaims
@@ -18,6 +19,7 @@ from app.services.tasks.service import TaskService
 async def open_tasks(
     settings: Settings,
     engine: AsyncEngine,
+    heartbeat: Heartbeat,
     *,
     inference: Inference,
     on_change: Callable[[], None],
@@ -29,6 +31,7 @@ async def open_tasks(
     Args:
         settings: of the service.
         engine: the database.
+        heartbeat: that of this process.
         inference: what runs a task.
         on_change: tells those who listen that an event was committed; never fails.
         signal: wakes the runners of other processes, if there is one; without it they look each second.
@@ -38,7 +41,7 @@ async def open_tasks(
     if is_worker or settings.task.workers == "inside":
         # A process that serves leaves half of the calls to the model to requests that wait for an answer.
         concurrency = settings.model.max_concurrency if is_worker else max(1, settings.model.max_concurrency // 2)
-        claims = TaskClaims(engine, max_attempts=settings.task.max_attempts, on_change=on_change)
+        claims = TaskClaims(engine, heartbeat, max_attempts=settings.task.max_attempts, on_change=on_change)
         runner = TaskRunner(claims, inference, concurrency=concurrency)
         if signal is not None:
             signal.listen(Topic.NEW_TASKS, runner.wake)

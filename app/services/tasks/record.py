@@ -35,7 +35,7 @@ _COLUMNS = (
     InferenceTask.model_name,
     InferenceTask.status,
     InferenceTask.attempts,
-    InferenceTask.runner.label("claim"),
+    InferenceTask.claim,
     InferenceTask.error_code,
     InferenceTask.error_message,
     InferenceTask.result_id,
@@ -46,7 +46,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task; `claim` is the mark of whoever has changed it last for a run or a cancellation."""
+    """One task; `claim` is the mark of the run, or of the cancellation, that has changed it last."""
 
     id: str
     user_id: int

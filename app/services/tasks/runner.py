@@ -7,7 +7,7 @@ for its next attempt, and one whose process was killed.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from app.errors import AppError
 from app.observability.tracing import span
 from app.runtime import background
 from app.runtime.background import OutageLog
-from app.services.tasks.claims import RENEW_SECONDS, ClaimLostError, TaskClaims
+from app.services.tasks.claims import ClaimLostError, TaskClaims
 from app.services.tasks.record import Task
 
 LOOK_SECONDS = 1.0
@@ -52,6 +52,7 @@ class TaskRunner:
         self._running: dict[asyncio.Task[None], Task] = {}
         self._woken = asyncio.Event()
         self._is_closing = False
+        self._beating = ExitStack()
         self._outage = OutageLog("tasks cannot be claimed", recovered="tasks are claimed again")
 
     def wake(self) -> None:
@@ -62,16 +63,13 @@ class TaskRunner:
     async def running(self) -> AsyncIterator[None]:
         """Run tasks for the length of the block; at its end, wait a little for those begun, and give back the rest."""
         claiming = background.spawn(self._claim_until_closing(), name="tasks-claim")
-        outage = OutageLog("running tasks cannot be renewed", recovered="running tasks are renewed again")
-        renewing = background.every(RENEW_SECONDS, self._renew, outage=outage)
-        async with background.running(renewing, name="tasks-renew"):
-            try:
-                yield
-            finally:
-                self._is_closing = True
-                self._woken.set()
-                await asyncio.wait([claiming])
-                await self._finish()
+        try:
+            yield
+        finally:
+            self._is_closing = True
+            self._woken.set()
+            await asyncio.wait([claiming])
+            await self._finish()
 
     async def _claim_until_closing(self) -> None:
         while not self._is_closing:
@@ -79,8 +77,11 @@ class TaskRunner:
             room = self._concurrency - len(self._running)
             if room:
                 with self._outage.guard():
-                    for task in await self._claims.claim(room):
+                    for task in await self._claims.claim(room, self._running.values()):
                         self._start(task)
+            self._beating.close()
+            if self._running or self._claims.sees_others:
+                self._beating.enter_context(self._claims.heartbeat.hold())
             # The end of a run wakes, too.
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.75, 1.25)):
@@ -103,12 +104,10 @@ class TaskRunner:
         try:
             await self._claims.give_back(list(unfinished.values()))
         except (AppError, SQLAlchemyError, OSError) as error:
-            logger.warning("tasks that were begun wait until they are due again ({})", type(error).__name__)
+            logger.warning("tasks that were begun are left to other processes ({})", type(error).__name__)
         if unfinished:
             logger.info("{} tasks that were begun were given back", len(unfinished))
-
-    async def _renew(self) -> None:
-        await self._claims.renew(list(self._running.values()))
+        self._beating.close()
 
     async def _execute(self, task: Task) -> None:
         try:
@@ -134,5 +133,5 @@ class TaskRunner:
         try:
             await self._claims.fail(task, error)
         except (AppError, SQLAlchemyError, OSError) as failure:
-            # The run is not renewed any more, so it comes up again.
+            # This process does not run it any more, so it claims the task again.
             logger.warning("the end of task {} cannot be noted ({})", task.id, type(failure).__name__)

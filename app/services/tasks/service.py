@@ -30,7 +30,7 @@ from app.services.tasks.record import (
     task_query,
 )
 
-# Of one account; the oldest due task of all accounts is run first, so everybody waits behind them.
+# Of one account; the oldest due task of all accounts is run first, so those of other accounts wait behind them.
 MAX_UNFINISHED = 1000
 TOO_MANY_RETRY_AFTER_SECONDS = 10
 # Prometheus waits 10 s for all figures, and wants the others just when the database is away.
@@ -116,7 +116,7 @@ class TaskService:
         """Return one task of an account.
 
         Raises:
-            TaskNotFound: there is none, or it is somebody else's.
+            TaskNotFound: the account has no such task.
         """
         return await read(self._engine, lambda connection: _find(connection, account_id, task_id))
 
@@ -159,7 +159,7 @@ class TaskService:
         """Cancel a task that has not begun, or that waits for its next attempt.
 
         Raises:
-            TaskNotFound: there is none, or it is somebody else's.
+            TaskNotFound: the account has no such task.
             TaskNotPending: it runs or has ended.
         """
         mark = secrets.token_hex(16)
@@ -169,7 +169,7 @@ class TaskService:
             cancelled = await connection.execute(
                 update(InferenceTask)
                 .where(InferenceTask.id == task.id, InferenceTask.status == TaskStatus.PENDING.value)
-                .values(status=TaskStatus.CANCELLED.value, runner=mark, updated_at=utc_now())
+                .values(status=TaskStatus.CANCELLED.value, claim=mark, updated_at=utc_now())
             )
             task = await _find(connection, account_id, task_id)
             if cancelled.rowcount:

@@ -23,11 +23,15 @@ def upgrade() -> None:
     )
     _create_index("cache_change", "idx_changed_at", "changed_at")
     _create_table(
+        "process_heartbeat",
+        sa.Column("process_id", sa.String(32), primary_key=True, comment="进程ID"),
+        sa.Column("beat_at", Milliseconds, nullable=False, comment="最近心跳时间"),
+        comment="进程心跳",
+    )
+    _create_table(
         "model_call_lease",
         sa.Column("image_hash", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
-        sa.Column("holder", sa.String(64), nullable=False, comment="持有者进程"),
-        sa.Column("witness", sa.String(32), comment="可确认持有者是否存活的服务器"),
-        sa.Column("expires_at", Milliseconds, nullable=False, comment="到期时间"),
+        sa.Column("owner", sa.String(32), nullable=False, comment="持有者进程ID"),
         comment="模型调用租约（同一图片只调用一次）",
     )
     _create_table(
@@ -91,6 +95,7 @@ def downgrade() -> None:
         "stats_user",
         "stats_period",
         "model_call_lease",
+        "process_heartbeat",
         "cache_change",
     ):
         op.drop_table(table)

@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("attempts", UnsignedInteger, nullable=False, server_default=sa.text("'0'"), comment="已尝试次数"),
         sa.Column("due_at", Milliseconds, nullable=False, comment="可执行时间"),
         sa.Column("runner", sa.String(64), comment="执行进程"),
+        sa.Column("claim", sa.String(32), comment="领取标记"),
         sa.Column("error_code", sa.String(64), comment="错误码"),
         sa.Column("error_message", sa.String(500), comment="错误说明"),
         sa.Column("result_id", UnsignedBigInteger, comment="结果"),

@@ -14,7 +14,7 @@ from app.database.tables.classification import CacheChange, CachedImage
 from app.errors import CacheEntryNotFound
 from app.services.cache import tiers
 from app.services.cache.tiers import TRUST_SECONDS
-from tests.support.cache_processes import IMAGE, LOCAL, Process, result, service, started
+from tests.support.cache_processes import IMAGE, LOCAL, Process, result, save, service, started
 
 pytestmark = pytest.mark.usefixtures("long_trust")
 
@@ -28,31 +28,31 @@ async def row(engine: AsyncEngine, image_hash: str = IMAGE) -> CachedImage | Non
 
 async def test_a_corrected_entry_keeps_its_hits_and_no_model_replaces_it(engine: AsyncEngine) -> None:
     cache = service(engine)
-    await cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(cache, IMAGE, result(Category.FOODS), model="m")
     hit_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     async with engine.begin() as connection:
         await connection.execute(update(CachedImage).values(hit_count=7, last_hit_at=hit_at))
     corrected = await cache.correct(IMAGE, Category.PETS, "一只猫")
     assert (corrected.category, corrected.confidence, corrected.description) == (Category.PETS, 1.0, "一只猫")
     assert await cache.get(IMAGE) == corrected
-    assert await cache.save(IMAGE, result(Category.OTHER), model="m") == corrected
+    assert await save(cache, IMAGE, result(Category.OTHER), model="m") == corrected
     found = await row(engine)
     assert found is not None
     assert (found.hit_count, found.last_hit_at, found.model_used, found.model_response) == (7, hit_at, "manual", None)
 
 
 async def test_a_corrected_local_entry_counts_for_everybody(engine: AsyncEngine) -> None:
-    await service(engine, local=True).save(IMAGE, result(Category.FOODS), model=LOCAL)
+    await save(service(engine, local=True), IMAGE, result(Category.FOODS), model=LOCAL)
     cache = service(engine)
     assert await cache.get(IMAGE) is None
     corrected = await cache.correct(IMAGE, Category.PETS, None)
     assert await cache.get(IMAGE) == corrected
-    assert await cache.save(IMAGE, result(Category.OTHER), model="m") == corrected
+    assert await save(cache, IMAGE, result(Category.OTHER), model="m") == corrected
 
 
 async def test_a_removed_entry_is_unknown_until_a_model_answers_again(engine: AsyncEngine) -> None:
     process = await started(engine)
-    await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     await process.cache.remove(IMAGE)
     assert await process.cache.get(IMAGE) is None
     with pytest.raises(CacheEntryNotFound):
@@ -61,7 +61,7 @@ async def test_a_removed_entry_is_unknown_until_a_model_answers_again(engine: As
         await process.cache.correct(IMAGE, Category.PETS, None)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(CacheChange)) == 1
-    again = await process.cache.save(IMAGE, result(Category.PETS), model="m")
+    again = await save(process.cache, IMAGE, result(Category.PETS), model="m")
     assert await process.cache.get(IMAGE) == again
 
 
@@ -69,7 +69,7 @@ async def test_simultaneous_changes_are_all_made(engine: AsyncEngine) -> None:
     cache = service(engine)
     hashes = [f"{number:064x}" for number in range(8)]
     for each in hashes:
-        await cache.save(each, result(Category.FOODS), model="m")
+        await save(cache, each, result(Category.FOODS), model="m")
     await asyncio.gather(*(cache.correct(each, Category.PETS, None) for each in hashes))
     removals = await asyncio.gather(*(cache.remove(each) for each in hashes * 2), return_exceptions=True)
     assert sum(removal is None for removal in removals) == len(hashes)
@@ -78,7 +78,7 @@ async def test_simultaneous_changes_are_all_made(engine: AsyncEngine) -> None:
 
 async def test_other_processes_learn_of_a_change_with_their_next_look(engine: AsyncEngine) -> None:
     one, other = await started(engine), await started(engine)
-    await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     await other.cache.get(IMAGE)
     corrected = await one.cache.correct(IMAGE, Category.PETS, None)
     assert one.cache.peek(IMAGE) is None
@@ -93,7 +93,7 @@ async def test_other_processes_learn_of_a_change_with_their_next_look(engine: As
 
 async def test_what_was_read_before_a_change_is_not_kept_after_it(engine: AsyncEngine) -> None:
     one, other = await started(engine), await started(engine)
-    old = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    old = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     await one.cache.remove(IMAGE)
     await one.copies.keep({IMAGE: old})
     assert one.cache.peek(IMAGE) is None
@@ -112,7 +112,7 @@ async def test_copies_count_only_while_the_watch_works(engine: AsyncEngine, monk
     monkeypatch.setattr(tiers, "time", fake_time)
     monkeypatch.setattr("app.services.cache.invalidation.time", fake_time)
     process = Process(engine)
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     # Not before the first look.
     assert (process.cache.peek(IMAGE), len(process.memory)) == (None, 0)
     await process.watch.look()
@@ -143,7 +143,7 @@ async def record_change(engine: AsyncEngine, image_hash: str, *, ago: timedelta)
 
 async def test_a_change_during_an_outage_is_learnt_after_it(engine: AsyncEngine) -> None:
     process = await started(engine)
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     await record_change(engine, IMAGE, ago=timedelta(minutes=5))
     await process.watch.look()
     assert process.cache.peek(IMAGE) == saved
@@ -154,7 +154,7 @@ async def test_a_change_during_an_outage_is_learnt_after_it(engine: AsyncEngine)
 
 async def test_an_outage_longer_than_changes_are_kept_empties_memory(engine: AsyncEngine) -> None:
     process = await started(engine)
-    await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     process.watch._last_time = utc_now() - timedelta(hours=48)
     await process.watch.look()
     assert len(process.memory) == 0
@@ -167,7 +167,7 @@ async def test_more_changes_than_can_be_remembered_empty_memory(
     monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
     monkeypatch.setattr("app.services.cache.invalidation.MAX_CHANGES", 3)
     process = await started(engine)
-    await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     for number in range(4):
         await record_change(engine, f"{number:064x}", ago=timedelta(seconds=number))
     await process.watch.look()
@@ -178,7 +178,7 @@ async def test_more_changes_than_can_be_remembered_empty_memory(
 
 async def test_old_changes_are_deleted_with_the_next_one(engine: AsyncEngine) -> None:
     cache = service(engine)
-    await cache.save(IMAGE, result(Category.FOODS), model="m")
+    await save(cache, IMAGE, result(Category.FOODS), model="m")
     for hours in (47, 49, 100):
         await record_change(engine, f"{hours:064x}", ago=timedelta(hours=hours))
     await cache.remove(IMAGE)

@@ -23,6 +23,7 @@ from app.services.cache.tiers import CacheTiers
 from app.services.redis import RedisClient
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
+from tests.support.cache_processes import save
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
@@ -143,7 +144,7 @@ async def test_redis_stands_between(engine: AsyncEngine, redis_url: str, start: 
     one, other = start(redis_url), start(redis_url)
     for process in (one, other):
         await process.watch.look()
-    saved = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
         assert client.get(key) == write_entry(saved)
@@ -162,7 +163,7 @@ async def test_poisoned_values_are_misses_and_overwritten(
 ) -> None:
     process = start(redis_url)
     await process.watch.look()
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     with redis.Redis.from_url(redis_url) as client:
         key = process.redis.key(IMAGE)
         for poison in (b"junk", json.dumps(["foods", 7, None]).encode(), b"\xff\xfe"):
@@ -180,7 +181,7 @@ async def test_provisional_entries_do_not_go_there(
 ) -> None:
     demo = start(redis_url, local=True)
     await demo.watch.look()
-    saved = await demo.cache.save(IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/1")
+    saved = await save(demo.cache, IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/1")
     assert await demo.cache.get(IMAGE) == saved
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys("*") == []
@@ -192,7 +193,7 @@ async def test_a_change_reaches_redis_and_what_a_slow_process_writes_after_it_is
     one, slow = start(redis_url), start(redis_url)
     for process in (one, slow):
         await process.watch.look()
-    old = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    old = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     corrected = await one.cache.correct(IMAGE, Category.PETS, None)
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
@@ -232,11 +233,11 @@ async def test_losing_redis_loses_nothing_and_its_return_resurrects_nothing(
     process = start(url)
     # It need not be there at the start.
     await process.watch.look()
-    saved = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     assert await process.cache.get(IMAGE) == saved
     with running_redis(tmp_path, *persistent, port=port):
         await wait_for_contact(process)
-        kept = await process.cache.save(OTHER_IMAGE, result(Category.PETS), model="m")
+        kept = await save(process.cache, OTHER_IMAGE, result(Category.PETS), model="m")
         assert await process.cache.get(IMAGE) == saved
         with redis.Redis.from_url(url) as client:
             assert len(client.keys("*")) == 2
@@ -267,7 +268,7 @@ async def test_a_restart_that_nobody_noticed_resurrects_nothing(
     with running_redis(tmp_path) as (url, _):
         process = start(url)
         await process.watch.look()
-        old = await process.cache.save(IMAGE, result(Category.FOODS), model="m")
+        old = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
         await process.cache.remove(IMAGE)
         # The minute in which changes are deleted again and again is over.
         process.copies._recent.clear()
@@ -311,7 +312,7 @@ async def test_too_many_changes_let_redis_rest(
     await process.watch.look()
     hashes = [f"{number:064x}" for number in range(5)]
     for each in hashes:
-        await process.cache.save(each, result(Category.FOODS), model="m")
+        await save(process.cache, each, result(Category.FOODS), model="m")
     monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
     for each in hashes[:4]:
         await process.cache.remove(each)

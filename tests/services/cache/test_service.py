@@ -16,7 +16,7 @@ from app.database.statements import Statement
 from app.database.tables.classification import CachedImage
 from app.errors import DatabaseUnavailable
 from app.services.cache import service as cache_module
-from tests.support.cache_processes import IMAGE, LOCAL, result, service, started
+from tests.support.cache_processes import IMAGE, LOCAL, result, save, service, started
 
 pytestmark = pytest.mark.usefixtures("long_trust")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("long_trust")
 async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) -> None:
     cache = service(engine)
     assert await cache.get(IMAGE) is None
-    saved = await cache.save(IMAGE, result(Category.FOODS), model="m" * 80)
+    saved = await save(cache, IMAGE, result(Category.FOODS), model="m" * 80)
     assert saved.confidence == 0.8765
     assert await cache.get(IMAGE) == saved
     assert await cache.get_many([IMAGE, "b" * 64, IMAGE]) == {IMAGE: saved}
@@ -36,7 +36,7 @@ async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) ->
 async def test_the_first_of_many_savers_wins_and_all_answer_the_same(engine: AsyncEngine) -> None:
     cache = service(engine)
     categories = list(Category) * 3
-    saved = await asyncio.gather(*(cache.save(IMAGE, result(category), model="m") for category in categories))
+    saved = await asyncio.gather(*(save(cache, IMAGE, result(category), model="m") for category in categories))
     assert len({entry.category for entry in saved}) == 1
     assert await cache.get(IMAGE) == saved[0]
     async with engine.connect() as connection:
@@ -44,31 +44,31 @@ async def test_the_first_of_many_savers_wins_and_all_answer_the_same(engine: Asy
 
 
 async def test_a_local_entry_counts_only_for_the_local_model(engine: AsyncEngine) -> None:
-    entry = await service(engine, local=True).save(IMAGE, result(Category.PETS), model=LOCAL)
+    entry = await save(service(engine, local=True), IMAGE, result(Category.PETS), model=LOCAL)
     assert await service(engine, local=True).get(IMAGE) == entry
     assert await service(engine).get(IMAGE) is None
     assert await service(engine).get_many([IMAGE]) == {}
 
 
 async def test_another_model_replaces_a_local_entry_and_stays(engine: AsyncEngine) -> None:
-    await service(engine, local=True).save(IMAGE, result(Category.PETS), model=LOCAL)
-    better = await service(engine).save(IMAGE, result(Category.FOODS), model="gpt")
+    await save(service(engine, local=True), IMAGE, result(Category.PETS), model=LOCAL)
+    better = await save(service(engine), IMAGE, result(Category.FOODS), model="gpt")
     assert better.category is Category.FOODS
     assert await service(engine).get(IMAGE) == better
     # Back on the local model, the better entry still counts and is not overwritten.
     assert await service(engine, local=True).get(IMAGE) == better
-    again = await service(engine, local=True).save(IMAGE, result(Category.PETS), model=LOCAL)
+    again = await save(service(engine, local=True), IMAGE, result(Category.PETS), model=LOCAL)
     assert again == better
 
 
 async def test_a_model_named_like_the_prefix_is_not_taken_for_local(engine: AsyncEngine) -> None:
-    entry = await service(engine).save(IMAGE, result(Category.PETS), model="local_llava")
+    entry = await save(service(engine), IMAGE, result(Category.PETS), model="local_llava")
     assert await service(engine).get(IMAGE) == entry
 
 
 async def test_texts_of_all_kinds_survive(engine: AsyncEngine) -> None:
     strange = "一只猫 🐈 with 'quotes', \\backslash, %s and \n a line"
-    await service(engine).save(IMAGE, ModelResult(Category.PETS, 1.0, strange, {"t": strange}), model="m")
+    await save(service(engine), IMAGE, ModelResult(Category.PETS, 1.0, strange, {"t": strange}), model="m")
     entry = await service(engine).get(IMAGE)
     assert entry is not None
     assert (entry.description, entry.confidence) == (strange, 1.0)
@@ -94,7 +94,7 @@ def selects(engine: AsyncEngine) -> Iterator[list[str]]:
 
 async def test_memory_answers_without_a_query(engine: AsyncEngine) -> None:
     one, other = await started(engine), await started(engine)
-    saved = await one.cache.save(IMAGE, result(Category.FOODS), model="m")
+    saved = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     with selects(engine) as seen:
         assert one.cache.peek(IMAGE) == saved
         assert await one.cache.get(IMAGE) == saved
@@ -143,11 +143,11 @@ async def test_the_answer_of_a_better_model_reaches_the_memory_of_processes_on_t
     engine: AsyncEngine,
 ) -> None:
     demo, other, real = await started(engine, local=True), await started(engine, local=True), await started(engine)
-    provisional = await demo.cache.save(IMAGE, result(Category.PETS), model=LOCAL)
+    provisional = await save(demo.cache, IMAGE, result(Category.PETS), model=LOCAL)
     assert await other.cache.get(IMAGE) == provisional
     assert demo.cache.peek(IMAGE) == other.cache.peek(IMAGE) == provisional
     assert await real.cache.get(IMAGE) is None
-    better = await real.cache.save(IMAGE, result(Category.FOODS), model="gpt")
+    better = await save(real.cache, IMAGE, result(Category.FOODS), model="gpt")
     for process in (demo, other):
         await process.watch.look()
         assert process.cache.peek(IMAGE) is None

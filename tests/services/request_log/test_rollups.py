@@ -23,6 +23,7 @@ from app.services.request_log import rollups
 from app.services.request_log.backfill import build_rollups
 from app.services.request_log.record import RequestRecord
 from app.services.request_log.rollups import SHARDS, Rollups
+from tests.support.cache_processes import save
 from tests.support.databases import recorder_on
 from tests.support.records import record
 from tests.support.rollups import DAYS, SHANGHAI, computed, figures, random_records, rebuilt, stats_on, users_of
@@ -144,7 +145,7 @@ async def test_the_cache_is_summed_by_whoever_changes_it(engine: AsyncEngine) ->
     ]
     result = ModelResult(Category.FOODS, 0.9, None, {})
     # Everybody saves everything; one of them is first.
-    await asyncio.gather(*(cache.save(image_hash, result, model="m") for cache in caches for image_hash in hashes))
+    await asyncio.gather(*(save(cache, image_hash, result, model="m") for cache in caches for image_hash in hashes))
     assert asdict(await stats_on(engine).cache_efficiency())["total_cached_images"] == 6
 
     recorders = [recorder_on(engine), recorder_on(engine, log_enabled=False)]

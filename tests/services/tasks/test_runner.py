@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.errors import ModelRefused, ModelUnreachable
 from app.config.model import ModelSettings
 from app.config.settings import Settings, TaskSettings
+from app.database.heartbeat import Heartbeat
 from app.errors import DatabaseUnavailable
 from app.runtime.background import running
 from app.services.events import redis_signal
@@ -19,6 +20,7 @@ from app.services.events.redis_signal import RedisSignal
 from app.services.redis import RedisClient
 from app.services.tasks import claims
 from app.services.tasks import runner as runner_module
+from app.services.tasks.claims import TaskClaims
 from app.services.tasks.lifespan import open_tasks
 from app.services.tasks.runner import TaskRunner
 from app.services.tasks.service import TaskService
@@ -49,15 +51,23 @@ async def inference(engine: AsyncEngine) -> FakeInference:
     return FakeInference(engine)
 
 
+@asynccontextmanager
+async def running_tasks(claims: TaskClaims, inference: FakeInference, *, concurrency: int) -> AsyncIterator[TaskRunner]:
+    """What runs tasks in one process."""
+    runner = TaskRunner(claims, inference, concurrency=concurrency)
+    async with runner.running():
+        yield runner
+    await claims.heartbeat.close()
+
+
 @pytest.fixture
 async def runner(engine: AsyncEngine, inference: FakeInference) -> AsyncIterator[TaskRunner]:
     """A runner that looks for tasks by itself."""
-    runner = TaskRunner(claims_on(engine), inference, concurrency=3)
-    async with runner.running():
+    async with running_tasks(claims_on(engine), inference, concurrency=3) as runner:
         yield runner
 
 
-async def test_what_nobody_told_about_is_found(
+async def test_a_task_without_a_wake_up_is_found(
     engine: AsyncEngine, inference: FakeInference, runner: TaskRunner
 ) -> None:
     user_id, image_id = await make_image(engine)
@@ -92,10 +102,9 @@ async def test_woken_it_begins_at_once_and_no_more_than_fit(
 ) -> None:
     monkeypatch.setattr(runner_module, "LOOK_SECONDS", FAR_AWAY_SECONDS)
     user_id, image_id = await make_image(engine)
-    runner = TaskRunner(claims_on(engine), inference, concurrency=3)
     gate = asyncio.Event()
     inference.script = [gate] * 5
-    async with runner.running():
+    async with running_tasks(claims_on(engine), inference, concurrency=3) as runner:
         tasks = TaskService(engine, wake=runner.wake, on_change=lambda: None)
         # The first look is over.
         await asyncio.sleep(0.2)
@@ -117,35 +126,36 @@ async def test_at_the_end_what_runs_is_finished_or_given_back(
     user_id, image_id = await make_image(engine)
     gate, never = asyncio.Event(), asyncio.Event()
     inference.script = [gate, never]
-    async with TaskRunner(claims_on(engine), inference, concurrency=2).running():
+    async with running_tasks(claims_on(engine), inference, concurrency=2):
         for _ in range(3):
             await tasks_on(engine).submit(user_id, image_id, "dummy")
         await until(lambda: _is(count_tasks(engine, "processing"), 2), "two at once")
         asyncio.get_running_loop().call_later(0.05, gate.set)
     assert (await count_tasks(engine, "completed"), await count_tasks(engine, "pending")) == (1, 2)
     # Both can be begun at once, by the next.
-    async with TaskRunner(claims_on(engine), inference, concurrency=2).running():
+    async with running_tasks(claims_on(engine), inference, concurrency=2):
         await until(partial(_is_completed, engine, 3), "the rest")
     assert {task.attempts for task in (await tasks_on(engine).page(user_id, skip=0, limit=9, status=None)).items} == {1}
 
 
-async def test_a_long_run_is_renewed_and_a_lost_one_is_taken_over(
+async def test_a_long_run_is_kept_and_that_of_a_stalled_process_is_taken_over(
     engine: AsyncEngine, inference: FakeInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(runner_module, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.2)
     user_id, image_id = await make_image(engine)
     gate = asyncio.Event()
     inference.script = [gate]
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    lost = claims_on(engine)
-    async with TaskRunner(lost, inference, concurrency=1).running():
+    first, second = claims_on(engine), claims_on(engine)
+    async with running_tasks(first, inference, concurrency=1):
         await until(lambda: _is(count_tasks(engine, "processing"), 1), "the first to begin")
-        async with TaskRunner(claims_on(engine), inference, concurrency=1).running():
-            await asyncio.sleep(2)
+        async with running_tasks(second, inference, concurrency=1):
+            await until(lambda: _so(second.heartbeat.can_judge), "the second to beat for long enough")
+            await asyncio.sleep(0.5)
             assert len(inference.calls) == 1
-            # As if the first were gone: it renews no more.
-            monkeypatch.setattr(lost, "renew", AsyncMock())
+            # As if the first stood still: it beats no more.
+            monkeypatch.setattr(first.heartbeat, "_beat", AsyncMock())
+            await first.heartbeat.close()
             await until(partial(_is_completed, engine, 1), "the second to take over")
             gate.set()
     assert await statuses_of(engine, task.id) == ["pending", "processing", "processing", "completed"]
@@ -195,13 +205,21 @@ async def process(
     """What one process has of tasks, with Redis."""
     client = RedisClient(redis_url, key_space="test")
     signal = RedisSignal(client)
+    heartbeat = Heartbeat(engine)
     settings = Settings(task=TaskSettings.model_validate({"workers": workers}), model=ModelSettings(max_concurrency=4))
     async with running(signal.run(), name="signal"):
         opened = open_tasks(
-            settings, engine, inference=inference, on_change=lambda: None, signal=signal, is_worker=False
+            settings,
+            engine,
+            heartbeat,
+            inference=inference,
+            on_change=lambda: None,
+            signal=signal,
+            is_worker=False,
         )
         async with opened as tasks:
             yield tasks, signal
+    await heartbeat.close()
     await signal.close()
     await client.close()
 
@@ -212,6 +230,9 @@ async def test_redis_wakes_the_runners_of_other_processes(
     monkeypatch.setattr(runner_module, "LOOK_SECONDS", FAR_AWAY_SECONDS)
     user_id, image_id = await make_image(engine)
     serving, *workers = (FakeInference(engine) for _ in range(3))
+    gate = asyncio.Event()
+    for each in workers:
+        each.script = [gate] * 2
     async with (
         process(engine, redis_url, serving, workers="outside") as (tasks, _),
         process(engine, redis_url, workers[0]) as (_, first),
@@ -220,9 +241,10 @@ async def test_redis_wakes_the_runners_of_other_processes(
         await until(lambda: _so(first.in_contact and second.in_contact), "both to listen")
         for _ in range(30):
             await tasks.submit(user_id, image_id, "dummy")
+        await until(lambda: _so([len(each.calls) for each in workers] == [2, 2]), "both to have no more room")
+        gate.set()
         await until(partial(_is_completed, engine, 30), "all")
     assert sum(len(each.calls) for each in workers) == 30
-    assert all(each.calls for each in workers)
     assert serving.calls == []
 
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -15,6 +16,7 @@ from app.clients.errors import ModelBusy, ModelRefused, ModelUnreachable
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.engine import create_engine
+from app.database.heartbeat import Heartbeat
 from app.database.statements import can_skip_locked
 from app.database.tables.accounts import InferenceTask, TaskEvent
 from app.database.transactions import write
@@ -32,6 +34,7 @@ from tests.support.tasks import (
     count_results,
     delete_image,
     events_of,
+    let_it_stall,
     make_image,
     statuses_of,
     tasks_on,
@@ -43,14 +46,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BACKOFF_FIRST_SECONDS", 0.0)
 
 
-async def let_it_expire(engine: AsyncEngine, task: Task) -> None:
-    """Make the run of a task look as if its process had been silent for too long."""
-
-    async def expire(connection: AsyncConnection) -> None:
-        due_at = utc_now().replace(tzinfo=None) - timedelta(seconds=1)
-        await connection.execute(update(InferenceTask).where(InferenceTask.id == task.id).values(due_at=due_at))
-
-    await write(engine, expire)
+@pytest.fixture
+def may_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process has beaten for long enough to judge others."""
+    monkeypatch.setattr(Heartbeat, "can_judge", True)
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.0)
 
 
 async def run(engine: AsyncEngine, task: Task) -> None:
@@ -131,38 +131,90 @@ def test_only_servers_that_can_are_asked_to_skip_locked_rows(
     assert can_skip_locked(dialect) is expected
 
 
-async def test_a_run_that_is_silent_for_too_long_is_run_again_and_counts_once(engine: AsyncEngine) -> None:
+@pytest.mark.usefixtures("may_judge")
+async def test_a_task_of_a_stalled_process_is_run_again_and_counts_once(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    runs = claims_on(engine)
+    stalled, other = claims_on(engine), claims_on(engine)
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
-    (first,) = await runs.claim(1)
-    await let_it_expire(engine, task)
-    await runs.renew([first])
-    assert await runs.claim(1) == []
-    await let_it_expire(engine, task)
-    (second,) = await runs.claim(1)
+    (first,) = await stalled.claim(1)
+    assert await other.claim(1) == []
+    assert other.sees_others
+    await let_it_stall(engine, stalled)
+    (second,) = await other.claim(1)
     assert (second.id, second.attempts) == (task.id, 2)
-    # Who comes back from the dead changes nothing, and nobody renews for him.
+    # A process that goes on after it has stalled changes nothing.
     with pytest.raises(ClaimLostError):
         await run(engine, first)
-    await runs.fail(first, ModelRefused())
-    await runs.give_back([first])
+    await stalled.fail(first, ModelRefused())
+    await stalled.give_back([first])
     assert await count_results(engine) == 0
     await run(engine, second)
     with pytest.raises(IntegrityError):
         await run(engine, second)
     assert await count_results(engine, task.id) == 1
     assert await statuses_of(engine, task.id) == ["pending", "processing", "processing", "completed"]
+    assert await other.claim(1) == []
+    assert not other.sees_others
 
 
+@pytest.mark.usefixtures("may_judge")
+async def test_one_of_many_gets_the_task_of_a_stalled_process(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    stalled = claims_on(engine)
+    ids = {(await tasks_on(engine).submit(user_id, image_id, "dummy")).id for _ in range(5)}
+    assert {task.id for task in await stalled.claim(5)} == ids
+    await let_it_stall(engine, stalled)
+    taken = await asyncio.gather(*(claims_on(engine).claim(5) for _ in range(6)))
+    assert sorted(task.id for each in taken for task in each) == sorted(ids)
+
+
+async def test_a_process_that_has_not_beaten_itself_takes_nothing_over(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    stalled, other = claims_on(engine), claims_on(engine)
+    await tasks_on(engine).submit(user_id, image_id, "dummy")
+    assert len(await stalled.claim(1)) == 1
+    await let_it_stall(engine, stalled)
+    assert await other.claim(1) == []
+    # It beats from now on, and may judge soon.
+    assert other.sees_others
+
+
+@pytest.mark.usefixtures("may_judge")
+async def test_what_a_process_has_claimed_and_does_not_run_it_claims_again(engine: AsyncEngine) -> None:
+    user_id, image_id = await make_image(engine)
+    claims = claims_on(engine)
+    await tasks_on(engine).submit(user_id, image_id, "dummy")
+    (task,) = await claims.claim(1)
+    assert await claims.claim(1, [task]) == []
+    (again,) = await claims.claim(1)
+    assert (again.id, again.attempts) == (task.id, 2)
+    assert again.claim != task.claim
+
+
+async def test_a_claim_whose_answer_was_lost_is_known(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    user_id, image_id = await make_image(engine)
+    task = await tasks_on(engine).submit(user_id, image_id, "dummy")
+
+    async def commit_twice(engine: AsyncEngine, work: Any, **options: Any) -> Any:
+        await write(engine, work, **options)
+        return await write(engine, work, **options)
+
+    monkeypatch.setattr(claims, "write", commit_twice)
+    (claimed,) = await claims_on(engine).claim(1)
+    assert (claimed.id, claimed.attempts) == (task.id, 1)
+    assert await statuses_of(engine, task.id) == ["pending", "processing"]
+
+
+@pytest.mark.usefixtures("may_judge")
 async def test_what_kills_each_process_that_runs_it_has_failed(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
-    tasks, runs = tasks_on(engine), claims_on(engine, max_attempts=2)
+    tasks = tasks_on(engine)
     task = await tasks.submit(user_id, image_id, "dummy")
     for _ in range(2):
-        assert len(await runs.claim(10)) == 1
-        await let_it_expire(engine, task)
-    assert await runs.claim(10) == []
+        killed = claims_on(engine, max_attempts=2)
+        assert len(await killed.claim(10)) == 1
+        await let_it_stall(engine, killed)
+    assert await claims_on(engine, max_attempts=2).claim(10) == []
     assert (await tasks.get(user_id, task.id)).body()["error"]["code"] == "internal_error"
     assert (await statuses_of(engine, task.id))[-1] == "failed"
 
@@ -247,7 +299,7 @@ async def test_either_it_is_cancelled_or_it_runs(engine: AsyncEngine) -> None:
         assert len(await events_of(engine, task.id)) == 2
 
 
-async def test_nobody_has_more_than_so_many_unfinished(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_has_at_most_so_many_unfinished(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "MAX_UNFINISHED", 4)
     user_id, image_id = await make_image(engine)
     other_id, other_image = await make_image(engine, "other")
@@ -269,7 +321,7 @@ async def test_nobody_has_more_than_so_many_unfinished(engine: AsyncEngine, monk
         await tasks_on(engine).submit(user_id, image_id, "dummy")
 
 
-async def test_somebody_elses_things_do_not_exist(engine: AsyncEngine) -> None:
+async def test_things_of_another_account_do_not_exist(engine: AsyncEngine) -> None:
     user_id, image_id = await make_image(engine)
     other_id, _ = await make_image(engine, "other")
     tasks = tasks_on(engine)
@@ -331,7 +383,6 @@ async def test_an_image_that_is_deleted_takes_its_tasks_along(engine: AsyncEngin
     task = await tasks_on(engine).submit(user_id, image_id, "dummy")
     (claimed,) = await runs.claim(1)
     await delete_image(engine, image_id)
-    await runs.renew([claimed])
     await runs.fail(claimed, ImageNotFound())
     await runs.give_back([claimed])
     assert await runs.claim(10) == []

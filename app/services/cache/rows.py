@@ -1,0 +1,118 @@
+"""The SQL of `image_classification_cache`: look-ups, a new entry, a change, and the note of a change for others.
+
+Entries of the local demo model are provisional: the first answer of another model replaces them.
+"""
+
+import json
+from collections.abc import Collection
+from decimal import Decimal
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.categories import Category
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
+from app.clock import utc_now
+from app.database.pipeline import Rows
+from app.database.statements import Statement, rows_of_placeholders, timestamp_text
+from app.database.tables.classification import CacheChange, CachedImage, UtcDateTime
+from app.errors import CacheEntryNotFound
+from app.services.cache.entry import CachedResult
+from app.services.cache.invalidation import CHANGES_KEPT
+
+MODEL_USED_MAX_LENGTH = 50
+# With each change; so the table stays as short as its changes of two days.
+OLD_CHANGES_DELETED = 1000
+
+_IS_PROVISIONAL = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_MODEL_PREFIX}'"
+
+
+def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
+    """Return the look-up of entries; `entries_of` reads its rows."""
+    text = (
+        f"SELECT image_hash, category, confidence, description, {_IS_PROVISIONAL}"  # noqa: S608 - placeholders
+        f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
+    )
+    if not accepts_provisional:
+        text += f" AND NOT {_IS_PROVISIONAL}"
+    return Statement(text, list(image_hashes))
+
+
+def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedResult]]:
+    """Return the entries that `select_entries` has found, by hash, and apart from them the provisional ones."""
+    entries: dict[str, CachedResult] = {}
+    provisional: dict[str, CachedResult] = {}
+    for image_hash, category, confidence, description, is_provisional in rows:
+        entry = CachedResult(Category(category), float(confidence), description)
+        (provisional if is_provisional else entries)[image_hash] = entry
+    return entries, provisional
+
+
+def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, model: str) -> Statement:
+    """Return the INSERT of a model's answer, of which `entry` is what counts; its `hit_count` begins at 1."""
+    columns = (
+        "image_hash, category, confidence, description, model_used, model_response, hit_count, created_at, last_hit_at"
+    )
+    now = timestamp_text(utc_now())
+    values = (
+        image_hash,
+        entry.category.value,
+        entry.confidence,
+        entry.description,
+        model[:MODEL_USED_MAX_LENGTH],
+        json.dumps(result.response),
+        1,
+        now,
+        now,
+    )
+    return Statement(
+        f"INSERT INTO image_classification_cache ({columns}) VALUES {rows_of_placeholders(1, len(values))}",  # noqa: S608 - placeholders
+        values,
+    )
+
+
+async def replace_provisional(
+    connection: AsyncConnection, image_hash: str, entry: CachedResult, result: ModelResult, model: str
+) -> None:
+    """Replace the entry of one image by another model's answer, if it is provisional."""
+    replaced = await connection.execute(
+        update(CachedImage)
+        .where(
+            CachedImage.image_hash == image_hash, CachedImage.model_used.startswith(LOCAL_MODEL_PREFIX, autoescape=True)
+        )
+        .values(
+            category=entry.category.value,
+            confidence=Decimal(str(entry.confidence)),
+            description=entry.description,
+            model_used=model[:MODEL_USED_MAX_LENGTH],
+            model_response=result.response,
+        )
+    )
+    if replaced.rowcount:
+        await record_change(connection, image_hash)
+
+
+async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
+    """Return the entry's `hit_count`, which no other transaction changes before the end of this one.
+
+    SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
+
+    Raises:
+        CacheEntryNotFound: there is no entry.
+    """
+    query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise CacheEntryNotFound
+    return row.hit_count or 0
+
+
+async def record_change(connection: AsyncConnection, image_hash: str) -> None:
+    """Tell every process, and delete what all have known for long."""
+    await connection.execute(
+        insert(CacheChange).values(image_hash=image_hash, changed_at=func.current_timestamp(type_=UtcDateTime()))
+    )
+    now = (await connection.execute(select(func.current_timestamp(type_=UtcDateTime())))).scalar_one()
+    old = select(CacheChange.id).where(CacheChange.changed_at < now - CHANGES_KEPT).limit(OLD_CHANGES_DELETED)
+    if ids := (await connection.scalars(old)).all():
+        await connection.execute(delete(CacheChange).where(CacheChange.id.in_(ids)))

@@ -1,0 +1,266 @@
+"""One model call per new photo: the SQL of finding a result, of claiming the right to call, and of saving the result.
+
+The right to call is a row in `model_call_lease` that only one process can insert. It goes with the transaction that
+saves the result, or as soon as the call fails. A process that finds the row of another waits until it is gone; if the
+owner is stalled (app/database/heartbeat.py), a waiter deletes the row, and all that wait race for it again.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from loguru import logger
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
+from app.clients.errors import ModelTimeout
+from app.database.heartbeat import Heartbeat
+from app.database.pipeline import DuplicateRowError, Rows, run
+from app.database.statements import Statement, execute
+from app.database.tables.classification import ModelCallLease
+from app.database.transactions import read, write
+from app.observability import metrics
+from app.observability.tracing import span
+from app.runtime.background import OutageLog, cancel, every, spawn
+from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
+from app.services.cache.rows import insert_entry, replace_provisional, select_entries
+from app.services.cache.service import CacheService
+from app.services.request_log.rollups import Rollups
+
+POLL_FIRST_SECONDS = 0.02
+POLL_MAX_SECONDS = 0.2
+ORPHANS_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """There is a result."""
+
+    entry: CachedResult
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is owned by this process: `save_and_release` or `release` must follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Another process owns the lease."""
+
+
+class ClassificationStore:
+    """Finds, claims and saves for this process; hashes are 64 lower-case hex digits.
+
+    Within the process only one task at a time may work on the same hash.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, heartbeat: Heartbeat, cache: CacheService, rollups: Rollups) -> None:
+        self._engine = engine
+        self._heartbeat = heartbeat
+        self._cache = cache
+        self._rollups = rollups
+        # What this process owns or is about to claim; any other row in its name is an orphan.
+        self._claimed: set[str] = set()
+        self._deleting_orphans = asyncio.Lock()
+        self._orphans_loop: asyncio.Task[None] | None = None
+        self._outage = OutageLog("leases cannot be released", recovered="leases are released again")
+
+        row = ModelCallLease
+        self._insert = (
+            f"INSERT {'OR IGNORE' if engine.dialect.name == 'sqlite' else 'IGNORE'} INTO model_call_lease"  # noqa: S608 - constants
+            " (image_hash, owner) SELECT %s, %s FROM (SELECT 1 AS one) AS one"
+        )
+        self._select_lease = select(row.owner, heartbeat.is_stalled(row.owner).label("is_stalled"))
+        self._select_orphans = select(row.image_hash, row.owner).where(
+            or_(row.owner == heartbeat.process_id, heartbeat.is_stalled(row.owner))
+        )
+
+    @asynccontextmanager
+    async def turn(self, image_hash: str, deadline: float) -> AsyncIterator[CachedResult | None]:
+        """Give the result of a photo, or None: then it is this process' turn to ask the model, within the block.
+
+        Waits for another process that asks already. What the block does not `save_and_release` is released at its end.
+
+        Args:
+            image_hash: the photo.
+            deadline: `time.monotonic()` at which waiting ends.
+
+        Raises:
+            ModelTimeout: the deadline has passed.
+            DatabaseUnavailable, ServerBusy: as `pipeline.run`.
+        """
+        with self._heartbeat.hold():
+            while True:
+                with span("cache.look_up_and_lease"):
+                    outcome = await self.claim_or_find(image_hash)
+                if not isinstance(outcome, Held):
+                    break
+                with span("cache.wait_for_another"):
+                    await self.wait(image_hash, deadline)
+            try:
+                yield outcome.entry if isinstance(outcome, Found) else None
+            finally:
+                await self.release(image_hash)
+
+    async def claim_or_find(self, image_hash: str) -> Found | Claimed | Held:
+        """Find the result of a photo, else claim the right to ask the model for it, in one trip to the server.
+
+        Raises:
+            DatabaseUnavailable, ServerBusy: as `pipeline.run`.
+        """
+        self._claimed.add(image_hash)
+        if self._orphans_loop is None:
+            loop = every(ORPHANS_SECONDS, self._delete_orphans, outage=self._outage)
+            self._orphans_loop = spawn(loop, name="orphaned-leases")
+        is_claimed = False
+        try:
+            async with self._deleting_orphans:
+                # A deletion that is under way may be that of a row of this very photo.
+                pass
+            outcome = await self._claim_or_find(image_hash)
+            is_claimed = isinstance(outcome, Claimed)
+            return outcome
+        finally:
+            if not is_claimed:
+                self._claimed.discard(image_hash)
+
+    async def wait(self, image_hash: str, deadline: float) -> None:
+        """Wait until it makes sense to try `claim_or_find` again, since the lease of another process is gone.
+
+        Args:
+            image_hash: the photo.
+            deadline: `time.monotonic()` at which waiting ends.
+
+        Raises:
+            ModelTimeout: the deadline has passed.
+            DatabaseUnavailable, ServerBusy: as `read`.
+        """
+        query = self._select_lease.where(ModelCallLease.image_hash == image_hash)
+
+        async def find(connection: AsyncConnection) -> tuple[str, bool] | None:
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else (row.owner, bool(row.is_stalled))
+
+        pause = POLL_FIRST_SECONDS
+        while True:
+            if time.monotonic() > deadline:
+                raise ModelTimeout
+            await asyncio.sleep(random.uniform(0.5, 1) * pause)
+            lease = await read(self._engine, find)
+            if lease is None:
+                return
+            owner, is_stalled = lease
+            if is_stalled and self._heartbeat.can_judge:
+                await self._delete([(image_hash, owner)])
+                logger.warning("the process that asked the model about photo {} is stalled", image_hash[:12])
+                return
+            pause = min(1.5 * pause, POLL_MAX_SECONDS)
+
+    async def save_and_release(self, image_hash: str, result: ModelResult, *, model: str) -> CachedResult:
+        """Store a model's answer, release the lease, and return the entry that counts from now on.
+
+        The database settles a race, as with an owner that was taken for stalled: the first result stays, and the others
+        get it. Only a provisional one is replaced, unless the local model is the configured one.
+        """
+        entry = CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
+        release = _deletion(image_hash, self._heartbeat.process_id)
+
+        async def replace(connection: AsyncConnection) -> None:
+            if not self._cache.accepts_provisional:
+                await replace_provisional(connection, image_hash, entry, result, model)
+            await execute(connection, release)
+
+        try:
+            await run(
+                self._engine,
+                [insert_entry(image_hash, entry, result, model), self._rollups.entry_added(), release],
+                writes=True,
+            )
+        except DuplicateRowError:
+            await write(self._engine, replace)
+            (rows,) = await run(self._engine, [self._look_up(image_hash)], writes=False)
+            saved = (await self._cache.keep_found(rows)).get(image_hash, entry)
+        else:
+            await self._cache.keep({image_hash: entry}, are_provisional=model.startswith(LOCAL_MODEL_PREFIX))
+            saved = entry
+        self._claimed.discard(image_hash)
+        return saved
+
+    async def release(self, image_hash: str) -> None:
+        """Delete the lease, if this process owns it. If the database fails, it is done later; nothing is raised."""
+        if image_hash not in self._claimed:
+            return
+        try:
+            with self._outage.guard():
+                await self._delete([(image_hash, self._heartbeat.process_id)])
+        finally:
+            self._claimed.discard(image_hash)
+
+    async def close(self) -> None:
+        """Release what is left."""
+        if self._orphans_loop is None:
+            return
+        await cancel(self._orphans_loop)
+        self._claimed.clear()
+        with self._outage.guard():
+            await self._delete_orphans()
+
+    async def _claim_or_find(self, image_hash: str) -> Found | Claimed | Held:
+        look_up = self._look_up(image_hash)
+        process_id = self._heartbeat.process_id
+        _, owners, rows = await self._heartbeat.write(
+            [
+                Statement(
+                    f"{self._insert} WHERE NOT EXISTS ({look_up.text})", (image_hash, process_id, *look_up.parameters)
+                ),
+                # The row may be ours from before: a connection lost during COMMIT makes all of this run again.
+                Statement("SELECT owner FROM model_call_lease WHERE image_hash = %s", (image_hash,)),
+                # The owner before us may have stored a result meanwhile.
+                look_up,
+            ]
+        )
+        entry = (await self._cache.keep_found(rows)).get(image_hash)
+        is_ours = bool(owners) and owners[0][0] == process_id
+        if entry is None:
+            return Claimed() if is_ours else Held()
+        metrics.count(metrics.LOOKUPS_IN_DATABASE)
+        return Found(entry)
+
+    def _look_up(self, image_hash: str) -> Statement:
+        return select_entries([image_hash], accepts_provisional=self._cache.accepts_provisional)
+
+    async def _delete_orphans(self) -> None:
+        """Delete rows of this process that it knows nothing of, and rows of stalled processes.
+
+        The former come from a claim that was given up and reached the server all the same, or from a failed release.
+        """
+        if not self._heartbeat.is_beating:
+            # Others take this process for stalled, and do the same.
+            return
+
+        async def find(connection: AsyncConnection) -> Rows:
+            return [tuple(row) for row in await connection.execute(self._select_orphans)]
+
+        rows = await read(self._engine, find)
+        can_judge = self._heartbeat.can_judge
+        orphans = [
+            (image_hash, owner)
+            for image_hash, owner in rows
+            if (image_hash not in self._claimed if owner == self._heartbeat.process_id else can_judge)
+        ]
+        if orphans:
+            async with self._deleting_orphans:
+                await self._delete(orphans)
+
+    async def _delete(self, leases: Collection[tuple[str, str]]) -> None:
+        """Delete rows of (hash, owner), and no row of an owner that has come since."""
+        await run(self._engine, [_deletion(image_hash, owner) for image_hash, owner in leases], writes=True)
+
+
+def _deletion(image_hash: str, owner: str) -> Statement:
+    return Statement("DELETE FROM model_call_lease WHERE image_hash = %s AND owner = %s", (image_hash, owner))
