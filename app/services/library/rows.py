@@ -1,7 +1,8 @@
 """The rows of the library. A row of `stored_file` exists exactly as long as a picture refers to it.
 
 A request that adds or removes a picture locks the row of its file first, so what a removal counts cannot change
-meanwhile: the last owner's transaction deletes the row, and an upload that comes too late makes a new one, with a file of its own.
+meanwhile: the last owner's transaction deletes the row, and an upload that comes too late makes a new one, with a file
+of its own.
 """
 
 from collections.abc import Collection, Sequence
