@@ -68,7 +68,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Resources]:
-    """Open all resources; on leaving, finish what is under way (model calls, log rows) and close them.
+    """Open all resources; at the end, finish what is under way (model calls, log rows) and close them.
 
     Args:
         settings: of the service.

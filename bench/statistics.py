@@ -167,7 +167,7 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
             "DATABASE_URL": database.url,
             "STATS_TIMEZONE": ZONE.key,
             "LOG_RETENTION_DAYS": "0",
-            # Nobody asks the model: all that is written here are hits.
+            # The model is not asked: all that is written here are hits.
             "LLM_PROVIDER": "custom",
             "LLM_BASE_URL": "http://127.0.0.1:9/v1",
             "LLM_MODEL": "none",

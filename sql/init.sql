@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS `process_heartbeat` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='进程心跳';
 
--- The right to ask the model about one photo: one call, whoever asks.
+-- The right to ask the model about one photo: one call for all requests.
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `owner` VARCHAR(32) NOT NULL COMMENT '持有者进程ID',
@@ -198,7 +198,7 @@ CREATE TABLE IF NOT EXISTS `library_state` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='图片库状态';
 
--- A picture in somebody's library.
+-- A picture in an account's library.
 CREATE TABLE IF NOT EXISTS `library_image` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
@@ -244,7 +244,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='异步推理任务';
 
--- What a model said of somebody's picture.
+-- What a model said of a picture of a library.
 CREATE TABLE IF NOT EXISTS `inference_result` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',

@@ -9,6 +9,8 @@ ModelError 502 model_error
 ├── ModelAuthenticationFailed 503 model_authentication_failed
 ├── ModelNotFound 503 model_not_found
 ├── ModelQuotaExhausted 503 model_quota_exhausted
+├── ModelPreparing 503 model_preparing               the local model is being fetched and built
+├── ModelWeightsMissing 503 model_weights_missing   and that has failed
 ├── ModelCircuitOpen 503 model_circuit_open          too many failures in a row; we do not ask for a while
 ├── ModelBusy 503 model_busy                         more photos wait for the model than it can take in time
 └── ModelUnreachable 503 model_unreachable           broken connection, 5xx; retried
@@ -78,6 +80,21 @@ class ModelQuotaExhausted(ModelError):
     status = 503
     code = "model_quota_exhausted"
     message = "The quota with the model provider is used up."
+
+
+class ModelPreparing(ModelError):
+    status = 503
+    code = "model_preparing"
+    message = "The local model is being fetched and built, which takes about a minute. Try again shortly."
+
+
+class ModelWeightsMissing(ModelError):
+    status = 503
+    code = "model_weights_missing"
+    message = (
+        "The local model's weights are missing and cannot be fetched. The operator has to run `make model`, or to"
+        " choose another LLM_PROVIDER."
+    )
 
 
 class ModelCircuitOpen(ModelError):

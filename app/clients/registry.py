@@ -1,4 +1,4 @@
-"""LLM_PROVIDER becomes a client. Built-in providers enter by the door that is open to everybody: "module:Class".
+"""LLM_PROVIDER becomes a client. Built-in providers are loaded like a plugin: by "module:Class".
 
 A name is looked up among the built-in ones, then among the entry points of the group `image_classifier.models`; a
 value with a colon names a class itself: a model client, or one that `adapter.py` makes into one. Modules are imported

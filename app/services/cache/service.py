@@ -162,7 +162,7 @@ class CacheService:
         await self._reader.close()
 
     async def _find(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
-        """Return what exists, and count for each who asks where it was, also where several share a query."""
+        """Return what exists, and count for each caller where it was, also where several share a query."""
         found = await self._reader.find(image_hashes)
         for image_hash in image_hashes:
             if image_hash in found:

@@ -112,7 +112,6 @@ class TaskClaims:
     ) -> list[Row[str, str | None, bool]]:
         """Return id and claim of tasks that no process runs any more; note whether other processes run any."""
         row = InferenceTask
-        can_judge = self.heartbeat.can_judge
         is_lost = or_(row.runner == self.heartbeat.process_id, self.heartbeat.is_stalled(row.runner)).label("is_lost")
         others = (
             select(row.id, row.claim, is_lost)
@@ -122,7 +121,7 @@ class TaskClaims:
         )
         found = (await connection.execute(others)).all()
         self.sees_others = bool(found)
-        return [each for each in found if can_judge and each.is_lost]
+        return [each for each in found if each.is_lost] if self.heartbeat.can_judge else []
 
     async def _lock_due(self, connection: AsyncConnection, limit: int) -> Sequence[str]:
         """Return the ids of the oldest due tasks, and lock their rows; rows that another process locks are left out.

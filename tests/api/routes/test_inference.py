@@ -339,9 +339,9 @@ async def test_nobody_sees_anothers(service: httpx2.AsyncClient, owner: Headers)
     other = await person(service, "other")
     # Word for word what is said of what there is not.
     for name in ("CountedModel", "default", "dummy"):
-        theirs, nobodys = await ask(service, other, image_id, name), await ask(service, other, 10**9, name)
-        assert code(theirs) == code(nobodys) == (404, "image_not_found")
-        assert theirs.json()["error"] == nobodys.json()["error"]
+        theirs, unknown = await ask(service, other, image_id, name), await ask(service, other, 10**9, name)
+        assert code(theirs) == code(unknown) == (404, "image_not_found")
+        assert theirs.json()["error"] == unknown.json()["error"]
     assert code(await service.get(f"{PATH}/{result_id}", headers=other)) == (404, "result_not_found")
     assert (await results(service, other))["total"] == 0
     assert (await results(service, other, image_id=image_id))["total"] == 0
