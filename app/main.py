@@ -37,6 +37,7 @@ from app.api.routes import (
 from app.api.routes.metrics import METRICS_PATH
 from app.clients.errors import ModelConfigurationError
 from app.config.settings import Settings, load_settings
+from app.config.unknown import warn_of_unknown_variables
 from app.errors import AppError
 from app.observability.access_log import AccessLog
 from app.observability.logging import configure_logging, log_format
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Args:
         settings: taken from the environment and `.env` when left out.
     """
+    is_from_environment = settings is None
     settings = settings or load_settings()
 
     @asynccontextmanager
@@ -83,6 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 yield
 
     configure_logging(settings)
+    if is_from_environment:
+        warn_of_unknown_variables()
     app = FastAPIOffline(
         title=index.NAME,
         version=VERSION,

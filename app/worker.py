@@ -9,6 +9,7 @@ from prometheus_client import start_http_server
 
 from app.clients.errors import ModelConfigurationError
 from app.config.settings import Settings, load_settings
+from app.config.unknown import warn_of_unknown_variables
 from app.errors import AppError
 from app.observability import metrics
 from app.observability.logging import configure_logging
@@ -53,6 +54,7 @@ def main() -> None:
     """Work with the settings of the environment and `.env`."""
     settings = load_settings()
     configure_logging(settings)
+    warn_of_unknown_variables()
     start_tracing(settings.log.traces_endpoint)
     try:
         asyncio.run(work(settings))

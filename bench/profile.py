@@ -72,8 +72,7 @@ AREAS = (
     ("httpcore2/", "model client: SDK, httpx2, h11, anyio"),
     ("h11/", "model client: SDK, httpx2, h11, anyio"),
     ("anyio/", "model client: SDK, httpx2, h11, anyio"),
-    ("pybase64/", "Base64, SHA-256"),
-    ("_pybase64", "Base64, SHA-256"),
+    ("binascii.c", "Base64, SHA-256"),
     ("_hashopenssl.c", "Base64, SHA-256"),
     ("python_multipart/", "python-multipart"),
     ("asyncio/", "event loop: asyncio, uvloop"),
@@ -107,7 +106,7 @@ class Frame:
 
     @property
     def area(self) -> str | None:
-        """Whose code this is, None where it is nobody's in particular, such as the interpreter's."""
+        """Whose code this is, None where it is no area's in particular, such as the interpreter's."""
         if self.function.startswith("gc_collect"):
             return GARBAGE
         return next((area for beginning, area in AREAS if self.file.startswith(beginning)), None)

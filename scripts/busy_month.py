@@ -15,7 +15,9 @@ from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables.classification import CachedImage, ErrorPeriod, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import ErrorPeriod
 from app.services.request_log.rollups import period_start
 
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -72,7 +74,7 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
 
 
 def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
-    """The rows of the cache: a few photos that everybody has, and many that few have."""
+    """The rows of the cache: a few photos of many users, and many photos of few."""
     return [
         {
             "image_hash": _hash(number),

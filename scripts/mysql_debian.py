@@ -100,7 +100,7 @@ def _fetch(home: Path, path: str, machine: str, package: str, target: Path) -> N
         with exclusive(home / "fetch.lock"):
             if target.is_dir():
                 return
-            # Whoever left these behind held the lock and is gone.
+            # Left by a process that held the lock and was killed.
             for remnant in home.glob("fetching-*"):
                 shutil.rmtree(remnant)
             with tempfile.TemporaryDirectory(prefix="fetching-", dir=home) as work:

@@ -70,7 +70,7 @@ async def demo(browser: Browser) -> None:
 
 
 async def docs(browser: Browser) -> None:
-    """The API documentation with somebody logged in."""
+    """The API documentation with a user logged in."""
     person = {"username": "alice", "email": "alice@example.com", "password": "correct horse battery"}
     async with service("en") as url, visit(browser, f"{url}/docs", **WIDE) as page:
         async with httpx2.AsyncClient(base_url=url) as client:
@@ -99,7 +99,7 @@ async def service(language: str) -> AsyncIterator[str]:
 
 
 async def dashboard(browser: Browser) -> None:
-    """A month of a service that people like, in both languages, on a desk and on a phone; half of it in the dark."""
+    """A busy month, in both languages, on a desk and on a phone; half of it in the dark."""
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(await fill(Path(folder)))
         async with serving(app) as url:

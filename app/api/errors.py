@@ -11,7 +11,13 @@ from fastapi.responses import Response
 from loguru import logger
 from starlette.exceptions import HTTPException
 
-from app.clients.errors import ModelAuthenticationFailed, ModelBusy, ModelNotFound, ModelQuotaExhausted
+from app.clients.errors import (
+    ModelAuthenticationFailed,
+    ModelBusy,
+    ModelNotFound,
+    ModelQuotaExhausted,
+    ModelWeightsMissing,
+)
 from app.clock import utc_now
 from app.errors import (
     AppError,
@@ -28,6 +34,8 @@ from app.observability import metrics
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 from app.services.request_log.error_counts import count_error
 
+# Only the operator can change them.
+NEEDS_OPERATOR = (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted, ModelWeightsMissing)
 # Whom we refuse for want of room, or because they come too often.
 REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyTasks, TooManyStreams)
 for refusal in REFUSALS:
@@ -59,7 +67,7 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
         headers["WWW-Authenticate"] = error.challenge
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
-        needs_operator = isinstance(error, (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted))
+        needs_operator = isinstance(error, NEEDS_OPERATOR)
         retry_after_seconds = OPERATOR_RETRY_AFTER_SECONDS if needs_operator else DEFAULT_RETRY_AFTER_SECONDS
     if retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_seconds)))

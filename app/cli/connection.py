@@ -22,7 +22,9 @@ MAX_PAUSE_SECONDS = 60.0
 # Full, limited or starting: a later try may do. After a model's failure (502, 504) another would cost another call.
 PASSING_STATUSES = frozenset({429, 503})
 # 503 too, but nothing changes before the operator does something.
-OPERATORS_CODES = frozenset({"model_authentication_failed", "model_not_found", "model_quota_exhausted"})
+OPERATORS_CODES = frozenset(
+    {"model_authentication_failed", "model_not_found", "model_quota_exhausted", "model_weights_missing"}
+)
 # What a proxy says of a service that is being restarted.
 PROXYS_PASSING_STATUSES = frozenset({429, 502, 503})
 # The code of an answer that the service would not give.

@@ -25,9 +25,11 @@ from app.clients.errors import (
     ModelBusy,
     ModelCircuitOpen,
     ModelError,
+    ModelPreparing,
     ModelRefused,
     ModelRejectedRequest,
     ModelTimeout,
+    ModelWeightsMissing,
 )
 from app.clock import utc_now
 from app.config.model import ModelSettings
@@ -47,8 +49,8 @@ PROBE_TIMEOUT_SECONDS = 3.0
 # while it is the configured one: a demo must never answer for a production model. No other client may use it.
 LOCAL_MODEL_PREFIX = "local/"
 
-# These say something about one picture, not about the model's health.
-_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest)
+# These say something about one picture, not about the model's health; or the model has not been asked at all.
+_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest, ModelPreparing, ModelWeightsMissing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class ModelHealth:
 
 
 class ModelClient(ABC):
-    """Base of all model clients; see the module's docstring for who does what.
+    """Base of all model clients; see the module's docstring for its parts.
 
     Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty.
     """
@@ -216,7 +218,7 @@ class ModelClient(ABC):
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        # Whoever gets a slot still has time for one attempt within the total.
+        # A photo that gets a slot still has time for one attempt within the total.
         timeout_seconds = self.settings.timeout_seconds
         wait_seconds = min(timeout_seconds, self.settings.total_timeout_seconds - timeout_seconds)
         try:

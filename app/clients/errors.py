@@ -2,13 +2,15 @@
 
 ModelError 502 model_error
 ├── ModelAnswerInvalid 502 model_answer_invalid
-├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
 ├── ModelRefused 502 model_refused                  the model's safety filter
 ├── ModelRejectedRequest 502 model_rejected_request  it will not take what we send
+├── ModelResponseInvalid 502 model_response_invalid  a 200 that is not what the API promises; retried
 ├── ModelTimeout 504 model_timeout
 ├── ModelAuthenticationFailed 503 model_authentication_failed
 ├── ModelNotFound 503 model_not_found
 ├── ModelQuotaExhausted 503 model_quota_exhausted
+├── ModelPreparing 503 model_preparing               the local model is being fetched and built
+├── ModelWeightsMissing 503 model_weights_missing   and that has failed
 ├── ModelCircuitOpen 503 model_circuit_open          too many failures in a row; we do not ask for a while
 ├── ModelBusy 503 model_busy                         more photos wait for the model than it can take in time
 └── ModelUnreachable 503 model_unreachable           broken connection, 5xx; retried
@@ -40,12 +42,6 @@ class ModelAnswerInvalid(ModelError):
     message = "The model's answer was not a valid classification."
 
 
-class ModelResponseInvalid(ModelError):
-    code = "model_response_invalid"
-    message = "The model server answered something that is no answer of a model. Try again shortly."
-    retryable = True
-
-
 class ModelRefused(ModelError):
     code = "model_refused"
     message = "The model's safety filter refused this picture. Sending it again will not help."
@@ -54,6 +50,12 @@ class ModelRefused(ModelError):
 class ModelRejectedRequest(ModelError):
     code = "model_rejected_request"
     message = "The model server does not accept the request. Check that LLM_MODEL is a model that can see pictures."
+
+
+class ModelResponseInvalid(ModelError):
+    code = "model_response_invalid"
+    message = "The model server answered something that is no answer of a model. Try again shortly."
+    retryable = True
 
 
 class ModelTimeout(ModelError):
@@ -80,6 +82,21 @@ class ModelQuotaExhausted(ModelError):
     message = "The quota with the model provider is used up."
 
 
+class ModelPreparing(ModelError):
+    status = 503
+    code = "model_preparing"
+    message = "The local model is being fetched and built, which takes about a minute. Try again shortly."
+
+
+class ModelWeightsMissing(ModelError):
+    status = 503
+    code = "model_weights_missing"
+    message = (
+        "The local model's weights are missing and cannot be fetched. The operator has to run `make model`, or to"
+        " choose another LLM_PROVIDER."
+    )
+
+
 class ModelCircuitOpen(ModelError):
     status = 503
     code = "model_circuit_open"
@@ -102,3 +119,9 @@ class ModelUnreachable(ModelError):
 class ModelRateLimited(ModelUnreachable):
     code = "model_rate_limited"
     message = "The model provider limits our rate. Try again shortly."
+
+
+# What a route that asks the model may answer, for its `responses`.
+MODEL_ERRORS: tuple[type[ModelError], ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, type) and issubclass(value, ModelError)
+)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from app.config.addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config.database import DatabaseSettings
-from app.config.logs import LogSettings
+from app.config.logs import LogLevel, LogSettings
 from app.config.model import ModelSettings
 from app.config.source import SettingsGroup, problems_of
 from app.photo import PhotoFormat
@@ -174,7 +175,7 @@ class Settings(SettingsGroup):
     host: str = Field("0.0.0.0", validation_alias="APP_HOST")  # noqa: S104 - the specification's default
     port: int = Field(8000, validation_alias="APP_PORT", ge=1, le=65535)
     debug: bool = Field(False, validation_alias="APP_DEBUG")
-    """Log at DEBUG level; not in production."""
+    """Log at DEBUG level, unless LOG_LEVEL says another; not in production."""
     data_dir: Path = Field(Path("data"), validation_alias="DATA_DIR")
     """Files of ours, such as the SQLite database."""
     cors_allowed_origins: tuple[str, ...] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
@@ -208,6 +209,8 @@ class Settings(SettingsGroup):
             return self
         if self.debug:
             raise ValueError("APP_DEBUG must be false when ENV=production")
+        if self.log.level is LogLevel.DEBUG:
+            raise ValueError("LOG_LEVEL must not be DEBUG when ENV=production")
         if url.get_backend_name() != "sqlite" and not url.password:
             raise ValueError("the database needs a password (MYSQL_PASSWORD or DATABASE_URL) when ENV=production")
         if not self.account.secret_key:
@@ -261,6 +264,14 @@ def load_settings() -> Settings:
     if problems:
         raise SystemExit("Wrong settings:\n  " + "\n  ".join(problems))
     return settings
+
+
+@cache
+def known_variables() -> frozenset[str]:
+    """Return the names of all variables that the service reads."""
+    groups: list[type[SettingsGroup]] = [Settings, *(group for _, group in _groups())]
+    fields = [field for group in groups for field in group.model_fields.values()]
+    return frozenset(field.validation_alias for field in fields if isinstance(field.validation_alias, str))
 
 
 def _groups() -> Iterator[tuple[str, type[SettingsGroup]]]:

@@ -9,6 +9,12 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
+def read_env_file() -> dict[str, str | None]:
+    """Return the variables of `.env` in the working directory; none where there is no such file."""
+    # Not interpolated: a password may well contain "${".
+    return dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
+
+
 class _DocumentedVariables(PydanticBaseSettingsSource):
     """The environment, then `.env`; an empty variable counts as not set.
 
@@ -18,8 +24,7 @@ class _DocumentedVariables(PydanticBaseSettingsSource):
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls)
-        # Not interpolated: a password may well contain "${".
-        self._file = dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
+        self._file = read_env_file()
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = field.validation_alias

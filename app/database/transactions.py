@@ -82,7 +82,7 @@ async def read(
 
 
 async def write(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], *, quietly: bool = False) -> T:
-    """Run `work` in a transaction and commit it; `quietly` and what is raised: as for `read`."""
+    """Run `work` in a transaction and commit it; `quietly` and errors as with `read`."""
     return await _run(engine, work, writes=True, max_attempts=MAX_ATTEMPTS, quietly=quietly)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from app.config.logs import LogFormat
+from app.config.logs import LogFormat, LogLevel
 from app.config.settings import Environment, Settings
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ def log_format(settings: Settings) -> LogFormat:
     return LogFormat.JSON if settings.environment is Environment.PRODUCTION else LogFormat.HUMAN
 
 
+def log_level(settings: Settings) -> LogLevel:
+    """The least severe lines that are written: as LOG_LEVEL says, else DEBUG with APP_DEBUG, else INFO."""
+    return settings.log.level or (LogLevel.DEBUG if settings.debug else LogLevel.INFO)
+
+
 def configure_logging(settings: Settings) -> None:
     """Send all logs to standard error, and to daily files when LOG_DIR is set.
 
@@ -100,7 +105,7 @@ def configure_logging(settings: Settings) -> None:
     """
     line: Any = _json_line if log_format(settings) is LogFormat.JSON else LINE_FORMAT
     options: dict[str, Any] = {
-        "level": "DEBUG" if settings.debug else "INFO",
+        "level": log_level(settings).value,
         "format": line,
         "backtrace": False,
         "diagnose": False,

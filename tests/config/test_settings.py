@@ -160,6 +160,10 @@ def test_unsafe_production_does_not_start(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValidationError, match="APP_DEBUG"):
         Settings()
     monkeypatch.setenv("APP_DEBUG", "false")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    with pytest.raises(ValidationError, match="LOG_LEVEL"):
+        Settings()
+    monkeypatch.setenv("LOG_LEVEL", "info")
     monkeypatch.setenv("MYSQL_HOST", "db")
     with pytest.raises(ValidationError, match="needs a password"):
         Settings()

@@ -34,7 +34,7 @@ def models_setting() -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which somebody has followed the page."""
+    """A folder with the files that the page tells to save."""
     [source] = code_blocks(PAGE, "python")
     (tmp_path / "colours.py").write_text(source)
     subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, check=True)  # noqa: S603 - our own interpreter and script

@@ -161,6 +161,13 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_files_of_the_project_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:app|bench|docs|scripts|sql|tests)/[\w./-]+)`", text)
+    assert [name for name in named if not (PROJECT_ROOT / name).exists()] == []
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     reached, open_pages = set[Path](), [READMES[0]]
     while open_pages:

@@ -44,6 +44,37 @@ def captured() -> Iterator[list[str]]:
         logger.remove(sink)
 
 
+@pytest.mark.parametrize(
+    ("level", "debug", "written"),
+    [
+        (None, "false", {"info", "warning", "error"}),
+        (None, "true", {"debug", "info", "warning", "error"}),
+        ("debug", "false", {"debug", "info", "warning", "error"}),
+        ("WARNING", "false", {"warning", "error"}),
+        # LOG_LEVEL says more than APP_DEBUG.
+        ("error", "true", {"error"}),
+    ],
+)
+def test_log_level(
+    level: str | None,
+    debug: str,
+    written: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("APP_DEBUG", debug)
+    if level is not None:
+        monkeypatch.setenv("LOG_LEVEL", level)
+    configure_logging(Settings())
+    for name in ("debug", "info", "warning", "error"):
+        getattr(logger, name)(f"a line at {name}")
+        getattr(logging.getLogger("library"), name)(f"a line at {name}")
+    lines = re.findall(r"(\S+) a line at (\w+)$", capsys.readouterr().err, re.MULTILINE)
+    assert {at for name, at in lines if name != "library"} == written
+    # The debug lines of libraries may hold what they send.
+    assert {at for name, at in lines if name == "library"} == written - {"debug"}
+
+
 @pytest.fixture
 async def json_service(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     app = create_app(settings.model_copy(update={"log": LogSettings(format=LogFormat.JSON)}))

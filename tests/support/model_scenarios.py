@@ -50,6 +50,12 @@ PASSING = {
     "JSON text": (raw(b'"ok"'), ModelResponseInvalid),
     "no choices": (raw(b'{"choices": [], "content": null}'), ModelResponseInvalid),
     "null choices": (raw(b'{"choices": null, "content": {}}'), ModelResponseInvalid),
+    "empty places": (raw(b'{"choices": [null], "content": [null]}'), ModelResponseInvalid),
+    "numbers for texts": (
+        raw(b'{"choices": [{"message": {"content": 5}}], "content": [{"type": "text", "text": 5}]}'),
+        ModelResponseInvalid,
+    ),
+    "event stream": (raw(b'event: ping\ndata: {"choices": []}\n\ndata: [DONE]\n\n'), ModelResponseInvalid),
     "an error with status 200": (raw(b'{"error": {"message": "upstream failed"}}'), ModelResponseInvalid),
     "nested beyond reason": (raw(b"[" * 100_000), ModelResponseInvalid),
     "endless": (raw(b" " * 5_000_000 + b"{}"), ModelUnreachable),

@@ -1,4 +1,4 @@
-"""The dashboard over HTTP: who gets in, what comes, and that nothing is computed for nobody."""
+"""The dashboard over HTTP: who gets in, what comes, and that nothing is computed without viewers."""
 
 import asyncio
 import base64
@@ -92,7 +92,7 @@ async def test_everything_comes_and_then_what_changes(settings: Settings) -> Non
         assert resources.dashboard._producer is not None
 
 
-async def test_it_is_computed_once_for_all_and_never_for_nobody(settings: Settings) -> None:
+async def test_it_is_computed_once_for_all_viewers_and_not_without_any(settings: Settings) -> None:
     async with running(settings) as (client, resources):
         feed = resources.dashboard
         assert feed._producer is None
@@ -105,7 +105,7 @@ async def test_it_is_computed_once_for_all_and_never_for_nobody(settings: Settin
         async def is_over() -> bool:
             return not feed._viewers and feed._producer is None and tasks[0].done()
 
-        await until(is_over, "nobody watches, and nothing is computed")
+        await until(is_over, "without viewers nothing is computed")
 
 
 async def test_a_part_that_fails_takes_no_other_with_it(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from app.api import streaming
 from app.clock import utc_now
 from app.config.settings import CacheSettings, Settings
 from app.database.engine import create_engine
-from app.database.tables.classification import PeriodTotals
+from app.database.tables.statistics import PeriodTotals
 from app.main import create_app
 from app.server.shutdown import announce_shutdown
 from app.services.request_log.rollups import period_start
@@ -70,7 +70,7 @@ async def test_a_chart_is_read_without_a_mouse_and_without_eyes(service_url: str
     await classify(service_url, 1)
     await visit(page, service_url)
     chart = page.get_by_role("img", name="Requests", exact=True)
-    await expect(chart.locator("desc")).to_contain_text("Bars: answered from the cache")
+    await expect(chart.locator("desc")).to_contain_text("Bars: requests answered from the cache")
     readout = page.locator('[data-chart="requests"] output')
     await expect(readout).to_have_text("New photosHits")
     await chart.focus()
@@ -146,7 +146,7 @@ async def test_an_id_cannot_become_markup(service_url: str, page: Page) -> None:
 
 async def test_the_largest_service_fits_every_screen(page: Page, settings: Settings) -> None:
     app = create_app(settings)
-    sums = dict.fromkeys(("requests", "hits", "timed_requests", "processing_time_ms"), 10**12)
+    sums = dict.fromkeys(("requests", "hits", "processing_time_ms"), 10**12)
     row = {"period_start": period_start(utc_now()), "category": "single_person", "shard": 0, "confidence_sum": 0}
     async with serving(app) as url:
         engine = create_engine(settings)
@@ -206,7 +206,7 @@ async def test_it_comes_back_after_the_service_does(page: Page, page_problems: l
         await visit(page, url)
         announce_shutdown()
     await expect(page.locator("#live")).to_have_class("dot off")
-    await expect(page.locator("#live-text")).to_contain_text("trying again")
+    await expect(page.locator("#live-text")).to_contain_text("reconnecting")
     async with serving(create_app(settings), port=int(url.rpartition(":")[2])):
         await expect(page.locator("#live")).to_have_class("dot on")
         await page.goto("about:blank")
@@ -214,7 +214,7 @@ async def test_it_comes_back_after_the_service_does(page: Page, page_problems: l
     page_problems.clear()
 
 
-async def test_a_page_that_nobody_sees_costs_nothing(page: Page, settings: Settings) -> None:
+async def test_a_hidden_page_costs_nothing(page: Page, settings: Settings) -> None:
     app = create_app(settings)
     async with serving(app) as url:
         await visit(page, url)

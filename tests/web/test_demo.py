@@ -58,7 +58,7 @@ async def test_a_new_photo_is_uploaded_and_a_known_one_is_not(page: Page, servic
 
     await entry(page).locator(".again").click()
     await expect(page.locator(".entry")).to_have_count(2)
-    await expect(entry(page).locator(".outcome")).to_have_text("Known already")
+    await expect(entry(page).locator(".outcome")).to_have_text("Cache hit")
     await expect(entry(page).locator(".facts")).to_contain_text(re.compile(r"\d+ kB not uploaded, 0\.01 saved"))
     assert list(await steps(entry(page))) == ["compress", "hash", "check"]
     assert [path for path in asked if path] == ["/classify/check-cache", "/classify", "/classify/check-cache"]
@@ -83,9 +83,7 @@ async def test_several_photos_are_dropped_at_once(page: Page, page_problems: lis
     ]
     await transfer(page, "drop", files)
     await expect(page.locator(".outcome")).to_have_text(["Failed", "New", "New", "New", "New"])
-    await expect(entry(page).locator(".failure")).to_have_text(
-        "This is not a picture in a format that the service takes."
-    )
+    await expect(entry(page).locator(".failure")).to_have_text("This image format is not supported.")
     await expect(entry(page, 1).locator(".facts")).not_to_contain_text("cannot read")
     assert "over" not in str(await page.get_attribute("#drop", "class"))
     await provoked(page_problems, "400 (Bad Request)")
@@ -105,7 +103,7 @@ async def test_a_format_that_only_the_service_reads_is_uploaded_as_it_is(page: P
     await expect(entry(page).locator(".facts")).to_contain_text("The browser cannot read this format")
     await expect(entry(page).locator(".thumbnail")).to_have_count(0)
     await choose(page, file("photo.heic", "image/heic", photo))
-    await expect(entry(page).locator(".outcome")).to_have_text("Known already")
+    await expect(entry(page).locator(".outcome")).to_have_text("Cache hit")
 
 
 async def test_the_price_is_that_of_the_service(page: Page, settings: Settings) -> None:
@@ -121,7 +119,7 @@ async def test_the_price_is_that_of_the_service(page: Page, settings: Settings) 
 async def test_without_https_a_known_photo_is_not_uploaded_either(page: Page, service_url: str) -> None:
     await page.goto(f"{service_url}/demo".replace("127.0.0.1", INSECURE_HOST))
     assert not await page.evaluate("isSecureContext || 'subtle' in crypto")
-    for outcome in ("New", "Known already"):
+    for outcome in ("New", "Cache hit"):
         await choose(page, COFFEE)
         await expect(entry(page).locator(".outcome")).to_have_text(outcome)
     assert list(await steps(entry(page))) == ["compress", "hash", "check"]

@@ -38,9 +38,12 @@ async def test_a_file_that_is_gone_is_named(
 
 
 async def test_a_service_that_is_gone_is_named(page: Page, page_problems: list[str], settings: Settings) -> None:
-    async with serving(create_app(settings)) as url:
+    async with (
+        serving(create_app(settings)) as url,
+        # The page is there before its names of the categories are.
+        page.expect_request_finished(lambda request: request.url.endswith("/categories")),
+    ):
         await page.goto(f"{url}/demo")
-        await expect(page.locator("#empty")).to_be_visible()
     await choose(page, CAT)
     await expect(entry(page).locator(".outcome")).to_have_text("Failed")
     await expect(entry(page).locator(".failure")).to_contain_text("The service cannot be reached.")
@@ -58,7 +61,7 @@ async def test_an_error_of_the_service_is_said_in_words(
         await page.goto(f"{url}/demo")
         await choose(page, CAT)
         await expect(entry(page).locator(".failure")).to_have_text(
-            "The model provider does not accept the service's key. The operator has to look."
+            "The model provider does not accept the service's key. Tell the operator."
         )
         await expect(entry(page).locator(".facts")).to_contain_text("Request req_")
     await provoked(page_problems, "503 (Service Unavailable)")

@@ -10,21 +10,7 @@ from loguru import logger
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
 from app.api.errors import describe_errors, error_body, log_error
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
-from app.clients.errors import (
-    ModelAnswerInvalid,
-    ModelAuthenticationFailed,
-    ModelBusy,
-    ModelCircuitOpen,
-    ModelError,
-    ModelNotFound,
-    ModelQuotaExhausted,
-    ModelRateLimited,
-    ModelRefused,
-    ModelRejectedRequest,
-    ModelResponseInvalid,
-    ModelTimeout,
-    ModelUnreachable,
-)
+from app.clients.errors import MODEL_ERRORS
 from app.errors import (
     AppError,
     CorruptImage,
@@ -64,21 +50,6 @@ MAX_IMAGES_PER_CALL = 20
 BATCH_CONCURRENCY = 4
 
 _LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
-MODEL_ERRORS = (
-    ModelError,
-    ModelAnswerInvalid,
-    ModelRefused,
-    ModelRejectedRequest,
-    ModelResponseInvalid,
-    ModelTimeout,
-    ModelAuthenticationFailed,
-    ModelNotFound,
-    ModelQuotaExhausted,
-    ModelCircuitOpen,
-    ModelBusy,
-    ModelUnreachable,
-    ModelRateLimited,
-)
 IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
 _FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
 

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Path, Query, Request
 
 from app.api.dependencies import CurrentAccount, InferenceDep, caller_of
 from app.api.errors import describe_errors
-from app.api.routes.classify import IMAGE_ERRORS, MODEL_ERRORS
+from app.api.routes.classify import IMAGE_ERRORS
+from app.clients.errors import MODEL_ERRORS
 from app.errors import (
     AuthenticationRequired,
     DatabaseUnavailable,

@@ -58,7 +58,9 @@ class LLMClient(ModelClient):
             parsed = _parse(answers[0])
         except ModelAnswerInvalid as error:
             logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, error.text)
-            correction = Correction(answers[0].text.strip()[:ANSWER_MAX_CHARACTERS], error.text)
+            # A lone surrogate has no UTF-8, so it could not be sent back.
+            said = answers[0].text.strip()[:ANSWER_MAX_CHARACTERS].encode(errors="replace").decode()
+            correction = Correction(said, error.text)
             answers.append(await self._ask_and_count(photo.jpeg, correction))
             parsed = _parse(answers[1])
         return ModelResult(parsed.category, parsed.confidence, parsed.description, _response(answers))

@@ -3,21 +3,12 @@
 from typing import ClassVar
 
 import httpx2
-from pydantic import BaseModel, ValidationError
 
-from app.clients.errors import ModelConfigurationError, ModelNotFound
-from app.clients.llm.http import error_from_response
-from app.clients.llm.openai import OpenAIClient, http_response
+from app.clients.errors import ModelConfigurationError, ModelNotFound, ModelResponseInvalid
+from app.clients.llm.http import error_from_response, sdk_call
+from app.clients.llm.openai import OpenAIClient
 from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
-
-
-class _Model(BaseModel):
-    id: str
-
-
-class _ModelList(BaseModel):
-    data: list[_Model]
 
 
 class CustomClient(OpenAIClient):
@@ -44,28 +35,22 @@ class CustomClient(OpenAIClient):
             raise ModelConfigurationError("LLM_PROVIDER=custom needs LLM_MODEL: the name of a model that can see.")
         super().__init__(settings)
 
-    async def _send_probe(self) -> httpx2.Response:
-        return await http_response(self._sdk.models.with_raw_response.list(extra_headers=self._headers))
-
     async def _probe(self) -> None:
-        response = await self._send_probe()
-        if response.status_code in {404, 405}:
-            # The list of models is optional for such a server; that it answers is all that can be learnt here.
+        try:
+            names = await sdk_call(self._model_names())
+        except ModelResponseInvalid:
+            # Some servers answer any path with a page.
             return
-        if not response.is_success:
-            raise error_from_response(response)
-        names = _model_names(response)
-        if names and _base_name(self.model) not in names:
+        if isinstance(names, httpx2.Response):
+            # The list of models is optional for such a server; that it answers is all that can be learnt here.
+            if names.status_code not in {404, 405}:
+                raise error_from_response(names)
+        elif names and _base_name(self.model) not in names:
             raise ModelNotFound
 
-
-def _model_names(response: httpx2.Response) -> set[str]:
-    """The names in a list of models, empty when the response is none (some servers answer any path with a page)."""
-    try:
-        models = _ModelList.model_validate_json(response.content).data
-    except ValidationError:
-        return set()
-    return {_base_name(model.id) for model in models}
+    async def _model_names(self) -> set[str]:
+        page = await self._models.list(extra_headers=self._headers)
+        return {_base_name(model.id) for model in page.data}
 
 
 def _base_name(name: str) -> str:

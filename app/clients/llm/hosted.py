@@ -1,20 +1,23 @@
 """Clients behind an HTTP API: the form of a request is negotiated, a response becomes an answer or an error.
 
-A provider's file holds what is its own: how a request looks, and where the answer stands in the response.
+A provider's file holds what is its own: the call of its SDK, and where the answer stands in the response.
 """
 
+import base64
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 import httpx2
 from loguru import logger
 
-from app.clients.errors import ModelError, ModelRejectedRequest
+from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest
 from app.clients.llm.base import LLMAnswer, LLMClient
-from app.clients.llm.http import complaint, error_from_response
+from app.clients.llm.http import complaint, error_from_response, sdk_call
 from app.clients.llm.prompt import Correction
 from app.clients.llm.request_form import RequestForm, blames_picture, next_form
 from app.config.model import ModelSettings
+
+T = TypeVar("T")
 
 # A server that refuses a parameter or a format says so with one of these.
 _REFUSED_FORM_STATUSES = {400, 422}
@@ -30,33 +33,39 @@ class HostedClient(LLMClient):
         self._form = self.first_form
 
     @abstractmethod
-    async def _send(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> httpx2.Response:
-        """Send one request and return the response, whatever its status.
+    async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        """Ask once by the SDK, and take the answer out of its response.
 
-        Raises:
-            ModelError: there is no response.
-        """
-
-    @abstractmethod
-    def _read(self, response: httpx2.Response) -> LLMAnswer:
-        """Take the answer out of a 2xx response.
+        The SDKs pass on a response without checking it, so any field may be of any type, or None.
 
         Raises:
             ModelRefused: the response is a refusal.
-            ModelResponseInvalid: the response is not what the API promises; something other than the model answered.
+            Exception: what the SDK raises, or reading a response that is not what the API promises.
         """
 
     @abstractmethod
-    async def _send_probe(self) -> httpx2.Response:
-        """Send a request that costs nothing and shows whether key and model are right; like `_send` otherwise."""
+    async def _retrieve_model(self) -> object:
+        """Ask what costs nothing and shows whether key and model are right; raises like `_create`."""
 
     async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
         form = self._form
         while True:
-            response = await self._send(form, jpeg, correction)
-            if response.is_success:
-                break
-            form = self._after_refusal(form, response)
+            try:
+                outcome = await sdk_call(self._create(form, jpeg, correction))
+            except ModelRefused:
+                self._remember(form)
+                raise
+            if isinstance(outcome, LLMAnswer):
+                self._remember(form)
+                return outcome
+            form = self._after_refusal(form, outcome)
+
+    async def _probe(self) -> None:
+        outcome = await sdk_call(self._retrieve_model())
+        if isinstance(outcome, httpx2.Response):
+            raise error_from_response(outcome)
+
+    def _remember(self, form: RequestForm) -> None:
         if form != self._form:
             logger.info(
                 "model {} ({}) takes requests with format={} thinking={} limit={}",
@@ -67,12 +76,6 @@ class HostedClient(LLMClient):
                 form.token_limit,
             )
             self._form = form
-        return self._read(response)
-
-    async def _probe(self) -> None:
-        response = await self._send_probe()
-        if not response.is_success:
-            raise error_from_response(response)
 
     def _after_refusal(self, form: RequestForm, response: httpx2.Response) -> RequestForm:
         """Return the form to try next; raises the error of the response when that would not help."""
@@ -94,7 +97,28 @@ class HostedClient(LLMClient):
         )
 
 
-def token_count(usage: Any, name: str) -> int:
+def base64_text(jpeg: bytes) -> str:
+    """Return the picture as it stands in a request."""
+    return base64.b64encode(jpeg).decode("ascii")
+
+
+def checked(value: object, kind: type[T]) -> T:
+    """Return `value`, which is what a server has put where the SDK promises a `kind`.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def token_count(usage: object, name: str) -> int:
     """Return the number under `name` in a response's usage, or 0 where a server does not report it properly."""
-    value = usage.get(name) if isinstance(usage, dict) else None
+    value = getattr(usage, name, None)
     return value if type(value) is int and 0 <= value < 10**9 else 0
+
+
+def text_or_none(value: object) -> str | None:
+    """Return `value` if it is text."""
+    return value if isinstance(value, str) else None

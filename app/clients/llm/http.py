@@ -8,17 +8,14 @@ import json
 import logging
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
-import pybase64
-from pydantic_core import to_json
 
 from app.clients.errors import (
     ModelAuthenticationFailed,
@@ -29,10 +26,13 @@ from app.clients.errors import (
     ModelRateLimited,
     ModelRefused,
     ModelRejectedRequest,
+    ModelResponseInvalid,
     ModelTimeout,
     ModelUnreachable,
 )
 from app.config.model import ModelSettings
+
+T = TypeVar("T")
 
 # A connection that takes longer than this to open is broken; only the answer may take LLM_TIMEOUT.
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -41,10 +41,10 @@ RESPONSE_MAX_BYTES = 4 * 1024 * 1024
 # The longest pause we pass on. Base never waits longer than its total deadline anyway.
 RETRY_AFTER_MAX_SECONDS = 60.0
 _SEARCHED_CHARACTERS = 20_000
-# Stands in a body for the photo's Base64.
-PICTURE = "<the picture>"
+# The SDKs do not validate a response: what is wrong with it shows when it is decoded, or read as what it should be.
+_UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # What no longer holds once a body is read. The type goes too: JSON is UTF-8 (RFC 8259), and a hostile charset such as
-# "zlib" would be applied by whoever asks for the text.
+# "zlib" would be applied by the code that asks for the text.
 _BODY_HEADERS = {"content-encoding", "content-length", "transfer-encoding", "content-type"}
 
 # Codes as the providers document them, in lower case: OpenAI, Anthropic, DashScope, Zhipu (numbers).
@@ -92,36 +92,6 @@ class BoundedClient(httpx2.AsyncClient):
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Endpoint:
-    """Where and how an API is asked: its address, and the headers of its SDK, the key among them."""
-
-    client: BoundedClient
-    url: httpx2.URL
-    headers: httpx2.Headers
-
-    @classmethod
-    def of(cls, client: BoundedClient, base_url: httpx2.URL, path: str, *headers: Mapping[str, Any]) -> "Endpoint":
-        """Return the endpoint at `path` below `base_url`; later `headers` win, and one that is not text is left out."""
-        merged = {name.lower(): value for layer in (client.headers, *headers) for name, value in layer.items()}
-        kept = {name: value for name, value in merged.items() if isinstance(value, str)}
-        return cls(client, httpx2.URL(f"{str(base_url).rstrip('/')}{path}"), httpx2.Headers(kept))
-
-    async def post(self, body: bytes) -> httpx2.Response:
-        """Send a body and return the response, whatever its status.
-
-        The SDKs' own methods build address and headers anew for each request, and validate and copy them on the way: a
-        tenth of all that a new photo costs (python -m bench.profile new). They are the same each time.
-
-        Raises:
-            ModelTimeout, ModelUnreachable: there is no response.
-        """
-        try:
-            return await self.client.send(httpx2.Request("POST", self.url, headers=self.headers, content=body))
-        except Exception as error:  # noqa: BLE001 - a transport may raise anything, and its words may quote the key
-            raise error_from_exception(error) from None
-
-
 def create_http_client(settings: ModelSettings) -> BoundedClient:
     """Return the HTTP client for an SDK: as many connections as calls at once, plus one for the health probe.
 
@@ -145,17 +115,6 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
 def _tls_context() -> ssl.SSLContext:
     """Return what all clients of the process trust: loading the authorities' certificates takes 40 ms each time."""
     return httpx2.create_ssl_context()
-
-
-def body_with_picture(body: Mapping[str, Any], jpeg: bytes) -> bytes:
-    """Return `body` as JSON with the photo's Base64 in the first place where PICTURE stands.
-
-    Base64 needs no escaping: half a megabyte of it is not walked through by JSON's encoder, nor by the SDKs' own
-    methods, which do so several times. The standard library's Base64 is ten times slower: an eighth of all that a new
-    photo costs (python -m bench.profile new).
-    """
-    before, _, after = to_json(body).partition(PICTURE.encode())
-    return b"".join((before, pybase64.b64encode(jpeg), after))
 
 
 def checked_api_key(settings: ModelSettings) -> str | None:
@@ -189,8 +148,30 @@ def checked_base_url(url: str) -> str:
     return url.strip()
 
 
+async def sdk_call(call: Awaitable[T]) -> T | httpx2.Response:
+    """Await the call of an SDK and the reading of its answer; return what it gives, or the response that is no 2xx.
+
+    Raises:
+        ModelTimeout, ModelUnreachable: there is no response.
+        ModelResponseInvalid: the response is not what the API promises.
+        ModelError: the call itself raised it.
+    """
+    try:
+        return await call
+    except Exception as error:  # noqa: BLE001 - a transport may raise anything, and its words may quote the key
+        if isinstance(response := getattr(error, "response", None), httpx2.Response):
+            return response
+        failure = error_from_exception(error)
+    # Not in the block above: as its context, the SDK's error would keep the request and the photo in it.
+    raise failure
+
+
 def error_from_exception(error: Exception) -> ModelError:
     """Map what went wrong between us and the server, given the transport's error (an SDK's error has it as cause)."""
+    if isinstance(error, ModelError):
+        return error
+    if isinstance(error, _UNREADABLE):
+        return ModelResponseInvalid()
     cause = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
     if isinstance(cause, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
         return ModelTimeout()

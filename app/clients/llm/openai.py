@@ -4,26 +4,17 @@ Everything comes from the settings: the SDK's own environment variables (another
 never decide where a photo goes.
 """
 
-from collections.abc import Awaitable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-import httpx2
 import openai
 from openai.types.chat import ChatCompletionMessageParam
-from pydantic import BaseModel, Field, ValidationError
+from openai.types.chat.completion_create_params import ResponseFormat
 
-from app.clients.errors import ModelConfigurationError, ModelRefused, ModelResponseInvalid
+from app.clients.errors import ModelConfigurationError, ModelRefused
 from app.clients.llm.base import LLMAnswer
-from app.clients.llm.hosted import HostedClient, token_count
-from app.clients.llm.http import (
-    PICTURE,
-    Endpoint,
-    body_with_picture,
-    checked_api_key,
-    checked_base_url,
-    create_http_client,
-    error_from_exception,
-)
+from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
+from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
 from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
@@ -32,39 +23,21 @@ _BASE_URL = "https://api.openai.com/v1"
 # The SDK insists on a key; where there is none this stands in for it, and its header is left out.
 _NO_KEY = "none"
 
-_RESPONSE_FORMATS: dict[AnswerFormat, dict[str, Any]] = {
+_RESPONSE_FORMATS: dict[AnswerFormat, ResponseFormat | openai.Omit] = {
     AnswerFormat.JSON_SCHEMA: {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "classification", "strict": True, "schema": ANSWER_SCHEMA},
-        }
+        "type": "json_schema",
+        "json_schema": {"name": "classification", "strict": True, "schema": ANSWER_SCHEMA},
     },
-    AnswerFormat.JSON_OBJECT: {"response_format": {"type": "json_object"}},
-    AnswerFormat.PROMPT: {},
+    AnswerFormat.JSON_OBJECT: {"type": "json_object"},
+    AnswerFormat.PROMPT: openai.omit,
 }
-_REASONING: dict[Thinking, dict[str, Any]] = {
-    Thinking.OFF: {"reasoning_effort": "none"},
-    Thinking.LOW: {"reasoning_effort": "low"},
-    Thinking.UNSAID: {},
+_REASONING: dict[Thinking, Literal["none", "low"] | openai.Omit] = {
+    Thinking.OFF: "none",
+    Thinking.LOW: "low",
+    Thinking.UNSAID: openai.omit,
 }
 # "sensitive" is Zhipu's word for it.
 _REFUSAL_REASONS = {"content_filter", "sensitive"}
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    model: Any = None
-    usage: Any = None
 
 
 class OpenAIClient(HostedClient):
@@ -97,45 +70,39 @@ class OpenAIClient(HostedClient):
             http_client=http_client,
         )
         omitted = ["OpenAI-Organization", "OpenAI-Project"] + ([] if key else ["Authorization"])
-        self._headers: Mapping[str, str | openai.Omit] = {name: openai.Omit() for name in omitted}
-        self._endpoint = Endpoint.of(
-            *(http_client, self._sdk.base_url, "/chat/completions"),
-            *(self._sdk.auth_headers, self._sdk.default_headers, self._headers),
+        self._headers: Mapping[str, str | openai.Omit] = dict.fromkeys(omitted, openai.omit)
+        # The SDK imports them at their first use, which would stop the event loop in the middle of a request.
+        self._completions, self._models = self._sdk.chat.completions, self._sdk.models
+
+    async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
+        completion = await self._completions.create(
+            model=self.model,
+            messages=self._messages(jpeg, correction),
+            max_completion_tokens=limit if newer else openai.omit,
+            max_tokens=openai.omit if newer else limit,
+            response_format=_RESPONSE_FORMATS[form.format],
+            reasoning_effort=_REASONING[form.thinking_mode],
+            extra_headers=self._headers,
         )
-
-    async def _send(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> httpx2.Response:
-        body = {
-            "model": self.model,
-            "messages": self._messages(correction),
-            form.token_limit.value: self.settings.max_tokens,
-            **_RESPONSE_FORMATS[form.format],
-            **_REASONING[form.thinking_mode],
-        }
-        return await self._endpoint.post(body_with_picture(body, jpeg))
-
-    def _read(self, response: httpx2.Response) -> LLMAnswer:
-        try:
-            completion = _Completion.model_validate_json(response.content)
-        except ValidationError:
-            raise ModelResponseInvalid from None
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason in _REFUSAL_REASONS:
             raise ModelRefused
         return LLMAnswer(
-            text=choice.message.content or "",
+            text=checked(choice.message.content or "", str),
             input_tokens=token_count(completion.usage, "prompt_tokens"),
             output_tokens=token_count(completion.usage, "completion_tokens"),
-            model=completion.model if isinstance(completion.model, str) else None,
+            model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
         )
 
-    async def _send_probe(self) -> httpx2.Response:
-        return await http_response(self._sdk.models.with_raw_response.retrieve(self.model, extra_headers=self._headers))
+    async def _retrieve_model(self) -> object:
+        return await self._models.retrieve(self.model, extra_headers=self._headers)
 
     async def _close(self) -> None:
         await self._sdk.close()
 
-    def _messages(self, correction: Correction | None) -> list[ChatCompletionMessageParam]:
+    def _messages(self, jpeg: bytes, correction: Correction | None) -> list[ChatCompletionMessageParam]:
         # No "detail": the default keeps the picture as it is, and LLM_IMAGE_MAX_EDGE has already decided its size and
         # so its price. "low" would blur the small print that tells a document from a screenshot.
         question = self.prompt.question
@@ -146,7 +113,7 @@ class OpenAIClient(HostedClient):
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{PICTURE}"}},
+                    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64_text(jpeg)}"}},
                     {"type": "text", "text": question},
                 ],
             },
@@ -157,19 +124,3 @@ class OpenAIClient(HostedClient):
                 {"role": "user", "content": correction.request},
             ]
         return messages
-
-
-async def http_response(call: Awaitable[Any]) -> httpx2.Response:
-    """Await an SDK call made raw and return the HTTP response, whatever its status.
-
-    Raises:
-        ModelTimeout, ModelUnreachable: there is no response.
-    """
-    try:
-        raw = await call
-    except openai.APIStatusError as error:
-        return error.response
-    except openai.APIError as error:
-        raise error_from_exception(error) from None
-    response: httpx2.Response = raw if isinstance(raw, httpx2.Response) else raw.http_response
-    return response

@@ -9,18 +9,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import onnxruntime
+from loguru import logger
 
 from app.categories import CATEGORY_TEXTS, Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
-from app.clients.errors import ModelRejectedRequest, ModelUnreachable
+from app.clients.errors import (
+    ModelError,
+    ModelPreparing,
+    ModelRejectedRequest,
+    ModelUnreachable,
+    ModelWeightsMissing,
+)
 from app.clients.local.features import UnreadablePhoto, extract_features, open_photo
 from app.clients.local.head import CATEGORY_ORDER, HEAD_VERSION, Head, load_head
 from app.clients.local.network import Networks, WeightsMissing, load_networks
+from app.clients.local.provision import Provision
 from app.config.model import DescriptionLanguage, ModelSettings
+from app.runtime import background
 from app.runtime.cgroups import available_cores
 
 SURE = 0.8
 """From this confidence on, at least 95 % of the answers are right, as training measures across sources."""
+# Four attempts of a task at such a distance last longer than fetching and building do.
+PREPARING_RETRY_AFTER_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,28 @@ class LocalClient(ModelClient):
         # LLM_MODEL may be left over from another provider; there is only one local model.
         self.model = self.default_model
         self._running: _Running | None = None
+        self._provision = Provision(on_change=self._forget_probe)
+        self._providing: asyncio.Task[None] | None = None
 
     async def _start(self) -> None:
-        if self._running is not None:
+        if self._running is not None or self._providing is not None:
             return
         try:
-            networks = await asyncio.to_thread(load_networks)
-        except WeightsMissing as error:
-            raise ModelUnreachable(str(error)) from error
+            await self._run(await asyncio.to_thread(load_networks))
+        except WeightsMissing:
+            self._providing = background.spawn(self._provide(), name="local-model")
+
+    async def _provide(self) -> None:
+        with background.OutageLog("the local model cannot be loaded", recovered="").guard():
+            await self._run(await self._provision.networks())
+            self._forget_probe()
+            logger.info("the local model is ready")
+
+    def _forget_probe(self) -> None:
+        # So that /health says what has changed, and not what the last probe found.
+        self._probe_outcome = None
+
+    async def _run(self, networks: Networks) -> None:
         head = await asyncio.to_thread(load_head)
         threads = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="local-model")
         self._running = _Running(networks, head, threads)
@@ -66,7 +91,7 @@ class LocalClient(ModelClient):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled the caller: the client was closed while the photo waited in line.
+            # The caller was not cancelled: the client was closed while the photo waited in line.
             raise ModelUnreachable("The local model is shutting down.") from None
         return self._result(probabilities)
 
@@ -74,14 +99,23 @@ class LocalClient(ModelClient):
         self._require_running()
 
     async def _close(self) -> None:
+        if self._providing is not None:
+            await background.cancel(self._providing)
         running, self._running = self._running, None
         if running is not None:
             await asyncio.to_thread(running.threads.shutdown, cancel_futures=True)
 
     def _require_running(self) -> _Running:
         if self._running is None:
-            raise ModelUnreachable("The local model has not been started.")
+            raise self._why_not_running()
         return self._running
+
+    def _why_not_running(self) -> ModelError:
+        if self._providing is None:
+            return ModelUnreachable("The local model has not been started.")
+        if self._provision.has_failed:
+            return ModelWeightsMissing()
+        return ModelPreparing(retry_after_seconds=PREPARING_RETRY_AFTER_SECONDS)
 
     def _result(self, probabilities: dict[Category, float]) -> ModelResult:
         category = max(probabilities, key=probabilities.__getitem__)

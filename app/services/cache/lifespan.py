@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clients.base import LOCAL_MODEL_PREFIX
+from app.config.settings import CacheSettings
 from app.runtime.background import running
 from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
@@ -17,18 +19,19 @@ from app.services.request_log.rollups import Rollups
 
 @asynccontextmanager
 async def open_cache(
-    engine: AsyncEngine, *, memory_entries: int, redis: RedisClient | None, rollups: Rollups, accepts_provisional: bool
+    settings: CacheSettings, engine: AsyncEngine, *, redis: RedisClient | None, rollups: Rollups, model: str
 ) -> AsyncIterator[CacheService]:
     """Keep copies of entries for the length of the block; at its end, wait for the look-ups under way.
 
     Args:
+        settings: how many entries memory may hold.
         engine: the database.
-        memory_entries: how many entries memory may hold.
         redis: where other processes find copies; None: nowhere.
         rollups: sums entries and hits up.
-        accepts_provisional: entries of the local model count, because it is the configured one.
+        model: what answers; entries of the local model count while that is the one.
     """
-    copies = CacheTiers(memory=MemoryCache(memory_entries), redis=None if redis is None else RedisCache(redis))
+    copies = CacheTiers(memory=MemoryCache(settings.memory_entries), redis=None if redis is None else RedisCache(redis))
+    accepts_provisional = model.startswith(LOCAL_MODEL_PREFIX)
     cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(cache.close)

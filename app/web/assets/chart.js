@@ -18,7 +18,7 @@ const LABEL_WIDTH = 64;
 /**
  * @typedef {object} ChartData
  * @property {string} title
- * @property {string} description  one sentence for those who do not see the chart
+ * @property {string} description  one sentence for screen readers
  * @property {string} tableLabel   what opens the table
  * @property {string} timeLabel    head of the table's first column
  * @property {string[]} labels     short, for the axis
@@ -193,7 +193,7 @@ export class Chart {
     return parts;
   }
 
-  /** What is under the cursor; without one, which colour is what. */
+  /** The values under the cursor; without a cursor, the legend. */
   #read() {
     const { data, at } = this;
     const pieces = [];
@@ -204,7 +204,7 @@ export class Chart {
       if (at !== null) piece.append(" ", html("b", "", data.known?.[at] === false ? "–" : data.format(values[at])));
       if (at !== null || data.series.length > 1) pieces.push(piece);
     }
-    // It is read out at each change, which the same once more is none.
+    // Screen readers read out every change, so the same text is not set again.
     const read = pieces.map((piece) => piece.textContent).join("\n");
     if (read !== this.read) this.readout.replaceChildren(...pieces);
     this.read = read;
@@ -228,7 +228,7 @@ export class Chart {
   }
 }
 
-/** A line as high as its box without any scale: the shape of the last values. */
+/** A sparkline: the shape of the last values, as high as its box, without a scale. */
 export function spark(box, values) {
   const top = Math.max(...values, 0) || 1;
   const points = values.map((value, at) => `${((at / (values.length - 1)) * 100).toFixed(1)} ${(29 - (value / top) * 27).toFixed(1)}`);

@@ -1,5 +1,5 @@
 /**
- * The dashboard: takes the parts of the stream of events as they come, and shows them in the reader's language.
+ * The dashboard: renders each part of the event stream as it arrives, in the reader's language.
  *
  * @module
  */
@@ -17,7 +17,7 @@ const charts = Object.fromEntries(
   [...document.querySelectorAll("[data-chart]")].map((figure) => [figure.dataset.chart, new Chart(figure)]),
 );
 
-/** The latest of each part: name -> what the service sent. */
+/** The latest of each part: name -> its JSON. */
 const parts = {};
 let span = "hour";
 
@@ -29,7 +29,7 @@ const rate = (value) => i18n.number(value / 100, { style: "percent", maximumFrac
 const exactRate = (value) => i18n.number(value / 100, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const wholeRate = (value) => i18n.number(value / 100, { style: "percent", maximumFractionDigits: 0 });
 
-/** Whole as long as a tile on a phone has room for it. */
+/** In full as long as it fits into a tile on a phone. */
 const compact = (value) => (value < 1e6 ? whole(value) : i18n.number(value, { notation: "compact", maximumSignificantDigits: 4 }));
 
 function money(value) {
@@ -59,9 +59,9 @@ const LONG_LABELS = {
   day: { weekday: "short", month: "short", day: "numeric" },
 };
 
-// ----- what is shown
+// ----- rendering
 
-/** Sets a text where it has changed: what is written anew is read out anew. */
+/** Sets a text only if it has changed: screen readers read out every change. */
 function put(id, text) {
   const shown = document.getElementById(id);
   if (shown.textContent !== text) shown.textContent = text;
@@ -114,7 +114,7 @@ function showCharts() {
     tableLabel: t("asTable"),
     timeLabel: t("time"),
   };
-  // There is no rate and no time of no requests.
+  // Without requests there is no rate and no time.
   const known = points.map(({ requests }) => requests > 0);
   charts.requests.update({
     ...common,
@@ -167,7 +167,7 @@ function element(name, { text = null, className = "", colour = null, title = nul
   const made = document.createElement(name);
   if (text !== null) made.textContent = text;
   if (className) made.className = className;
-  // Set by a script it is no inline style, which the page's policy refuses.
+  // Set by a script: the page's policy refuses inline styles.
   if (colour) made.style.background = `var(--category-${colour})`;
   if (title) made.title = title;
   made.append(...children);
@@ -260,7 +260,7 @@ const SHOWN_BY = {
   "15min": [showTiles, showCharts],
   hour: [showTiles, showCharts],
   day: [showTiles, showCharts],
-  // Hot images have categories too, and the names come with these.
+  // The table of photos shows category names, which come with this part.
   categories: [showCategories, showTables],
   images: [showTables],
   users: [showTables],
@@ -278,7 +278,7 @@ function showAll() {
   showConnection();
 }
 
-// ----- what comes
+// ----- connection
 
 let isConnected = false;
 let heardAt = new Date();

@@ -1,4 +1,4 @@
-/** The demo page: photos in, one entry for each; the work itself is image-classifier.js. */
+/** The demo page: one entry for each photo; image-classifier.js does the work. */
 
 import { texts } from "./demo-texts.js";
 import { createI18n } from "./i18n.js";
@@ -18,14 +18,14 @@ const EMOJI = {
 };
 
 /**
- * One photo that was given to the page.
+ * One photo on the page.
  *
  * @typedef {object} Entry
  * @property {File} file
  * @property {"waiting" | "working" | "done" | "failed"} state
- * @property {Map<string, number | null>} steps  milliseconds of each step, null while it lasts
+ * @property {Map<string, number | null>} steps  milliseconds of each step, null while it runs
  * @property {import("./image-classifier.js").Answer} [answer]
- * @property {ClassifyError | Error} [error]  not a ClassifyError: a mistake of this page
+ * @property {ClassifyError | Error} [error]  not a ClassifyError: a bug of this page
  * @property {HTMLElement} element
  */
 
@@ -73,7 +73,7 @@ async function work(entry) {
   render(entry);
   try {
     entry.answer = await classifyPhoto(entry.file, {
-      // This page may live behind a path prefix.
+      // The page may be behind a path prefix.
       server: new URL(".", document.baseURI).href,
       signal,
       maxBytes,
@@ -107,7 +107,7 @@ function clear() {
   renderTotals();
 }
 
-// ----- words
+// ----- texts
 
 function size(bytes) {
   const [unit, value] = bytes < 1e6 ? ["kilobyte", bytes / 1e3] : ["megabyte", bytes / 1e6];
@@ -136,7 +136,7 @@ function outcomeKey({ state, answer }) {
 /** @param {Entry} entry */
 function reason({ error }) {
   const key = `error.${error.code}`;
-  // A newer service may know further codes; its sentence is English, but true.
+  // A newer service may have further codes; its message is in English.
   return key in texts.en ? t(key) : error.message;
 }
 
@@ -173,7 +173,7 @@ function facts({ file, answer, error }) {
   return parts;
 }
 
-// ----- picture
+// ----- rendering
 
 /** @param {Entry} entry */
 function render(entry) {
@@ -216,7 +216,7 @@ function stepElement({ steps, state }, name) {
   bar.ariaHidden = "true";
   const time = Object.assign(document.createElement("span"), { className: "number" });
   if (value === null) {
-    // Without a value the bar says "under way"; a step that failed has none, and stands still.
+    // A bar without a value is animated; that of a failed step is not.
     if (state === "failed") bar.value = 0;
     time.textContent = state === "failed" ? "–" : "…";
   } else {
@@ -244,7 +244,7 @@ function renderTotals() {
 function showThumbnail({ file, element }) {
   const image = element.querySelector(".thumbnail");
   image.addEventListener("load", () => element.classList.add("with-thumbnail"));
-  // Not a picture, or one that only the service can read: the entry does without.
+  // Not a picture, or one that only the service can decode: no thumbnail.
   image.addEventListener("error", () => {
     URL.revokeObjectURL(image.src);
     image.remove();
@@ -257,14 +257,14 @@ function showThumbnail({ file, element }) {
 for (const input of [find("choose"), find("camera")]) {
   input.addEventListener("change", () => {
     add(input.files);
-    // The same file once more is a change, too.
+    // So that choosing the same file again is a change, too.
     input.value = "";
   });
 }
 find("clear").addEventListener("click", clear);
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
 
-// All of the page takes what is dropped: beside the field, the browser would leave the page and open the file.
+// The whole page is a drop target: elsewhere the browser would leave the page and open the file.
 let draggedOver = 0;
 const showDrop = (change) => {
   draggedOver = Math.max(0, draggedOver + change);
@@ -288,5 +288,5 @@ try {
   categoryNames = (await (await fetch("api/v1/categories")).json()).categoryNameMap ?? {};
   entries.forEach(render);
 } catch {
-  // The service is away, which the first photo will say; until then categories have their keys for names.
+  // The service cannot be reached, which the first photo will report; until then, keys stand for the names.
 }

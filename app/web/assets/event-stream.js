@@ -1,5 +1,5 @@
 /**
- * A stream of server-sent events for as long as somebody sees the page: it is opened again whenever it ends, and
+ * A stream of server-sent events while the page is visible: it is reopened whenever it ends, and
  * when it falls silent.
  *
  * @module
@@ -45,7 +45,7 @@ export function follow(address, names, onEvent, onState) {
     onState(true);
   }
 
-  /** A network that is gone, or a service without power, says no farewell. */
+  /** A lost network or a service without power closes no connection. */
   function watchSilence() {
     clearTimeout(timer);
     timer = setTimeout(() => {
@@ -61,7 +61,7 @@ export function follow(address, names, onEvent, onState) {
     onState(false);
   }
 
-  // A page that nobody sees costs the service nothing.
+  // A hidden page costs the service nothing.
   document.addEventListener("visibilitychange", () => {
     close();
     if (!document.hidden) open();

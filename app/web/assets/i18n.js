@@ -31,7 +31,7 @@ function detectLanguage() {
 }
 
 /**
- * Translates the page, and gives what its code needs to speak and count in the same language.
+ * Translates the page, and returns the functions that its code formats texts, numbers and times with.
  *
  * @param {Record<Language, Record<string, string>>} texts  key -> text, in which {name} stands for a value
  */
@@ -40,7 +40,7 @@ export function createI18n(texts) {
   /** @type {Array<() => void>} */
   const listeners = [];
 
-  /** The text of `key`; an unknown key is a mistake in the page, and throws. */
+  /** The text of `key`; an unknown key is a bug of the page, and throws. */
   function t(key, values = {}) {
     const text = texts[language][key];
     if (text === undefined) throw new Error(`no text for ${key} in ${language}`);

@@ -1,6 +1,6 @@
 /**
- * A client of Image Classifier for the browser. It makes a photo small, asks the service with the photo's hash, and
- * uploads the photo only if the service does not know it. One file, no dependencies: copy it.
+ * A client of Image Classifier for the browser. It compresses a photo, checks the cache with the photo's hash,
+ * and uploads the photo only on a cache miss. One file, no dependencies: copy it.
  *
  * @example
  * import { classifyPhoto } from "./image-classifier.js";
@@ -12,11 +12,11 @@
  */
 
 /**
- * What the service says, and what became of the photo.
+ * The service's answer, and what was done with the photo.
  *
  * @typedef {object} Answer
  * @property {{category: string, confidence: number, description: string | null}} data  confidence is 0..1
- * @property {boolean} from_cache  no model was asked, so nothing was paid
+ * @property {boolean} from_cache  no model was called, so nothing was paid
  * @property {string} request_id
  * @property {PhotoReport} photo
  */
@@ -25,8 +25,8 @@
  * @typedef {object} PhotoReport
  * @property {string} hash  SHA-256 in hex
  * @property {number} bytes  size of what was hashed, and sent on a miss
- * @property {boolean} compressed  false: the browser cannot read this format, and the file was taken as it is
- * @property {boolean} uploaded  false: the hash was enough
+ * @property {boolean} compressed  false: the browser cannot read this format, and the original file was used
+ * @property {boolean} uploaded  false: a cache hit
  */
 
 /**
@@ -50,9 +50,9 @@
 const MAX_EDGE = 1024;
 const QUALITY = 0.8;
 const ATTEMPTS = 3;
-// The service is busy; or a limit of what stands before it.
+// The service is busy, or a proxy's rate limit is reached.
 const PASSING_STATUSES = [503, 429];
-// Who asks for more patience than this is out of order, not busy.
+// A longer pause means an outage, not a busy service.
 const MAX_PAUSE_SECONDS = 30;
 // The service gives up on a model after 110 seconds.
 const TIMEOUT_MILLISECONDS = 120_000;
@@ -102,23 +102,23 @@ export async function classifyPhoto(file, { server = "", userId = "", signal, on
 
   const hash = await step("hash", () => sha256(photo));
   const report = { hash, bytes: photo.size, compressed: jpeg !== null };
-  const question = {
+  const query = {
     headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify({ image_hash: hash }),
   };
-  const known = await step("check", () => call(`${api}/classify/check-cache`, question, signal));
-  if (known.cached) return { ...known, photo: { ...report, uploaded: false } };
+  const cached = await step("check", () => call(`${api}/classify/check-cache`, query, signal));
+  if (cached.cached) return { ...cached, photo: { ...report, uploaded: false } };
 
   const form = new FormData();
   form.append("image_hash", hash);
-  // The file's own name is nobody's business.
+  // The file's own name stays private.
   form.append("image", photo, "photo");
   const answer = await step("upload", () => call(`${api}/classify`, { headers, body: form }, signal));
   return { ...answer, photo: { ...report, uploaded: true } };
 }
 
 /**
- * Makes a JPEG of at most 1024 pixels' length and quality 0.8, upright, without metadata.
+ * Makes a JPEG with a long edge of at most 1024 pixels and quality 0.8, upright, without metadata.
  *
  * @param {Blob} file
  * @returns {Promise<Blob>}
@@ -131,7 +131,7 @@ export async function compressPhoto(file) {
   const height = Math.max(1, Math.round(bitmap.height * scale));
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
-  // JPEG knows no transparency, and would show black.
+  // JPEG has no transparency, and would show black.
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
   context.imageSmoothingQuality = "high";
@@ -216,7 +216,7 @@ async function call(url, request, signal, attempts = ATTEMPTS) {
     await wait(pause * 1000, signal);
     return call(url, request, signal, attempts - 1);
   }
-  // What stands before the service may answer in JSON of its own.
+  // A proxy may answer in JSON of its own.
   const error = typeof answer?.error?.code === "string" ? answer.error : { code: "http_error", message: `HTTP ${response.status}` };
   throw new ClassifyError(error.code, error.message, { status: response.status, requestId: answer?.request_id });
 }

@@ -1,4 +1,4 @@
-/** The words of what all pages have. */
+/** The texts that all pages have. */
 export const pageTexts = {
   en: {
     pages: "Pages",

@@ -1,4 +1,4 @@
-// Light or dark: as the system is, until somebody presses a [data-theme-switch]; that choice is remembered.
+// Light or dark: the system's, until the user presses a [data-theme-switch]; that choice is remembered.
 // A classic script for the head, so that the first paint is right already.
 (() => {
   const root = document.documentElement;

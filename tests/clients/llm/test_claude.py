@@ -22,6 +22,15 @@ async def test_environment_of_the_sdk_is_not_used(
     assert "ambient" not in str(server.calls[0].headers)
 
 
+async def test_spans_of_the_sdk_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would hold the photo."""
+    monkeypatch.setenv("ANTHROPIC_OPEN_TELEMETRY", "true")
+    monkeypatch.setenv("ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE", "content")
+    client = ClaudeClient(model_settings("claude"))
+    assert client._sdk.open_telemetry["traces"]["enabled"] is False
+    await client.close()
+
+
 async def test_default_address_is_anthropics() -> None:
     client = ClaudeClient(model_settings("claude"))
     assert str(client._sdk.base_url) == "https://api.anthropic.com"

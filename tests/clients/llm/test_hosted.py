@@ -7,8 +7,8 @@ import pytest
 
 from app.categories import Category
 from app.clients.base import PreparedPhoto
-from app.clients.errors import ModelRejectedRequest
-from tests.fakes.model_replies import failure, raw
+from app.clients.errors import ModelRefused, ModelRejectedRequest
+from tests.fakes.model_replies import failure, raw, refusal
 from tests.fakes.model_server import FakeModelServer
 from tests.support.model_settings import MakeClient
 
@@ -99,6 +99,19 @@ async def test_every_form_is_refused(
         with pytest.raises(ModelRejectedRequest, match="every form"):
             await client.classify(photo)
         assert server.call_count == times * forms
+
+
+@pytest.mark.parametrize("provider", ["openai", "custom", "claude"])
+async def test_a_form_that_leads_to_a_refusal_of_the_picture_is_remembered(
+    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.refuses = {"json_schema"}
+    server.script(refusal())
+    client = await make_client(provider)
+    with pytest.raises(ModelRefused):
+        await client.classify(photo)
+    await client.classify(photo)
+    assert server.call_count == 3
 
 
 async def test_what_only_a_passing_refusal_needed_is_not_remembered(

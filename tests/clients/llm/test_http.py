@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.clients.errors import ModelConfigurationError, ModelError, ModelRateLimited, ModelUnreachable
+from app.clients.errors import (
+    ModelConfigurationError,
+    ModelError,
+    ModelRateLimited,
+    ModelRefused,
+    ModelResponseInvalid,
+    ModelTimeout,
+    ModelUnreachable,
+)
 from app.clients.llm import http
 from app.clients.llm.http import (
     RETRY_AFTER_MAX_SECONDS,
@@ -19,6 +27,7 @@ from app.clients.llm.http import (
     create_http_client,
     error_from_response,
     retry_after_seconds,
+    sdk_call,
 )
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.support.model_settings import model_settings
@@ -97,6 +106,28 @@ def test_server_errors_carry_the_pause_too() -> None:
 
 def test_complaint_is_bounded() -> None:
     assert len(complaint(httpx2.Response(400, content=b"A" * 100_000))) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (ModelRefused(), ModelRefused),
+        (ValueError("sk-secret"), ModelResponseInvalid),
+        (AttributeError("sk-secret"), ModelResponseInvalid),
+        (httpx2.ReadTimeout("sk-secret"), ModelTimeout),
+        (httpx2.ConnectTimeout("sk-secret"), ModelUnreachable),
+        (OSError("sk-secret"), ModelUnreachable),
+    ],
+)
+async def test_error_of_a_call_keeps_nothing_of_it(raised: Exception, expected: type[ModelError]) -> None:
+    async def call() -> None:
+        raise raised
+
+    with pytest.raises(ModelError) as caught:
+        await sdk_call(call())
+    assert type(caught.value) is expected
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoded", [True, False])

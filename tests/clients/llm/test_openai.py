@@ -71,6 +71,15 @@ async def test_usage_and_model_of_any_shape(
     assert result.response["model"] is None
 
 
+async def test_answer_that_has_no_utf8_is_corrected(
+    server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.script(raw(json.dumps({"choices": [{"message": {"content": "no \ud800 JSON"}}]}).encode()))
+    result = await (await make_client("openai")).classify(photo)
+    assert result.category is Category.PETS
+    assert server.calls[1].body["messages"][2]["content"] == "no ? JSON"
+
+
 async def test_kept_answer_is_bounded_and_storable(
     server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from app.clients.local.client import LocalClient
 from app.clients.local.head import CATEGORY_ORDER, FloatArray
+from app.clients.local.network import load_networks
 from app.clients.local.training.labelled import LabelledPhoto, find_labelled_photos, prepare
 from app.clients.local.training.metrics import report
 from app.config.model import ModelSettings
@@ -33,6 +34,8 @@ class Measurement:
 
 async def measure(photos: list[LabelledPhoto]) -> Measurement:
     """Classify photos with a client of their own, one after the other."""
+    # A client would fetch missing weights and answer nothing until then; this says what to run.
+    load_networks()
     client = LocalClient(ModelSettings())
     await client.start()
     try:

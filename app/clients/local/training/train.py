@@ -1,5 +1,7 @@
 """Command: train the head from a folder of labelled photos: `python -m app.clients.local.training.train FOLDER`.
 
+It needs scikit-learn, which is in the extra `train`.
+
 The strength of the penalty is chosen, and every number printed is measured, by cross-validation in which all photos
 of one source are on the same side. The head that is written is then trained on all photos.
 """
@@ -8,6 +10,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="one folder per category, and optionally sources.csv")
     parser.add_argument("--output", type=Path, default=HEAD_PATH, help="where the head is written")
     arguments = parser.parse_args()
+    if find_spec("sklearn") is None:
+        sys.exit("Training needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'")
     photos = find_labelled_photos(arguments.folder)
     truth = np.array([CATEGORY_ORDER.index(photo.category) for photo in photos])
     views = np.array([_views(photo, load_networks()) for photo in photos], dtype=np.float64)

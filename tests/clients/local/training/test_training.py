@@ -1,5 +1,7 @@
 """Training: the fit reaches the minimum, sources are not split, and the folder is read as documented."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,31 +9,64 @@ import pytest
 from PIL import Image
 
 from app.categories import Category
+from app.clients.local.head import FloatArray
 from app.clients.local.training.labelled import find_labelled_photos, prepare
 from app.clients.local.training.metrics import report
-from app.clients.local.training.regression import fit_head, fit_softmax
+from app.clients.local.training.regression import fit_head
 from app.clients.local.training.train import FOLDS, assign_folds
+from app.config.settings import PROJECT_ROOT
+
+APP = PROJECT_ROOT / "app"
 
 
-def test_the_gradient_is_zero_at_the_fit() -> None:
+def test_the_fit_is_the_minimum() -> None:
     """Against the definition: moving any weight a little either way makes the loss larger."""
     generator = np.random.default_rng(0)
-    inputs = np.hstack([generator.normal(size=(60, 3)), np.ones((60, 1))])
+    features = generator.normal(size=(60, 3))
     truth = generator.integers(0, 8, 60)
-    importance = np.full(60, 1 / 60)
-    weights = fit_softmax(inputs, truth, importance, 0.01)
+    head = fit_head(features, truth, (2, 1), 0.01)
+    inputs = (features - head.mean) / head.scale
+    importance = 1 / np.bincount(truth)[truth] / 8
 
-    def loss(candidate: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-        scores = inputs @ candidate
+    def loss(weights: FloatArray, bias: FloatArray) -> float:
+        scores = inputs @ weights.T + bias
         log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        fit = -log_probabilities[np.arange(60), truth].mean()
-        return float(fit + 0.01 / 2 * (candidate[:-1] ** 2).sum() + 1e-6 / 2 * (candidate[-1] ** 2).sum())
+        fit = -(log_probabilities[np.arange(60), truth] * importance).sum()
+        return float(fit + 0.01 / 2 * (weights**2).sum())
 
-    for row, column in np.ndindex(*weights.shape):
-        for step in (-1e-3, 1e-3):
-            moved = weights.copy()
-            moved[row, column] += step
-            assert loss(moved) > loss(weights)
+    least = loss(head.weights, head.bias)
+    for part in (head.weights, head.bias):
+        for place in np.ndindex(*part.shape):
+            for step in (-1e-3, 1e-3):
+                part[place] += step
+                assert loss(head.weights, head.bias) > least
+                part[place] -= step
+
+
+def test_a_head_has_every_category_even_if_the_photos_have_not() -> None:
+    generator = np.random.default_rng(3)
+    truth = np.repeat([1, 4], 30)
+    features = np.eye(8)[truth] + generator.normal(size=(60, 8)) / 10
+    probabilities = fit_head(features, truth, (8,), 1e-4).probabilities(features)
+    assert probabilities.shape == (60, 8)
+    assert (probabilities.argmax(axis=1) == truth).all()
+    assert probabilities[:, [0, 2, 3, 5, 6, 7]].max() < 0.01
+
+
+def test_only_training_imports_scikit_learn() -> None:
+    """The service runs without it."""
+    inside = {path for path in APP.rglob("*.py") if "sklearn" in path.read_text(encoding="utf-8")}
+    assert {path.parent for path in inside} == {APP / "clients/local/training"}
+
+
+def test_without_scikit_learn_it_says_in_a_line_what_to_install() -> None:
+    code = (
+        "import runpy, sys; sys.modules['sklearn'] = None; sys.argv = ['train', 'photos'];"
+        "runpy.run_module('app.clients.local.training.train', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert done.returncode == 1
+    assert done.stderr == "Training needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'\n"
 
 
 def test_a_head_learns_what_can_be_told_apart() -> None:

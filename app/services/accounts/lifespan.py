@@ -1,0 +1,49 @@
+"""What a process needs of accounts: the key that signs tokens, and threads that hash passwords."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config.settings import Settings
+from app.errors import AppError
+from app.services.accounts.login_throttle import LoginThrottle
+from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.service import AccountService
+from app.services.accounts.tokens import TokenIssuer, kept_secret_key
+from app.services.library.service import LibraryService
+
+
+@asynccontextmanager
+async def open_accounts(
+    settings: Settings, engine: AsyncEngine, *, library: LibraryService
+) -> AsyncIterator[AccountService]:
+    """Keep accounts for the length of the block.
+
+    Args:
+        settings: the key that signs tokens, or the folder that it is kept in, and how long tokens count.
+        engine: the database.
+        library: its pictures are deleted with an account.
+
+    Raises:
+        AppError: the key cannot be kept.
+    """
+    tokens = _create_token_issuer(settings)
+    passwords = PasswordHasher()
+    try:
+        yield AccountService(
+            engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library
+        )
+    finally:
+        passwords.close()
+
+
+def _create_token_issuer(settings: Settings) -> TokenIssuer:
+    try:
+        key = settings.account.secret_key.get_secret_value() or kept_secret_key(settings.data_dir)
+    except (OSError, ValueError) as error:
+        raise AppError(
+            f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
+        ) from error
+    return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))

@@ -1,0 +1,66 @@
+"""What a process needs for inference: the models by name, and what they have said already."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clients.base import ModelClient
+from app.config.settings import Settings
+from app.runtime.memory_budget import MemoryBudget
+from app.services.cache.service import CacheService
+from app.services.classification.service import ClassifierService
+from app.services.inference.catalogue import ModelCatalogue
+from app.services.inference.further_models import FurtherModels
+from app.services.inference.results import InferenceResults
+from app.services.inference.service import InferenceService
+from app.services.library.service import LibraryService
+from app.services.photos import PhotoPreparer
+from app.services.request_log.recorder import RequestRecorder
+
+
+@asynccontextmanager
+async def open_inference(
+    settings: Settings,
+    engine: AsyncEngine,
+    *,
+    service_client: ModelClient,
+    classifier: ClassifierService,
+    cache: CacheService,
+    library: LibraryService,
+    recorder: RequestRecorder,
+    decoder: ThreadPoolExecutor,
+    memory: MemoryBudget,
+) -> AsyncIterator[tuple[ModelCatalogue, InferenceService]]:
+    """Run models for the length of the block; at its end, wait for what is under way and close those loaded here.
+
+    Args:
+        settings: what models and pictures are taken.
+        engine: the database.
+        service_client: the model of the service, started.
+        classifier: asks that model.
+        cache: knows which model has made an entry.
+        library: has the pictures.
+        recorder: logs what was answered.
+        decoder: prepares pictures for further models.
+        memory: what pictures may take of it.
+
+    Raises:
+        ModelConfigurationError: a name of MODELS means something else already.
+    """
+    models = ModelCatalogue(service_client, settings.model)
+    inference = InferenceService(
+        results=InferenceResults(engine),
+        library=library,
+        models=models,
+        classifier=classifier,
+        cache=cache,
+        further_models=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
+        recorder=recorder,
+        memory=memory,
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(models.close)
+        stack.push_async_callback(inference.close)
+        yield models, inference
