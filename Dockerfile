@@ -29,7 +29,7 @@ RUN /opt/venv/bin/python -m compileall -f -q -j 0 --invalidation-mode unchecked-
 
 FROM python
 # A number of its own, since Kubernetes' runAsNonRoot looks at numbers only. pip has done its work. Python's own modules
-# come without bytecode in this image; a file among them that is no Python is nobody's loss.
+# come without bytecode in this image; a file among them that is no Python is skipped.
 RUN groupadd --gid 10001 classifier \
     && useradd --uid 10001 --gid classifier --home-dir /data --no-create-home --shell /usr/sbin/nologin classifier \
     && install --directory --owner classifier --group classifier /data \

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from bench.load import Load
 
 POLL_SECONDS = 0.05

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from app.observability.request_id import new_request_id
 from app.schemas.classify import CacheHit, CacheMiss, CheckCacheRequest, Classification, ClassifyResponse
 

@@ -106,7 +106,7 @@ class Frame:
 
     @property
     def area(self) -> str | None:
-        """Whose code this is, None where it is nobody's in particular, such as the interpreter's."""
+        """Whose code this is, None where it is no area's in particular, such as the interpreter's."""
         if self.function.startswith("gc_collect"):
             return GARBAGE
         return next((area for beginning, area in AREAS if self.file.startswith(beginning)), None)

@@ -1,4 +1,4 @@
-"""The tables: medians over the rounds, and beside each the spread, so that nobody takes noise for a difference."""
+"""The tables: medians over the rounds, and beside each the spread, so that noise is not taken for a difference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

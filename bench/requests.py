@@ -1,4 +1,4 @@
-"""What the clients send: one photo of 400 KB, as a hash, as an upload, and as uploads that nobody has seen before; and
+"""What the clients send: one photo of 400 KB, as a hash, as an upload, and as uploads of new photos; and
 the hashes of many photos, known and not.
 
 A new photo differs from the others in a comment only: the service hashes, inspects and cleans it like any other, and
@@ -24,7 +24,7 @@ SIZE = (1024, 683)
 # Together they make 400 KB of this sample: grain like that of a phone's sensor in the evening, and little compression.
 GRAIN = 20
 QUALITY = 92
-KNOWN = b"the photo that everybody knows".ljust(len(PLACEHOLDER))
+KNOWN = b"the photo that is known already".ljust(len(PLACEHOLDER))
 _BOUNDARY = "bench-4c1f9e0b7a"
 _COMMENT = b"\xff\xfe"
 

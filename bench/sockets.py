@@ -1,6 +1,6 @@
 """`python -m bench.sockets URL --pid PID [--sockets 1000]`: what idle WebSockets cost the process that serves them.
 
-It signs somebody up at a service that runs already, and reads the memory of its one worker from /proc.
+It signs an account up at a service that runs already, and reads the memory of its one worker from /proc.
 """
 
 import argparse

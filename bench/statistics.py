@@ -1,7 +1,7 @@
 """`python -m bench.statistics [--rows N]`: how long the statistics take on a long log, while requests are being logged.
 
-The log is made on the server, the rollups by what builds them for an old database; then a service on them is asked
-over HTTP. A figure that is not what the log says ends the run with status 1.
+The log and its sums are made on the server, the visitors by the count that a new STATS_TIMEZONE starts; then a service
+on them is asked over HTTP. A figure that is not what the log says ends the run with status 1.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables.classification import RequestLog
-from app.services.request_log.backfill import build_rollups
+from app.database.tables.request_log import RequestLog
+from app.services.request_log.backfill import recount_visitors
 from app.services.request_log.rollups import SHARDS
 from bench.command import run_command
 from bench.databases import mysql_server
@@ -95,12 +95,27 @@ SELECT SHA2(number, 256), 'foods', 0.9, 'a photo', 'bench', 1 + FLOOR(POW(RAND()
 FROM (SELECT high.digit * 1000 + low.digit AS number FROM digits AS high STRAIGHT_JOIN digits AS low) AS numbers
 WHERE number < :images
 """
+# The sums of the log and the cache as the service leaves them, in one shard; its own count makes the visitors.
+_FILL_SUMS = (
+    """
+INSERT INTO stats_period (period_start, category, shard, requests, hits, processing_time_ms, confidence_sum)
+SELECT created_at - INTERVAL (MOD(MINUTE(created_at), 15) * 60 + SECOND(created_at)) SECOND, category, 0, COUNT(*),
+    SUM(from_cache), SUM(processing_time_ms), SUM(ROUND(confidence * 10000)) FROM request_log GROUP BY 1, 2
+""",
+    """
+INSERT INTO stats_user (user_id, requests, hits, first_request_at, last_request_at)
+SELECT user_id, COUNT(*), SUM(from_cache), MIN(created_at), MAX(created_at) FROM request_log
+WHERE user_id IS NOT NULL GROUP BY user_id
+""",
+    """
+INSERT INTO stats_cache (shard, images, hits) SELECT 0, COUNT(*), SUM(hit_count) FROM image_classification_cache
+""",
+)
 # Empty sums in the other shards: as many rows to read as many processes leave, and the same figures.
 _FILL_SHARDS = """
-INSERT INTO stats_period (period_start, category, shard, requests, hits, timed_requests, processing_time_ms,
-    confidence_sum)
+INSERT INTO stats_period (period_start, category, shard, requests, hits, processing_time_ms, confidence_sum)
 WITH RECURSIVE shards AS (SELECT 0 AS shard UNION ALL SELECT shard + 1 FROM shards WHERE shard < :last)
-SELECT period_start, category, shards.shard, 0, 0, 0, 0, 0 FROM stats_period AS built JOIN shards
+SELECT period_start, category, shards.shard, 0, 0, 0, 0 FROM stats_period AS built JOIN shards
 WHERE shards.shard <> built.shard
 """
 _COUNT_CACHE = "SELECT COUNT(*), SUM(hit_count), MAX(hit_count) FROM image_classification_cache"
@@ -136,15 +151,15 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
         server.set_memory(buffer_pool_bytes=BUFFER_POOL_BYTES)
         fill(database.engine, rows)
         filled = time.perf_counter()
-        asyncio.run(_prepare(database.url, lambda engine, settings: build_rollups(engine, ZONE)))
-        built = time.perf_counter()
+        asyncio.run(_prepare(database.url, lambda engine, settings: recount_visitors(engine, ZONE)))
+        counted = time.perf_counter()
         with database.engine.connect() as connection:
             connection.execute(text(_FILL_SHARDS), {"last": SHARDS - 1})
             connection.commit()
             connection.execute(text("ANALYZE TABLE stats_period"))
         print(
-            f"{server.name}; {rows:,} log rows of {DAYS} days, made in {filled - began:.0f} s; rollups built from "
-            f"them in {built - filled:.0f} s",
+            f"{server.name}; {rows:,} log rows of {DAYS} days, made with their sums in {filled - began:.0f} s; "
+            f"visitors counted in {counted - filled:.0f} s",
             flush=True,
         )
         environment = {
@@ -152,7 +167,7 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
             "DATABASE_URL": database.url,
             "STATS_TIMEZONE": ZONE.key,
             "LOG_RETENTION_DAYS": "0",
-            # Nobody asks the model: all that is written here are hits.
+            # The model is not asked: all that is written here are hits.
             "LLM_PROVIDER": "custom",
             "LLM_BASE_URL": "http://127.0.0.1:9/v1",
             "LLM_MODEL": "none",
@@ -174,7 +189,7 @@ def run(rows: int, seconds: float, wrk: Wrk) -> None:
 
 
 def fill(engine: Engine, rows: int) -> None:
-    """Put `rows` rows into the log and fill the cache."""
+    """Put `rows` rows into the log, fill the cache, and sum both up."""
     start = utc_now() - timedelta(days=DAYS)
     sizes = {"users": USERS, "addresses": ADDRESSES, "images": min(IMAGES, rows), "rows": rows, "seconds": DAYS * 86400}
     indexes = [
@@ -197,6 +212,9 @@ def fill(engine: Engine, rows: int) -> None:
         keys = [f"ADD {'UNIQUE ' * unique}KEY {name} ({', '.join(columns)})" for name, unique, columns in indexes]
         connection.execute(text("ALTER TABLE request_log " + ", ".join(keys)))
         connection.execute(text(_FILL_CACHE), {**sizes, "start": start.replace(tzinfo=None)})
+        connection.commit()
+        for statement in _FILL_SUMS:
+            connection.execute(text(statement))
         connection.commit()
         connection.execute(text("ANALYZE TABLE request_log, image_classification_cache"))
 

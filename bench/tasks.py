@@ -20,7 +20,8 @@ import httpx2
 from sqlalchemy import Engine, func, insert, select, text
 
 from app.config.settings import PROJECT_ROOT
-from app.database.tables.accounts import InferenceResult, InferenceTask, LibraryImage, TaskEvent
+from app.database.tables.inference import InferenceResult, InferenceTask, TaskEvent
+from app.database.tables.library import LibraryImage
 from bench.command import run_command
 from bench.databases import MysqlServer, mysql_server
 from bench.ledger import AccountingError

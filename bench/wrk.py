@@ -1,6 +1,6 @@
 """wrk, the load generator: the one on the PATH, else one unpacked from the system's packages into a cache.
 
-Nothing of the system is changed: apt resolves and downloads in directories of our own, as root or as anybody else. A
+Nothing of the system is changed: apt resolves and downloads in directories of our own, as root or as another user. A
 renamed directory is a finished fetch.
 """
 
@@ -84,7 +84,7 @@ def _fetch(target: Path) -> None:
         raise WrkMissingError(_advice("apt-get is not here either"))
     print("fetching wrk from the system's packages (once)", file=sys.stderr)
     for remnant in CACHE.glob("fetching-*"):
-        # Whoever left it behind held the lock and is gone.
+        # The process that left it behind held the lock and has ended.
         shutil.rmtree(remnant)
     with tempfile.TemporaryDirectory(prefix="fetching-", dir=CACHE) as name:
         work = Path(name)

@@ -15,7 +15,9 @@ from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
-from app.database.tables.classification import CachedImage, ErrorPeriod, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import ErrorPeriod
 from app.services.request_log.rollups import period_start
 
 ZONE = ZoneInfo("Asia/Shanghai")

@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS `image_classification_cache` (
   `category` VARCHAR(50) NOT NULL COMMENT '分类Key（8个预定义类别之一）',
   `confidence` DECIMAL(5,4) NOT NULL COMMENT '置信度(0-1)',
   `description` TEXT DEFAULT NULL COMMENT '图片描述',
-  `model_used` VARCHAR(50) NOT NULL COMMENT '使用的模型',
+  `model_used` VARCHAR(255) NOT NULL COMMENT '使用的模型',
   `model_response` JSON DEFAULT NULL COMMENT '完整模型响应',
   `hit_count` INT UNSIGNED DEFAULT 1 COMMENT '缓存命中次数',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '首次创建时间',
@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS `process_heartbeat` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='进程心跳';
 
--- The right to ask the model about one photo: one call, whoever asks.
+-- The right to ask the model about one photo: one call for all requests.
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `owner` VARCHAR(32) NOT NULL COMMENT '持有者进程ID',
@@ -89,7 +89,6 @@ CREATE TABLE IF NOT EXISTS `stats_period` (
   `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
   `requests` BIGINT UNSIGNED NOT NULL COMMENT '请求数',
   `hits` BIGINT UNSIGNED NOT NULL COMMENT '缓存命中数',
-  `timed_requests` BIGINT UNSIGNED NOT NULL COMMENT '有耗时记录的请求数',
   `processing_time_ms` BIGINT UNSIGNED NOT NULL COMMENT '处理耗时之和(毫秒)',
   `confidence_sum` BIGINT UNSIGNED NOT NULL COMMENT '置信度之和(万分之一)',
   PRIMARY KEY (`period_start`, `category`, `shard`)
@@ -108,7 +107,7 @@ CREATE TABLE IF NOT EXISTS `stats_user` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='用户统计';
 
--- Who was seen on a day, kept as long as the log; and how many they were, kept for ever.
+-- Who was seen on a day, kept as long as the log; and how many they were, which is kept.
 CREATE TABLE IF NOT EXISTS `stats_visitor` (
   `day` DATE NOT NULL COMMENT '日期(统计时区)',
   `kind` VARCHAR(4) NOT NULL COMMENT 'user或ip',
@@ -199,7 +198,7 @@ CREATE TABLE IF NOT EXISTS `library_state` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='图片库状态';
 
--- A picture in somebody's library.
+-- A picture in an account's library.
 CREATE TABLE IF NOT EXISTS `library_image` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
@@ -245,14 +244,14 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='异步推理任务';
 
--- What a model said of somebody's picture.
+-- What a model said of a picture of a library.
 CREATE TABLE IF NOT EXISTS `inference_result` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
   `image_id` BIGINT UNSIGNED NOT NULL COMMENT '图片',
   `task_id` VARCHAR(32) DEFAULT NULL COMMENT '任务ID',
   `model_name` VARCHAR(100) NOT NULL COMMENT '所要的模型',
-  `model` VARCHAR(100) NOT NULL COMMENT '回答的模型',
+  `model` VARCHAR(255) NOT NULL COMMENT '回答的模型',
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `category` VARCHAR(50) NOT NULL COMMENT '分类Key（8个类别之一）',
   `confidence` NUMERIC(5, 4) NOT NULL COMMENT '置信度(0-1)',
@@ -292,4 +291,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0006' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0001' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -17,7 +17,6 @@ from app.database.migrate import HEAD_REVISION, migrate, revision, wait_for_data
 from app.database.transactions import reason
 from app.errors import AppError
 from app.observability.logging import configure_logging
-from app.services.request_log.backfill import totals_are_built
 from app.services.request_log.service import RequestLogService
 
 Result = TypeVar("Result")
@@ -72,12 +71,10 @@ def delete_old_rows(settings: Settings, days: int) -> int:
     """Delete them, and who was seen on those days; return how many rows they were. The sums stay.
 
     Raises:
-        CannotBeDone: as above, or the log has not been summed up yet.
+        CannotBeDone: as above.
     """
 
     async def run(engine: AsyncEngine, log: RequestLogService) -> int:
-        if not await totals_are_built(engine):
-            raise CannotBeDone("The log has not been summed up for the statistics yet: start the service once.")
         cutoff = utc_now() - timedelta(days=days)
         deleted = await log.delete_older_than(cutoff)
         await log.forget_visitors(cutoff)

@@ -113,7 +113,7 @@ class AdaptedModel(ModelClient):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled the caller: the client was closed while the photo waited in line.
+            # The caller was not cancelled: the client was closed while the photo waited in line.
             raise ModelUnreachable("The model is shutting down.") from None
 
     async def _probe(self) -> None:

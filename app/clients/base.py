@@ -87,7 +87,7 @@ class ModelHealth:
 
 
 class ModelClient(ABC):
-    """Base of all model clients; see the module's docstring for who does what.
+    """Base of all model clients; see the module's docstring for its parts.
 
     Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty.
     """
@@ -218,7 +218,7 @@ class ModelClient(ABC):
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        # Whoever gets a slot still has time for one attempt within the total.
+        # A photo that gets a slot still has time for one attempt within the total.
         timeout_seconds = self.settings.timeout_seconds
         wait_seconds = min(timeout_seconds, self.settings.total_timeout_seconds - timeout_seconds)
         try:

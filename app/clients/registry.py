@@ -1,4 +1,4 @@
-"""LLM_PROVIDER becomes a client. Built-in providers enter by the door that is open to everybody: "module:Class".
+"""LLM_PROVIDER becomes a client. Built-in providers are loaded like a plugin: by "module:Class".
 
 A name is looked up among the built-in ones, then among the entry points of the group `image_classifier.models`; a
 value with a colon names a class itself: a model client, or one that `adapter.py` makes into one. Modules are imported
@@ -12,7 +12,7 @@ from typing import Any
 from app.clients.adapter import METHODS, adapt, is_adaptable
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
 from app.clients.errors import ModelConfigurationError
-from app.config.model import ModelSettings
+from app.config.model import MODEL_NAME_MAX_LENGTH, ModelSettings
 
 ENTRY_POINT_GROUP = "image_classifier.models"
 
@@ -43,6 +43,10 @@ def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER
         raise ModelConfigurationError(
             f'{origin}: the model\'s name (LLM_MODEL) begins with "{LOCAL_MODEL_PREFIX}",'
             " which marks results of LLM_PROVIDER=local."
+        )
+    if len(client.model) > MODEL_NAME_MAX_LENGTH:
+        raise ModelConfigurationError(
+            f"{origin}: the model's name (LLM_MODEL) is longer than {MODEL_NAME_MAX_LENGTH} characters."
         )
     return client
 

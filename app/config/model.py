@@ -10,6 +10,9 @@ from app.config.source import SettingsGroup
 
 _NAMED_CLASS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})=(?P<target>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
 
+# Of any model, so that the tables hold it whole.
+MODEL_NAME_MAX_LENGTH = 255
+
 
 class DescriptionLanguage(StrEnum):
     CHINESE = "zh"

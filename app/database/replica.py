@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.tables.classification import StatsState
+from app.database.tables.statistics import StatsState
 from app.database.transactions import read, reason
 from app.errors import AppError
 

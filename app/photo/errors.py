@@ -1,4 +1,4 @@
-"""Why a photo is refused: each class is one reason, each message a sentence for whoever sent the photo.
+"""Why a photo is refused: each class is one reason, each message a sentence for the client that sent the photo.
 
 PhotoError
 ├── UnsupportedFormat   not one of the accepted formats, or a variant of one that no camera makes

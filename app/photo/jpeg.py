@@ -27,7 +27,7 @@ MAX_SEGMENTS = 4000
 # coefficients that are all zero, takes 47 ns a block, 0.6 s in all at the limit; 50 megapixels as
 # cameras and web tools write them (10 scans, 4:2:0) are 6.1 million, half the limit.
 MAX_BLOCK_SCANS = 12_000_000
-# Encoders write about ten; whoever needs more than this is not saving a photo.
+# Encoders write about ten; a file with more than this is not a photo.
 MAX_SCANS = 100
 
 

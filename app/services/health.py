@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.base import ModelClient, ModelHealth
 from app.database.replica import Replica
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.database.transactions import read
 from app.errors import AppError
 

@@ -3,7 +3,7 @@
 #
 #   MYSQL_OPTION_FILE=/etc/image-classifier/backup.cnf BACKUP_DIR=/var/backups/image-classifier deploy/backup/backup.sh
 #
-# MYSQL_OPTION_FILE  host, port, user and password below [client]: a command line would show them to everybody
+# MYSQL_OPTION_FILE  host, port, user and password below [client]: a command line would show them to every user
 # BACKUP_DIR         folder of the backups
 # MYSQL_DATABASE     image_classifier
 # BACKUP_KEEP_DAYS   14; older ones are deleted after a backup that succeeded

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.config.settings import PROJECT_ROOT
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from bench import ledger as ledger_module
 from bench import wrk as wrk_module
 from bench.databases import NotDurableError, require_durable

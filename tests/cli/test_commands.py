@@ -17,8 +17,7 @@ from app.clock import utc_now
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION
-from app.database.tables.classification import RequestLog
-from app.services.request_log.backfill import build_rollups
+from app.database.tables.request_log import RequestLog
 from tests.servers.processes import free_port, start_process
 from tests.support.command_line import run
 
@@ -32,10 +31,6 @@ async def test_the_schema_is_checked_made_and_found_up_to_date(empty_database: S
     assert f"empty -> {HEAD_REVISION}" in made.messages
     assert (await run("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)).status == 0
     assert "up to date" in (await run("migrate", cwd=tmp_path, DATABASE_URL=url)).messages
-    # The service writes what the log holds into the statistics, before anything may be deleted.
-    early = await run("purge-logs", "--older-than", "1", cwd=tmp_path, DATABASE_URL=url)
-    assert early.status == 1
-    assert "start the service once" in early.messages
 
 
 async def test_a_database_of_another_version_is_left_alone(empty_database: Settings, tmp_path: Path) -> None:
@@ -86,7 +81,6 @@ async def test_a_database_that_is_not_there_is_told_in_a_sentence(tmp_path: Path
 @pytest.fixture
 async def log_url(settings: Settings, engine: AsyncEngine) -> str:
     """The URL of a database with log rows of yesterday, and of 40 and 50 days ago."""
-    await build_rollups(engine, settings.statistics.timezone)
     async with engine.begin() as connection:
         for days in (1, 40, 50):
             row = {

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.errors import ModelConfigurationError
 from app.clients.registry import BUILT_IN_PROVIDERS, create_model_client
-from app.config.model import ModelSettings
+from app.config.model import MODEL_NAME_MAX_LENGTH, ModelSettings
 from tests.support.model_settings import model_settings
 
 HERE = "tests.clients.test_registry"
@@ -120,3 +120,13 @@ def test_no_sdk_is_imported_before_it_is_chosen() -> None:
 
 def test_built_ins_are_named_like_plugins() -> None:
     assert all(target.count(":") == 1 for target in BUILT_IN_PROVIDERS.values())
+
+
+@pytest.mark.parametrize("provider", ["openai", "claude", "custom", f"{HERE}:OddClient"])
+async def test_the_name_of_a_model_may_be_as_long_as_its_column(provider: str) -> None:
+    longest = "m" * MODEL_NAME_MAX_LENGTH
+    client = create_model_client(model_settings(provider, base_url="http://127.0.0.1:9/v1", model=longest))
+    assert client.model == longest
+    await client.close()
+    said = refusal(provider, base_url="http://127.0.0.1:9/v1", model=f"{longest}m")
+    assert f"(LLM_MODEL) is longer than {MODEL_NAME_MAX_LENGTH} characters" in said

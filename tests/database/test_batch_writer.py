@@ -14,7 +14,8 @@ from app.database.batch_writer import create_batch_writer
 from app.database.engine import create_engine
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text, upsert
-from app.database.tables.classification import CachedImage, StatsState
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import StatsState
 from app.database.transactions import read
 from tests.support.databases import TestDatabase
 

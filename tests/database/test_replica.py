@@ -23,7 +23,7 @@ from app.config.settings import Settings, StatisticsSettings
 from app.database import replica as replica_module
 from app.database.engine import create_engine, create_replica_engine
 from app.database.replica import Replica
-from app.database.tables.classification import CacheTotals
+from app.database.tables.statistics import CacheTotals
 from app.errors import DatabaseUnavailable
 from app.main import create_app
 from app.runtime.capacity import pool_limits, replica_pool_limits

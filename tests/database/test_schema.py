@@ -1,19 +1,21 @@
-"""init.sql, the migrations and tables.py describe one schema; each is put into a database of its own and compared."""
+"""init.sql, the migrations and the tables describe one schema; each is put into a database of its own and compared."""
 
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
-from app.database.migrate import HEAD_REVISION, migrate
+from app.database.migrate import HEAD_REVISION, migrate, revision
 from app.database.tables.schema import metadata
 from app.errors import DatabaseUnavailable
 from tests.support.databases import TestDatabase, admin_engine
@@ -115,12 +117,49 @@ async def test_many_processes_may_migrate_at_once(empty_database: Settings, atte
 
 
 async def test_what_cannot_be_migrated_says_why(empty_database: Settings) -> None:
-    """Such as a table that a migration on another node of a cluster has just made."""
+    """Such as a table of another service in the same database."""
     engine = create_engine(empty_database)
     try:
         async with engine.begin() as connection:
             await connection.exec_driver_sql("CREATE TABLE image_classification_cache (id INT)")
-        with pytest.raises(DatabaseUnavailable, match=r"revision .*image_classification_cache.* already exists"):
+        with pytest.raises(DatabaseUnavailable, match=r"revision .*image_hash"):
             await migrate(engine, empty_database)
     finally:
         await engine.dispose()
+
+
+@pytest.mark.parametrize("tables", [0, 1, 7, len(TABLES) - 1])
+async def test_an_upgrade_that_was_cut_off_goes_on(empty_database: Settings, tables: int) -> None:
+    """MySQL commits each table by itself."""
+    engine = create_engine(empty_database)
+    created: list[str] = []
+
+    def stop(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().startswith("CREATE TABLE") and "alembic_version" not in statement:
+            if len(created) == tables:
+                raise KeyError
+            created.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", stop)
+    try:
+        with pytest.raises(KeyError):
+            await migrate(engine, empty_database)
+        event.remove(engine.sync_engine, "before_cursor_execute", stop)
+        assert await revision(engine) is None
+        await migrate(engine, empty_database)
+        assert await revision(engine) == HEAD_REVISION
+        async with engine.connect() as connection:
+            found = await connection.run_sync(lambda sync: inspect(sync).get_multi_indexes())
+        names = {name: {index["name"] for index in indexes} for (_, name), indexes in found.items() if name in TABLES}
+        prefix = "{}_" if engine.dialect.name == "sqlite" else ""
+        for table in metadata.sorted_tables:
+            expected = {f"{prefix.format(table.name)}{index.name}" for index in table.indexes}
+            assert expected <= names[table.name]
+        assert set(names) == TABLES
+    finally:
+        await engine.dispose()
+
+
+def test_names_of_models_fit_the_columns() -> None:
+    for table, column in (("image_classification_cache", "model_used"), ("inference_result", "model")):
+        assert metadata.tables[table].c[column].type.length == MODEL_NAME_MAX_LENGTH  # type: ignore[attr-defined]

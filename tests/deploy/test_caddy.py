@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from websockets.asyncio.client import connect
 
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from tests.fakes.images import jpeg_photo, noisy_jpeg
 from tests.servers.processes import answers_http, free_port, start_process
 from tests.servers.programs import get_program

@@ -20,8 +20,10 @@ from sqlalchemy.pool import NullPool
 
 from app.config.database import DatabaseSettings
 from app.config.settings import CacheSettings, Settings
-from app.database.tables.classification import CachedImage, CacheTotals, PeriodTotals, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from app.database.tables.schema import metadata
+from app.database.tables.statistics import CacheTotals, PeriodTotals
 from app.main import create_app
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer

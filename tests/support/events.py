@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.tables.accounts import TaskEvent
+from app.database.tables.inference import TaskEvent
 from app.database.transactions import write
 
 TASK_ID = "0" * 32

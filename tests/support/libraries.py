@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config.settings import ImageSettings, LibrarySettings
-from app.database.tables.accounts import LibraryImage, StoredFile, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage, StoredFile
 from app.services.library.rows import StoredName
 from app.services.library.service import LibraryService
 from app.services.photos import UploadedPhoto

@@ -9,13 +9,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.config.settings import StatisticsSettings
-from app.database.tables.classification import StatsState
-from app.services.request_log.backfill import build_rollups
 from app.services.request_log.record import RequestRecord
 from app.services.statistics.service import StatsService
 from tests.support.records import record
@@ -123,10 +120,3 @@ def random_records(count: int, seed: int = 1) -> list[RequestRecord]:
 def users_of(engine: AsyncEngine) -> Callable[[str], str]:
     """Which user ids are one user there: MySQL's collation does not look at the case."""
     return str if engine.dialect.name == "sqlite" else str.casefold
-
-
-async def rebuilt(engine: AsyncEngine, zone: ZoneInfo = SHANGHAI) -> None:
-    """Have everything computed from the log again."""
-    async with engine.begin() as connection:
-        await connection.execute(delete(StatsState))
-    await build_rollups(engine, zone)

@@ -44,7 +44,7 @@ _SEARCHED_CHARACTERS = 20_000
 # The SDKs do not validate a response: what is wrong with it shows when it is decoded, or read as what it should be.
 _UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # What no longer holds once a body is read. The type goes too: JSON is UTF-8 (RFC 8259), and a hostile charset such as
-# "zlib" would be applied by whoever asks for the text.
+# "zlib" would be applied by the code that asks for the text.
 _BODY_HEADERS = {"content-encoding", "content-length", "transfer-encoding", "content-type"}
 
 # Codes as the providers document them, in lower case: OpenAI, Anthropic, DashScope, Zhipu (numbers).

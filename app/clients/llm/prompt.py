@@ -73,7 +73,7 @@ When more than one fits:
 - A captured screen is screenshot, whatever the screen shows. A photo of a room or a person with a screen in it is not.
 - An official document of a person is idcard although it shows a face. A portrait without a document is single_person.
 - One person as the subject is single_person, two or more together are social_activities; passers-by do not count.
-- An animal as the subject is pets, even if somebody holds it.
+- An animal as the subject is pets, even if a person holds it.
 - A meal as the subject is foods; people around a table who are the subject are social_activities.
 - A sight or landscape in which people are small is travel_scenery.
 - Use other when none fits well; it is a proper answer, not a failure.

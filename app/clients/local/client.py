@@ -91,7 +91,7 @@ class LocalClient(ModelClient):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled the caller: the client was closed while the photo waited in line.
+            # The caller was not cancelled: the client was closed while the photo waited in line.
             raise ModelUnreachable("The local model is shutting down.") from None
         return self._result(probabilities)
 

@@ -21,7 +21,7 @@ ACCOUNT, ADDRESS = "account", "address"
 # Failures that cost nothing: typing errors, and a household or an office behind one address.
 FREE_FAILURES = {ACCOUNT: 5, ADDRESS: 30}
 FIRST_PAUSE_SECONDS = 1.0
-# Bounded, since anybody can keep anybody else out for that long.
+# Bounded, since a stranger can lock an account out for that long.
 MAX_PAUSE_SECONDS = 60.0
 # What a household or a server is given at least (RFC 6177, 2).
 IPV6_NETWORK_BITS = 64
@@ -86,7 +86,7 @@ def _subjects(account: str, address: str | None) -> dict[str, str]:
 
 
 def _household(address: str) -> str:
-    """Return an IPv4 address as it is, and of an IPv6 address the network: whoever has one has all of its 2^64."""
+    """Return an IPv4 address as it is, and of an IPv6 address the network: its owner has all of the 2^64 addresses."""
     if ipaddress.ip_address(address).version == 4:
         return address
     return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))

@@ -1,6 +1,7 @@
 """Passwords: hashed with Argon2, in threads, and never faster for a name that does not exist."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +16,7 @@ from app.errors import ServerBusy
 T = TypeVar("T")
 
 # A hash takes 64 MiB and some 50 ms of a core (RFC 9106's second choice), and not the event loop's. New passwords have
-# a thread of their own: anybody can sign up, and whoever does it all the time is not to keep people from logging in.
+# a thread of their own: a client that signs up all the time must not keep others from logging in.
 NEW, KNOWN = "new", "known"
 # More than that many would wait for longer than people do.
 MAX_WAITING = 64
@@ -29,8 +30,8 @@ class PasswordHasher:
         self._hash = PasswordHash((Argon2Hasher(),))
         self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"argon2-{name}") for name in (NEW, KNOWN)}
         self._waiting = {NEW: 0, KNOWN: 0}
-        # Of a password that nobody knows, to be compared with where there is no account.
-        self._nobodys: str | None = None
+        # Of a random password, to be compared with where there is no account.
+        self._unknown: str | None = None
 
     async def hash(self, password: str) -> str:
         """Return the hash to keep.
@@ -63,10 +64,10 @@ class PasswordHasher:
             self._waiting[which] -= 1
 
     def _matches(self, password: str, password_hash: str | None) -> bool:
-        if self._nobodys is None:
-            self._nobodys = self._hash.hash("nobody's")
+        if self._unknown is None:
+            self._unknown = self._hash.hash(secrets.token_hex(16))
         try:
-            matches = self._hash.verify(password, password_hash or self._nobodys)
+            matches = self._hash.verify(password, password_hash or self._unknown)
         except UnknownHashError:
             return False
         return matches and password_hash is not None

@@ -1,6 +1,6 @@
 """Accounts: who may sign in, and whose token this is. Names are unique by their keys, and the database settles races.
 
-No answer tells whether a name exists, except where somebody asks for that very name at sign-up.
+No answer tells whether a name exists, except where a client asks for that very name at sign-up.
 """
 
 import unicodedata
@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import LibraryImage, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
 from app.services.accounts.login_throttle import LoginThrottle
@@ -72,7 +73,7 @@ class AccountService:
         """Make an account.
 
         Raises:
-            UsernameTaken, EmailTaken: somebody has it already.
+            UsernameTaken, EmailTaken: another account has it.
             InvalidRequest: the name or the address is too long.
             ServerBusy: too many sign up at the moment.
         """
@@ -103,7 +104,7 @@ class AccountService:
         return Account(user_id, username, email, created_at)
 
     async def log_in(self, username: str, password: str, address: str | None) -> Token:
-        """Return a token for whoever knows the password; `address` is where the attempt comes from.
+        """Return a token for a client that knows the password; `address` is where the attempt comes from.
 
         Raises:
             LoginFailed: there is no such account, or it has another password; it takes the same time to say so.
@@ -160,7 +161,7 @@ class AccountService:
         """Change what is given; a new password ends all tokens.
 
         Raises:
-            UsernameTaken, EmailTaken: somebody else has it.
+            UsernameTaken, EmailTaken: another account has it.
             InvalidToken: the account is gone.
         """
         values: dict[str, Any] = {"updated_at": utc_now()}

@@ -1,4 +1,4 @@
-"""Tokens: what proves, for a limited time, that somebody has logged in. JSON Web Tokens (RFC 7519), HS256 only."""
+"""Tokens: what proves, for a limited time, that a client has logged in. JSON Web Tokens (RFC 7519), HS256 only."""
 
 import os
 import secrets
@@ -83,7 +83,7 @@ class TokenIssuer:
 
 
 def kept_secret_key(folder: Path) -> str:
-    """Return the key that is kept in `folder`; the first process makes it, readable by nobody else.
+    """Return the key that is kept in `folder`; the first process makes it, readable by this user alone.
 
     Raises:
         OSError: the folder or the file cannot be used.

@@ -1,7 +1,7 @@
 """Look-ups that share a query: what arrives while queries are under way is fetched together by the next one.
 
 There is no timer: a look-up that comes alone goes out at once, alone. A look-up never joins a query that is already
-under way, which may have read before the entry was stored; so the absence of an entry is remembered by nobody, and
+under way, which may have read before the entry was stored; so the absence of an entry is not remembered, and
 is told only to those who asked before the query began.
 """
 

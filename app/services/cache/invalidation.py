@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.tables.classification import CacheChange, UtcDateTime
+from app.database.tables.classification import CacheChange
+from app.database.tables.columns import UtcDateTime
 from app.database.transactions import read
 from app.runtime.background import OutageLog, every
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers

@@ -120,7 +120,7 @@ def read_entry(value: object) -> CachedResult | None:
         if type(fields) is not list or type(confidence) not in {int, float} or not 0 <= confidence <= 1:
             return None
         if description is not None:
-            # A lone surrogate could not be sent to anybody.
+            # A lone surrogate cannot be encoded.
             description.encode()
         return CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description)
     except (ValueError, TypeError, AttributeError, RecursionError):

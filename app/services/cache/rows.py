@@ -15,12 +15,12 @@ from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clock import utc_now
 from app.database.pipeline import Rows
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text
-from app.database.tables.classification import CacheChange, CachedImage, UtcDateTime
+from app.database.tables.classification import CacheChange, CachedImage
+from app.database.tables.columns import UtcDateTime
 from app.errors import CacheEntryNotFound
 from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CHANGES_KEPT
 
-MODEL_USED_MAX_LENGTH = 50
 # With each change; so the table stays as short as its changes of two days.
 OLD_CHANGES_DELETED = 1000
 
@@ -59,7 +59,7 @@ def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, mode
         entry.category.value,
         entry.confidence,
         entry.description,
-        model[:MODEL_USED_MAX_LENGTH],
+        model,
         json.dumps(result.response),
         1,
         now,
@@ -84,7 +84,7 @@ async def replace_provisional(
             category=entry.category.value,
             confidence=Decimal(str(entry.confidence)),
             description=entry.description,
-            model_used=model[:MODEL_USED_MAX_LENGTH],
+            model_used=model,
             model_response=result.response,
         )
     )

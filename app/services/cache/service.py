@@ -91,7 +91,7 @@ class CacheService:
         return found
 
     async def model_of(self, image_hash: str) -> str | None:
-        """Return who made the entry of one image (a model, its name cut short, or MANUAL_MODEL), or None."""
+        """Return who made the entry of one image (a model, or MANUAL_MODEL), or None."""
         query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
         return await read(self._engine, lambda connection: connection.scalar(query))
 
@@ -162,7 +162,7 @@ class CacheService:
         await self._reader.close()
 
     async def _find(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
-        """Return what exists, and count for each who asks where it was, also where several share a query."""
+        """Return what exists, and count for each caller where it was, also where several share a query."""
         found = await self._reader.find(image_hashes)
         for image_hash in image_hashes:
             if image_hash in found:

@@ -73,7 +73,7 @@ class CacheTiers:
         return entries
 
     async def keep(self, entries: Mapping[str, CachedResult]) -> None:
-        """Keep entries that were just read from the database or committed to it, and that count for everybody."""
+        """Keep entries that were just read from the database or committed to it, and that count for all models."""
         self.keep_in_memory(entries)
         if self._redis is not None:
             await self._redis.set_many({each: entries[each] for each in self._allowed_in_redis(entries)})

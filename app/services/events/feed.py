@@ -1,9 +1,9 @@
 """Tells listeners of every change of their tasks, in whichever process it happened. One table is the stream, and one
-watch per process reads it for all its listeners; without listeners nobody reads.
+watch per process reads it for all its listeners; without listeners nothing is read.
 
 An id is given out when a row is inserted, and seen when its transaction is committed: a lower one may appear later.
-So a gap is waited for before what follows it is told, and looked for a while longer: whoever comes back with the last
-id it was told has missed nothing, unless a transaction stayed open for more than GAP_SECONDS after its INSERT.
+So a gap is waited for before what follows it is told, and looked for a while longer: a client that comes back with the
+last id it was told has missed nothing, unless a transaction stayed open longer than GAP_SECONDS after its INSERT.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import TaskEvent
+from app.database.tables.inference import TaskEvent
 from app.database.transactions import read
 from app.errors import AppError, DatabaseUnavailable, ServerBusy, TooManyStreams
 from app.observability import metrics
@@ -27,7 +27,7 @@ from app.services.events.listener import PAGE_EVENTS, Ending, Listener, TaskChan
 from app.services.events.redis_signal import RedisSignal, Topic
 
 POLL_SECONDS = 0.5
-# With Redis a look is only for what nobody could announce.
+# With Redis a look is only for what could not be announced.
 POLL_WITH_SIGNAL_SECONDS = 2.0
 # Between two looks, however many changes are announced.
 PAUSE_SECONDS = 0.02
@@ -83,7 +83,7 @@ class TaskEvents:
             signal.listen(Topic.TASK_EVENTS, self._woken.set)
 
     def announce(self) -> None:
-        """Say that events have been committed, so that nobody has to find out. Does not wait and never fails."""
+        """Announce that events have been committed, so that no process has to look. Does not wait and never fails."""
         self._woken.set()
         if self._signal is not None:
             self._signal.send(Topic.TASK_EVENTS)
@@ -235,7 +235,7 @@ class TaskEvents:
         for event_id, user_id, body in rows:
             position.missing.pop(event_id, None)
             if event_id > known:
-                # After an empty table most ids before the first are those of deleted rows: nobody waits for them.
+                # After an empty table most ids before the first are those of deleted rows: they are not waited for.
                 missed_at = now if previous else now - 2 * GAP_SECONDS
                 for gap in range(max(previous + 1, event_id - MAX_MISSING), event_id):
                     is_held |= now - position.missing.setdefault(gap, missed_at) < GAP_SECONDS

@@ -1,6 +1,6 @@
 """One connection's share of the stream of task events: what it missed, then what happens, until something ends it.
 
-A listener never makes anybody wait: what it does not fetch in time ends it, and it comes back with the last id it saw.
+A listener never makes others wait: what it does not fetch in time ends it, and it comes back with the last id it saw.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def task_change(event_id: int, body: dict[str, Any]) -> TaskChange:
     """Return the event with `body`, which is what the task's status answers."""
     message = {"event": "task", "id": event_id} | body | {"id": event_id}
     text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate, of which JSON can tell, could not be sent to anybody.
+    # A lone surrogate, which JSON can express, cannot be encoded.
     return TaskChange(event_id, text.encode("utf-8", "replace").decode())
 
 
@@ -99,7 +99,7 @@ class Listener:
         self._queue.clear()
 
     async def events(self) -> AsyncIterator[TaskChange]:
-        """Yield every event after `since` once, for ever.
+        """Yield every event after `since` once, without end.
 
         Raises:
             DatabaseUnavailable, ServerBusy: what was missed cannot be read now.

@@ -1,6 +1,6 @@
 """Which models one may ask for by name. Only the service's own is there from the start: the others cost memory.
 
-Each is loaded when somebody asks for it for the first time, off the event loop, once for all who ask. What cannot be
+Each is loaded by the first request for it, off the event loop, once for all requests. What cannot be
 loaded is tried again at the next request. Further models never see LLM_API_KEY or LLM_BASE_URL: these belong to the
 provider that they were made for.
 """
@@ -43,7 +43,7 @@ class ModelCatalogue:
     """Knows the models by name, and loads those that are asked for.
 
     Args:
-        service_client: the model of the service (LLM_PROVIDER), started; whoever made it closes it.
+        service_client: the model of the service (LLM_PROVIDER), started; its maker closes it.
         settings: also says which further models there are.
 
     Raises:
@@ -124,7 +124,7 @@ class ModelCatalogue:
         if name == DEFAULT_MODEL_NAME:
             return "The specification's default name: answers with the local model, no made-up result."
         if name == SERVICE_ALIAS:
-            return "The model of this service, whose answers everybody shares."
+            return "The model of this service, whose answers all clients share."
         text = "Ships with the service and runs in it." if meant == LOCAL else "Registered by the operator."
         return f"{text} It is the model of this service." if meant == self._service_name else text
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelClient
-from app.database.tables.accounts import InferenceResult
+from app.database.tables.inference import InferenceResult
 from app.database.transactions import read
 from app.errors import ImageNotFound
 from app.runtime.background import SingleFlight

@@ -14,14 +14,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
-from app.database.tables.accounts import InferenceResult
+from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
 
 # What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
 OnSaved = Callable[[AsyncConnection, int], Awaitable[None]]
 
-MODEL_MAX_LENGTH = 100
 DESCRIPTION_MAX_LENGTH = 2000
 
 
@@ -86,7 +85,7 @@ class InferenceResults:
             "image_hash": image_hash,
             "category": finding.category.value,
             "from_cache": int(finding.from_cache),
-            "model": finding.model[:MODEL_MAX_LENGTH],
+            "model": finding.model,
             "description": finding.description and finding.description[:DESCRIPTION_MAX_LENGTH],
         }
         is_this_one = row.image_id == finding.image_id, row.user_id == account_id, row.request_id == finding.request_id

@@ -1,7 +1,7 @@
 """Inference on pictures of one's library: ask the model that was named, and keep what it said.
 
 The service's own model goes through the classifier, with the shared cache and its one call per photo; any other one
-through `FurtherModels`. An answer is finished and stored even if whoever asked for it has gone: it is paid for. In
+through `FurtherModels`. An answer is finished and stored even if its client has hung up: it is paid for. In
 the request log a person is `account:{id}`: that stays when the account is renamed, and tells no name.
 """
 
@@ -155,7 +155,7 @@ class InferenceService:
         try:
             async with self._memory.reserve(image.size_bytes, timeout_seconds=MEMORY_TIMEOUT_SECONDS):
                 data = await self._library.read(image)
-                # What is cached for everybody is never believed, not even of our own storage.
+                # The shared cache believes no claimed hash, not even that of our own storage.
                 sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
                 if sha256 != image.sha256:
                     logger.error("the stored file of {} has other bytes than were uploaded", image.sha256)

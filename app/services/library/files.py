@@ -10,7 +10,7 @@ from loguru import logger
 from app.services.library.rows import StoredName
 from app.storage import FileMissingError, Storage, StorageError
 
-# Whoever deletes a large account waits for as many round trips to S3 as there are files, divided by this.
+# Deleting a large account takes as many round trips to S3 as there are files, divided by this.
 REMOVED_AT_ONCE = 16
 
 

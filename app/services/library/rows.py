@@ -1,7 +1,8 @@
 """The rows of the library. A row of `stored_file` exists exactly as long as a picture refers to it.
 
-Whoever adds or removes a picture locks the row of its file first, so what a removal counts cannot change under it:
-the last owner's transaction deletes the row, and an upload that comes too late makes a new one, with a file of its own.
+A request that adds or removes a picture locks the row of its file first, so what a removal counts cannot change
+meanwhile: the last owner's transaction deletes the row, and an upload that comes too late makes a new one, with a file
+of its own.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,14 +14,15 @@ from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import Statement, execute, timestamp_text, upsert
-from app.database.tables.accounts import LibraryImage as ImageRow
-from app.database.tables.accounts import StoredFile, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage as ImageRow
+from app.database.tables.library import StoredFile
 from app.photo import PhotoFormat
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryImage:
-    """A picture of somebody's library. Width and height are in pixels as stored, before an orientation is applied."""
+    """A picture of an account's library. Width and height are in pixels as stored, before an orientation is applied."""
 
     id: int
     sha256: str
@@ -39,7 +41,7 @@ class LibraryImage:
 
 
 class NewImage(NamedTuple):
-    """What is to be added to somebody's library."""
+    """What is to be added to an account's library."""
 
     user_id: int
     sha256: str
@@ -170,7 +172,7 @@ async def remove_ownerless(connection: AsyncConnection, hashes: Sequence[str]) -
 
 
 async def find_files(connection: AsyncConnection, after: str, limit: int) -> list[FileRow]:
-    """Return the next files after this hash. One has no owner when somebody has deleted an account by hand."""
+    """Return the next files after this hash. A file has no owner when an operator has deleted an account by hand."""
     has_owner = exists().where(ImageRow.sha256 == StoredFile.sha256)
     query = select(StoredFile.sha256, has_owner).where(StoredFile.sha256 > after)
     rows = await connection.execute(query.order_by(StoredFile.sha256).limit(limit))
@@ -212,7 +214,7 @@ async def _used_bytes(connection: AsyncConnection, user_id: int) -> int:
 
 
 async def _locked(connection: AsyncConnection, hashes: Collection[str]) -> list[StoredName]:
-    """Lock the rows of these files, in the one order that everybody keeps."""
+    """Lock the rows of these files, in the one order that all requests keep."""
     query = select(StoredFile.sha256, StoredFile.version).where(StoredFile.sha256.in_(hashes))
     rows = (await connection.execute(query.order_by(StoredFile.sha256).with_for_update())).all()
     return [StoredName(*row) for row in rows]

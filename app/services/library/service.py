@@ -66,8 +66,8 @@ class LibraryService:
         self._quota_bytes = library_settings.quota_bytes
 
     async def add(self, account_id: int, upload: UploadedPhoto) -> LibraryImage:
-        """Add a picture to somebody's library. One that is in anybody's already is not decoded or written again, unless
-        its file is lost or damaged: then everybody who has it gets it back.
+        """Add a picture to an account's library. One that any account has already is not decoded or written again,
+        unless its file is lost or damaged: then all accounts that have it get it back.
 
         Raises:
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
@@ -103,7 +103,7 @@ class LibraryService:
         """Return one picture of an account.
 
         Raises:
-            ImageNotFound: there is none with this id, or it is somebody else's.
+            ImageNotFound: there is none with this id, or it is another account's.
         """
 
         async def find(connection: AsyncConnection) -> LibraryImage | None:
@@ -141,10 +141,10 @@ class LibraryService:
         return await _begun(self._pieces(image.stored.thumbnail))
 
     async def delete(self, account_id: int, image_id: int) -> None:
-        """Delete a picture, and what models said of it. Its file goes when nobody else has it.
+        """Delete a picture, and what models said of it. Its file goes when no other account has it.
 
         Raises:
-            ImageNotFound: there is none with this id, or it is somebody else's.
+            ImageNotFound: there is none with this id, or it is another account's.
         """
         was_there = False
 
@@ -188,7 +188,7 @@ class LibraryService:
         with _our_storage_errors():
             if all([await is_whole(self._storage, name) for name in stored]):
                 return None
-        # A row goes before its file: if this one is there still, nobody has removed the file by right.
+        # A row goes before its file: if this one is there still, the file was not removed by a request.
         return next(iter(stored & await read(self._engine, find)), None)
 
     async def _add_row(

@@ -2,7 +2,7 @@
 
 Only files of a certain age count, so that the uploads under way in other processes are safe. And only files of a
 storage that is marked as this database's: with any other database, such as one with a misspelt name, all of them would
-look like nobody's.
+look unowned.
 """
 
 import secrets
@@ -15,13 +15,13 @@ from sqlalchemy import ColumnElement, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.statements import Statement, execute, seconds_from_now, upsert
-from app.database.tables.accounts import LibraryState
+from app.database.tables.library import LibraryState
 from app.database.transactions import read, write
 from app.runtime.background import OutageLog, every
 from app.services.library.rows import FileRow, StoredName, find_files, find_stored, remove_ownerless
 from app.storage import Storage, StorageError
 
-# A file this old that no row names is nobody's: the sweep removes it.
+# A file this old that no row names is an orphan: the sweep removes it.
 ABANDONED_AFTER_SECONDS = 3600.0
 # The second round finds what a crash right before the start had left, which the first is too early for.
 SECOND_ROUND_SECONDS = ABANDONED_AFTER_SECONDS * 1.1
@@ -51,7 +51,7 @@ async def sweep_regularly(engine: AsyncEngine, storage: Storage) -> None:
 
 
 async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:
-    """Return whether this process is to sweep: the storage is this database's, and nobody has swept in the last hour.
+    """Return whether this process is to sweep: the storage is this database's, and was not swept in the last hour.
 
     Raises:
         DatabaseUnavailable, ServerBusy, StorageError: it cannot be found out.
@@ -83,7 +83,7 @@ async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:
 
 
 async def sweep(engine: AsyncEngine, storage: Storage, *, older_than_seconds: float) -> int:
-    """Remove what is nobody's; returns how many files.
+    """Remove orphans; returns how many files.
 
     Raises:
         DatabaseUnavailable, ServerBusy, StorageError: it did not get to its end.

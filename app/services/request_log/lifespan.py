@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import StatisticsSettings
 from app.runtime.background import running
-from app.services.request_log.backfill import build_rollups
+from app.services.request_log.backfill import recount_visitors
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups
@@ -35,7 +35,7 @@ async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) ->
     Raises:
         AppError: the database is not usable.
     """
-    await build_rollups(engine, settings.timezone)
+    await recount_visitors(engine, settings.timezone)
     rollups = Rollups(engine.dialect.name, settings.timezone)
     recorder = RequestRecorder(
         engine,

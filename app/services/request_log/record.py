@@ -21,7 +21,7 @@ _LOG_COLUMN_COUNT = 10
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and since when: `started_at` is `time.perf_counter()` at the arrival of the request."""
+    """The caller, and since when it waits: `started_at` is `time.perf_counter()` at the arrival of the request."""
 
     request_id: str = field(default_factory=new_request_id)
     user_id: str | None = None

@@ -20,7 +20,7 @@ from app.config.settings import LogDurability
 from app.database.batch_writer import create_batch_writer
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.observability import metrics
@@ -32,7 +32,7 @@ from app.services.request_log.rollups import Rollups
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
 MAX_PENDING_ROWS = 20_000
-# With async rows, which nobody waits for, while the database is away.
+# With async rows, which no request waits for, while the database is away.
 RETRY_PAUSE_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 20.0
 
@@ -40,7 +40,7 @@ CLOSE_TIMEOUT_SECONDS = 20.0
 @dataclass(frozen=True, slots=True)
 class _Pending:
     records: Sequence[RequestRecord]
-    # None: nobody waits, the rows are kept until they can be written.
+    # None: no request waits, the rows are kept until they can be written.
     committed: asyncio.Future[None] | None
 
 
@@ -98,7 +98,7 @@ class RequestRecorder:
     async def close(self) -> None:
         """Wait until everything that was handed over is written, and give the connection back.
 
-        Rows that nobody waits for are given up, with a line in the log, when the database stays away.
+        Rows that no request waits for are given up, with a line in the log, when the database stays away.
         """
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):

@@ -118,9 +118,9 @@ class Rollups:
             statements.append(Statement(_insert_visitors(self._dialect, len(seen)), rows))
             statements.append(Statement(_count_visitors(self._dialect), (day, kind, self._shard)))
         rows = []
-        for (period, category), (requests, hits, milliseconds, confidence) in sorted(periods.items()):
-            rows += (period, category, self._shard, requests, hits, requests, milliseconds, confidence)
-        statements.append(Statement(upsert_periods(self._dialect, f"VALUES {_placeholders(len(periods), 8)}"), rows))
+        for (period, category), sums in sorted(periods.items()):
+            rows += (period, category, self._shard, *sums)
+        statements.append(Statement(_upsert_periods(self._dialect, len(periods)), rows))
         return statements
 
     def _note(self, visitors: dict[tuple[str, str], set[str]], key: tuple[str, str], visitor: str) -> None:
@@ -144,18 +144,8 @@ class Rollups:
 
 
 @lru_cache(maxsize=256)
-def _placeholders(rows: int, columns: int) -> str:
-    return rows_of_placeholders(rows, columns)
-
-
-@lru_cache(maxsize=256)
-def _upsert_users(dialect: str, rows: int) -> str:
-    return upsert_users(dialect, f"VALUES {_placeholders(rows, 5)}")
-
-
-@lru_cache(maxsize=256)
 def _insert_visitors(dialect: str, rows: int) -> str:
-    return insert_visitors(dialect, f"VALUES {_placeholders(rows, 3)}")
+    return insert_visitors(dialect, f"VALUES {rows_of_placeholders(rows, 3)}")
 
 
 @lru_cache(maxsize=4)
@@ -177,8 +167,8 @@ def _upsert_cache(dialect: str) -> str:
     )
 
 
-def upsert_users(dialect: str, source: str) -> str:
-    """Return the text that adds rows (user, requests, hits, first, last) of `source` to `stats_user`."""
+@lru_cache(maxsize=256)
+def _upsert_users(dialect: str, rows: int) -> str:
     least, greatest = ("MIN", "MAX") if dialect == "sqlite" else ("LEAST", "GREATEST")
     return upsert(
         dialect,
@@ -191,19 +181,18 @@ def upsert_users(dialect: str, source: str) -> str:
             "last_request_at": f"{greatest}(last_request_at, {{new}})",
         },
         columns="user_id, requests, hits, first_request_at, last_request_at",
-        source=source,
+        source=f"VALUES {rows_of_placeholders(rows, 5)}",
     )
 
 
 @lru_cache(maxsize=256)
-def upsert_periods(dialect: str, source: str) -> str:
-    """Return the text that adds rows of `source`, in the table's order of columns, to `stats_period`."""
+def _upsert_periods(dialect: str, rows: int) -> str:
     return upsert_sums(
         dialect,
         table="stats_period",
         keys=("period_start", "category", "shard"),
-        sums=("requests", "hits", "timed_requests", "processing_time_ms", "confidence_sum"),
-        source=source,
+        sums=("requests", "hits", "processing_time_ms", "confidence_sum"),
+        source=f"VALUES {rows_of_placeholders(rows, 7)}",
     )
 
 
@@ -219,8 +208,7 @@ def upsert_sums(dialect: str, *, table: str, keys: Sequence[str], sums: Sequence
         dialect,
         table=table,
         keys=keys,
-        # With the table's name, because the log has columns of the same names.
-        updates={column: f"{table}.{column} + {{new}}" for column in sums},
+        updates={column: f"{column} + {{new}}" for column in sums},
         columns=", ".join([*keys, *sums]),
         source=source,
     )

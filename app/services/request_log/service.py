@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.tables.classification import RequestLog, Visitor
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import Visitor
 from app.database.transactions import read, write
 from app.errors import RequestNotFound
 from app.runtime.background import OutageLog, every

@@ -1,7 +1,7 @@
-"""What the dashboard shows, computed once for all who watch it, and not at all while nobody does.
+"""What the dashboard shows, computed once for all viewers, and not at all without viewers.
 
 It comes in parts, each as its JSON. A viewer gets the parts that exist, then each that has changed; one who reads
-slowly misses states in between, and no more than one of each part waits for anybody.
+slowly misses states in between, and no more than one of each part waits for a viewer.
 """
 
 import asyncio

@@ -22,14 +22,8 @@ from app.categories import Category
 from app.clock import day_in_utc, utc_now
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
-from app.database.tables.classification import (
-    CachedImage,
-    CacheTotals,
-    ErrorPeriod,
-    PeriodTotals,
-    UserTotals,
-    VisitorCount,
-)
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import ServerBusy
 from app.services.request_log.rollups import ADDRESS, USER
@@ -125,7 +119,6 @@ class StatsService:
             func.sum(PeriodTotals.requests).label("total"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
-            func.sum(PeriodTotals.timed_requests).label("timed"),
             _visitors(day, USER).label("users"),
             _visitors(day, ADDRESS).label("ips"),
         ).where(self._is_on(day))
@@ -140,7 +133,7 @@ class StatsService:
                 cache_hit_rate=percent(hits, total),
                 unique_users=int(row.users or 0),
                 unique_ips=int(row.ips or 0),
-                avg_processing_time_ms=ratio(int(row.milliseconds or 0), int(row.timed or 0)),
+                avg_processing_time_ms=ratio(int(row.milliseconds or 0), total),
                 estimated_cost=self._cost(total - hits),
                 cost_saved=self._cost(hits),
             )

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
-from app.database.tables.classification import ErrorPeriod, PeriodTotals, VisitorCount
+from app.database.tables.statistics import ErrorPeriod, PeriodTotals, VisitorCount
 from app.errors import InvalidRequest
 from app.services.request_log.rollups import PERIOD_MINUTES, USER
 from app.services.statistics.rounding import percent, ratio
@@ -131,7 +131,6 @@ async def _read_some(
             func.sum(PeriodTotals.requests).label("requests"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
-            func.sum(PeriodTotals.timed_requests).label("timed"),
         )
         .where(PeriodTotals.period_start >= bounds[0], PeriodTotals.period_start < bounds[-1])
         .group_by(PeriodTotals.period_start)
@@ -142,7 +141,6 @@ async def _read_some(
         func.sum(quarters.c.requests).label("requests"),
         func.sum(quarters.c.hits).label("hits"),
         func.sum(quarters.c.milliseconds).label("milliseconds"),
-        func.sum(quarters.c.timed).label("timed"),
     ).group_by("number")
     error_quarters = (
         select(ErrorPeriod.period_start, func.sum(ErrorPeriod.errors).label("errors"))
@@ -181,7 +179,7 @@ async def _read_some(
                     users=users.get(days[number], 0) if bucket is Bucket.DAY else None,
                     money_spent=float((requests - hits) * settings.cost_per_call),
                     money_saved=float(hits * settings.cost_per_call),
-                    latency=ratio(int(row.milliseconds), int(row.timed)) if row else 0.0,
+                    latency=ratio(int(row.milliseconds), requests) if row else 0.0,
                     errors=errors.get(number, 0),
                 )
             )

@@ -1,1 +1,1 @@
-"""Asynchronous inference: tasks, who has claimed them, and when they are deleted."""
+"""Asynchronous inference: tasks, the processes that claim them, and when they are deleted."""

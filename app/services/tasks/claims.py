@@ -17,7 +17,7 @@ from app.clients.errors import ModelRefused, ModelRejectedRequest
 from app.clock import utc_now
 from app.database.heartbeat import Heartbeat
 from app.database.statements import can_skip_locked, execute
-from app.database.tables.accounts import InferenceTask
+from app.database.tables.inference import InferenceTask
 from app.database.transactions import write
 from app.errors import AppError, InvalidRequest, NotFound
 from app.observability import metrics

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import seconds_from_now
-from app.database.tables.accounts import InferenceTask, TaskEvent
+from app.database.tables.inference import InferenceTask, TaskEvent
 
 TASK_EVENT = "task"
 

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import InferenceTask, TaskEvent
+from app.database.tables.inference import InferenceTask, TaskEvent
 from app.database.transactions import write
 from app.runtime.background import OutageLog, every
 from app.services.tasks.record import FINISHED, database_time

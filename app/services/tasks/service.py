@@ -15,7 +15,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.accounts import InferenceTask, LibraryImage, User
+from app.database.tables.accounts import User
+from app.database.tables.inference import InferenceTask
+from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import AppError, ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.observability import metrics, tracing

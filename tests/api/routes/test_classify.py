@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.database.tables.classification import RequestLog
+from app.database.tables.request_log import RequestLog
 from app.main import create_app
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, classification, failure
 from tests.fakes.model_server import FakeModelServer

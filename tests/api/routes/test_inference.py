@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import RED, jpeg_photo, png_photo
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, refusal
@@ -338,9 +339,9 @@ async def test_nobody_sees_anothers(service: httpx2.AsyncClient, owner: Headers)
     other = await person(service, "other")
     # Word for word what is said of what there is not.
     for name in ("CountedModel", "default", "dummy"):
-        theirs, nobodys = await ask(service, other, image_id, name), await ask(service, other, 10**9, name)
-        assert code(theirs) == code(nobodys) == (404, "image_not_found")
-        assert theirs.json()["error"] == nobodys.json()["error"]
+        theirs, unknown = await ask(service, other, image_id, name), await ask(service, other, 10**9, name)
+        assert code(theirs) == code(unknown) == (404, "image_not_found")
+        assert theirs.json()["error"] == unknown.json()["error"]
     assert code(await service.get(f"{PATH}/{result_id}", headers=other)) == (404, "result_not_found")
     assert (await results(service, other))["total"] == 0
     assert (await results(service, other, image_id=image_id))["total"] == 0

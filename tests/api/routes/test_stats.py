@@ -5,15 +5,13 @@ from zoneinfo import ZoneInfo
 
 import httpx2
 import pytest
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config.settings import Settings
-from app.database.tables.classification import RequestLog
+from app.config.settings import Settings, StatisticsSettings
 from app.main import create_app
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.serving import serving
-from tests.support.statistics import log_row
+from tests.support.statistics import log_and_sum, log_row
 
 
 async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
@@ -116,16 +114,17 @@ async def test_a_series_has_the_bounds_that_it_is_asked_for(api: httpx2.AsyncCli
 
 
 @pytest.mark.parametrize("migrate_on_start", [True, False])
-async def test_a_log_from_before_counts_too(settings: Settings, engine: AsyncEngine, migrate_on_start: bool) -> None:
-    """The service starts on a database that has log rows and no rollups yet."""
+async def test_the_start_counts_visitors_again_for_another_zone(
+    settings: Settings, engine: AsyncEngine, migrate_on_start: bool
+) -> None:
+    row = log_row(1, user_id="user", created_at=datetime(2025, 10, 10, 20, tzinfo=UTC))
+    await log_and_sum(engine, [row], "UTC")
     database = settings.database.model_copy(update={"migrate_on_start": migrate_on_start})
-    settings = settings.model_copy(update={"database": database})
-    moment = datetime(2025, 10, 10, 12, tzinfo=UTC)
-    async with engine.begin() as connection:
-        await connection.execute(insert(RequestLog), [log_row(number, created_at=moment) for number in range(3)])
+    statistics = StatisticsSettings.model_validate({"timezone": "Asia/Shanghai"})
+    settings = settings.model_copy(update={"database": database, "statistics": statistics})
     async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api:
-        figures = (await api.get("/stats/today?date=2025-10-10")).json()["data"]
-    assert figures["total_requests"] == 3
+        days = [(await api.get(f"/stats/today?date={day}")).json()["data"] for day in ("2025-10-10", "2025-10-11")]
+    assert [day["unique_users"] for day in days] == [0, 1]
 
 
 @pytest.mark.parametrize(

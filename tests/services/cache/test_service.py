@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.categories import Category
 from app.clients.base import ModelResult
 from app.clock import utc_now
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.pipeline import Rows, run
 from app.database.statements import Statement
 from app.database.tables.classification import CachedImage
@@ -24,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("long_trust")
 async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) -> None:
     cache = service(engine)
     assert await cache.get(IMAGE) is None
-    saved = await save(cache, IMAGE, result(Category.FOODS), model="m" * 80)
+    saved = await save(cache, IMAGE, result(Category.FOODS), model="m" * MODEL_NAME_MAX_LENGTH)
     assert saved.confidence == 0.8765
     assert await cache.get(IMAGE) == saved
     assert await cache.get_many([IMAGE, "b" * 64, IMAGE]) == {IMAGE: saved}
     async with engine.connect() as connection:
         row = (await connection.execute(select(CachedImage))).one()
-    assert (row.hit_count, row.model_used, row.model_response) == (1, "m" * 50, {"answer": "foods"})
+    assert (row.hit_count, row.model_used, row.model_response) == (1, "m" * MODEL_NAME_MAX_LENGTH, {"answer": "foods"})
 
 
 async def test_the_first_of_many_savers_wins_and_all_answer_the_same(engine: AsyncEngine) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.database import DatabaseSettings
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
-from app.database.tables.classification import CachedImage, ModelCallLease, RequestLog
+from app.database.tables.classification import CachedImage, ModelCallLease
+from app.database.tables.request_log import RequestLog
 from app.main import create_app
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import classification, failure

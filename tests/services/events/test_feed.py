@@ -9,7 +9,7 @@ from sqlalchemy import delete, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import transactions
-from app.database.tables.accounts import TaskEvent
+from app.database.tables.inference import TaskEvent
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.services.accounts.service import AccountService, Session
 from app.services.events import feed

@@ -14,8 +14,8 @@ from app import photo
 from app.config.database import DatabaseSettings
 from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
-from app.database.tables.accounts import LibraryImage as ImageRow
 from app.database.tables.accounts import User
+from app.database.tables.library import LibraryImage as ImageRow
 from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable, TooManyPixels
 from app.services.library import service as library_module
 from app.services.library.rows import LibraryImage

@@ -12,7 +12,8 @@ from app.clock import utc_now
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.tables.accounts import LibraryState, User
+from app.database.tables.accounts import User
+from app.database.tables.library import LibraryState
 from app.services.library import sweep as sweep_module
 from app.services.library.sweep import sweep, sweep_regularly, take_turn
 from app.storage import LocalStorage

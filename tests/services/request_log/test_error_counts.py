@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.tables.classification import ErrorPeriod
+from app.database.tables.statistics import ErrorPeriod
 from app.runtime.background import running
 from app.services.request_log import error_counts
 from app.services.request_log.error_counts import ErrorCounts, count_error

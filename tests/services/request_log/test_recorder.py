@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import LogDurability, Settings
 from app.database.batch_writer import BatchWriter, create_batch_writer
 from app.database.statements import Statement
-from app.database.tables.classification import CachedImage, RequestLog
+from app.database.tables.classification import CachedImage
+from app.database.tables.request_log import RequestLog
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.observability.logging import configure_logging
 from app.services.request_log import recorder as recorder_module

@@ -9,7 +9,8 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
-from app.database.tables.classification import RequestLog, Visitor
+from app.database.tables.request_log import RequestLog
+from app.database.tables.statistics import Visitor
 from app.runtime.background import running
 from app.services.request_log import service as service_module
 from app.services.request_log.service import RequestLogService

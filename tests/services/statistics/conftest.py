@@ -3,21 +3,20 @@
 import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
-from app.database.tables.classification import CachedImage, RequestLog
-from app.services.request_log.backfill import build_rollups
-from tests.support.statistics import log_row
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import CacheTotals
+from tests.support.statistics import log_and_sum, log_row
 
 
 @pytest.fixture
 async def filled(engine: AsyncEngine) -> AsyncEngine:
-    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups built from them."""
+    """Both tables, filled with the same pseudo-random rows everywhere, and the rollups."""
     dice = random.Random(7)
     categories = [category.value for category in Category]
     start = datetime(2025, 10, 8, tzinfo=UTC)
@@ -30,7 +29,7 @@ async def filled(engine: AsyncEngine) -> AsyncEngine:
             category=dice.choices(categories, weights=[1, 3, 5, 9, 14, 20, 27, 35])[0],
             confidence=Decimal(dice.randrange(10_001)) / 10_000,
             from_cache=int(dice.random() < 0.37),
-            processing_time_ms=dice.choice([None, dice.randrange(3000)]),
+            processing_time_ms=dice.randrange(3000),
             created_at=start + timedelta(seconds=dice.randrange(4 * 86400)),
         )
         for number in range(3000)
@@ -49,7 +48,9 @@ async def filled(engine: AsyncEngine) -> AsyncEngine:
         for number in range(40)
     ]
     async with engine.begin() as connection:
-        await connection.execute(insert(RequestLog), log)
         await connection.execute(insert(CachedImage), cache)
-    await build_rollups(engine, ZoneInfo("UTC"))
+        await connection.execute(
+            insert(CacheTotals), {"shard": 0, "images": len(cache), "hits": sum(number * 3 + 1 for number in range(40))}
+        )
+    await log_and_sum(engine, log)
     return engine

@@ -5,15 +5,14 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.tables.classification import CachedImage, RequestLog, UserTotals
-from app.services.request_log.backfill import build_rollups
-from tests.support.statistics import log_row, stats_service
+from app.database.tables.classification import CachedImage
+from app.database.tables.statistics import UserTotals
+from tests.support.statistics import log_and_sum, log_row, stats_service
 
 DAY = date(2025, 10, 10)
 
@@ -192,11 +191,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
         datetime(2025, 10, 10, 15, 59, 59, tzinfo=UTC),
         datetime(2025, 10, 10, 16, 0, 0, tzinfo=UTC),
     ]
-    async with engine.begin() as connection:
-        await connection.execute(
-            insert(RequestLog), [log_row(i, created_at=moment) for i, moment in enumerate(moments)]
-        )
-    await build_rollups(engine, ZoneInfo("UTC"))
+    await log_and_sum(engine, [log_row(i, created_at=moment) for i, moment in enumerate(moments)])
     assert (await stats_service(engine, "Asia/Shanghai").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "UTC").day(DAY)).total_requests == 2
     assert (await stats_service(engine, "America/New_York").day(date(2025, 10, 9))).total_requests == 2
@@ -205,9 +200,7 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
 
 
 async def test_cost_per_call_is_the_configured_one(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(insert(RequestLog), [log_row(i, from_cache=int(i < 7)) for i in range(10)])
-    await build_rollups(engine, ZoneInfo("UTC"))
+    await log_and_sum(engine, [log_row(i, from_cache=int(i < 7)) for i in range(10)])
     day = await stats_service(engine, cost="0.0025").day(DAY)
     assert (day.estimated_cost, day.cost_saved) == (0.0075, 0.0175)
 

@@ -15,13 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
 from app.database.statements import timestamp_text
-from app.database.tables.classification import ErrorPeriod, RequestLog
+from app.database.tables.statistics import ErrorPeriod
 from app.database.transactions import read
 from app.errors import InvalidRequest, ServerBusy
-from app.services.request_log.backfill import build_rollups
+from app.services.request_log.backfill import recount_visitors
 from app.services.statistics import service as stats_module
 from app.services.statistics.timeseries import MAX_NUMBERS, Bucket, bucket_bounds, read_buckets
-from tests.support.statistics import log_row, stats_service
+from tests.support.statistics import log_and_sum, log_row, stats_service
 
 BUCKET_SQL = """
 SELECT
@@ -29,7 +29,6 @@ SELECT
     SUM(CASE WHEN from_cache = 1 THEN 1 ELSE 0 END) AS hits,
     COUNT(DISTINCT user_id) AS users,
     SUM(processing_time_ms) AS milliseconds,
-    COUNT(processing_time_ms) AS timed,
     (SELECT SUM(errors) FROM stats_error WHERE period_start >= :start AND period_start < :end) AS errors
 FROM request_log
 WHERE created_at >= :start AND created_at < :end
@@ -42,7 +41,7 @@ async def by_plain_sql(engine: AsyncEngine, starts: Sequence[datetime], end: dat
         for start, until in zip(starts, [*starts[1:], end], strict=True):
             bounds = {"start": timestamp_text(start), "end": timestamp_text(until)}
             row = (await connection.execute(text(BUCKET_SQL), bounds)).one()
-            requests, hits, timed = row.requests, int(row.hits or 0), row.timed
+            requests, hits = row.requests, int(row.hits or 0)
             figures.append(
                 {
                     "requests": requests,
@@ -52,7 +51,7 @@ async def by_plain_sql(engine: AsyncEngine, starts: Sequence[datetime], end: dat
                     "users": row.users,
                     "money_spent": float((requests - hits) * Decimal("0.01")),
                     "money_saved": float(hits * Decimal("0.01")),
-                    "latency": float(row.milliseconds) / timed if timed else 0,
+                    "latency": float(row.milliseconds) / requests if requests else 0,
                     "errors": int(row.errors or 0),
                 }
             )
@@ -64,7 +63,7 @@ async def by_plain_sql(engine: AsyncEngine, starts: Sequence[datetime], end: dat
 async def test_buckets_equal_plain_sql(filled: AsyncEngine, bucket: Bucket, zone: str) -> None:
     here = ZoneInfo(zone)
     if bucket is Bucket.DAY:
-        await build_rollups(filled, here)
+        await recount_visitors(filled, here)
     quarters = [datetime(2025, 10, 8, tzinfo=UTC) + timedelta(minutes=15 * number) for number in range(4 * 96)]
     errors: list[dict[str, Any]] = [
         {"period_start": quarter, "code": code, "shard": number % 3, "errors": number % 7 + 1}
@@ -101,11 +100,7 @@ async def test_days_on_which_clocks_change_are_whole_days(engine: AsyncEngine) -
     zone = ZoneInfo("America/New_York")
     # Clocks go back at 06:00 UTC of 2 November 2025, forward at 07:00 UTC of 8 March 2026.
     moments = [datetime(2025, 11, 1, tzinfo=UTC) + timedelta(minutes=30) * number for number in range(48 * 130)]
-    async with engine.begin() as connection:
-        await connection.execute(
-            insert(RequestLog), [log_row(number, created_at=moment) for number, moment in enumerate(moments)]
-        )
-    await build_rollups(engine, zone)
+    await log_and_sum(engine, [log_row(number, created_at=moment) for number, moment in enumerate(moments)], zone.key)
     start, end = datetime(2025, 11, 1, tzinfo=zone), datetime(2026, 3, 10, tzinfo=zone)
     days = await stats_service(engine, "America/New_York").timeseries(Bucket.DAY, start, end)
     assert len(days) == 129
@@ -123,11 +118,7 @@ async def test_a_day_that_a_zone_leaves_out_is_empty(engine: AsyncEngine) -> Non
     # Samoa crossed the date line at the end of 29 December 2011.
     zone = ZoneInfo("Pacific/Apia")
     moments = [datetime(2011, 12, 29, 10, tzinfo=UTC) + timedelta(hours=1) * number for number in range(48)]
-    async with engine.begin() as connection:
-        await connection.execute(
-            insert(RequestLog), [log_row(number, created_at=moment) for number, moment in enumerate(moments)]
-        )
-    await build_rollups(engine, zone)
+    await log_and_sum(engine, [log_row(number, created_at=moment) for number, moment in enumerate(moments)], zone.key)
     days = await stats_service(engine, "Pacific/Apia").timeseries(
         Bucket.DAY, datetime(2011, 12, 29, tzinfo=zone), datetime(2012, 1, 1, tzinfo=zone)
     )

@@ -18,7 +18,7 @@ from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.heartbeat import Heartbeat
 from app.database.statements import can_skip_locked
-from app.database.tables.accounts import InferenceTask, TaskEvent
+from app.database.tables.inference import InferenceTask, TaskEvent
 from app.database.transactions import write
 from app.errors import ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.observability import metrics
