@@ -9,8 +9,10 @@ from pathlib import Path
 POLL_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], bool], what: str, within_seconds: float = 30) -> None:
-    """Return when `condition()` is true; `what` names it in the failure.
+def wait_until(
+    condition: Callable[[], bool], what: str, within_seconds: float = 30, *, poll_seconds: float = POLL_SECONDS
+) -> None:
+    """Return when `condition()` is true, which is asked every `poll_seconds`; `what` names it in the failure.
 
     Raises:
         AssertionError: it did not become true in time.
@@ -18,7 +20,7 @@ def wait_until(condition: Callable[[], bool], what: str, within_seconds: float =
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_seconds} s: {what}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def is_running(pid: int) -> bool:
