@@ -40,12 +40,12 @@ async def test_an_outage_is_logged_once_for_all_features(
     signal.send(Topic.TASK_EVENTS)
     async with running(signal.run(), name="signal"):
         for _ in range(3):
-            await cache.connect(forget=[])
+            await cache.connect()
             await asyncio.sleep(0.05)
         assert log == ["WARNING Redis is out of reach (ConnectionError)\n"]
         with running_redis(tmp_path, port=port):
             await until(lambda: signal.in_contact)
-            await cache.connect(forget=[])
+            await cache.connect()
             assert cache.in_contact
             assert log[1:] == ["INFO Redis is back\n"]
     await signal.close()

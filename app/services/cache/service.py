@@ -135,7 +135,7 @@ class CacheService:
             await record_change(connection, image_hash)
 
         await write(self._engine, update_entry)
-        await self._copies.forget(image_hash)
+        self._copies.forget(image_hash)
         logger.info("cache entry {} was corrected to {}", image_hash, category.value)
         return entry
 
@@ -154,7 +154,7 @@ class CacheService:
             return hit_count
 
         hit_count = await write(self._engine, delete_entry)
-        await self._copies.forget(image_hash)
+        self._copies.forget(image_hash)
         logger.info("cache entry {} with hit_count {} was removed", image_hash, hit_count)
 
     async def close(self) -> None:
