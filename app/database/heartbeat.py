@@ -18,7 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.pipeline import Rows, run
 from app.database.statements import Statement, seconds_from_now, upsert
-from app.database.tables.classification import ProcessHeartbeat
+from app.database.tables.heartbeat import ProcessHeartbeat
 from app.runtime.background import OutageLog, cancel, every, spawn
 
 RENEW_SECONDS = 1.0

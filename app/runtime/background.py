@@ -109,6 +109,29 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
         future.exception()
 
 
+async def shared(future: asyncio.Future[V]) -> V:
+    """Return the result of a future that others wait for too; a caller that is cancelled does not cancel it.
+
+    From Python 3.14 on, asyncio.shield reports a failure that no caller is left for as an error of the event loop.
+
+    Raises:
+        Exception: what the future raises.
+    """
+    if not future.done():
+        waiter = future.get_loop().create_future()
+
+        def wake(_: object) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        future.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            future.remove_done_callback(wake)
+    return future.result()
+
+
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
     """Run `work` for the length of the block."""
@@ -145,12 +168,12 @@ class SingleFlight(Generic[K, V]):
         """
         under_way = self._calls.get(key)
         if under_way is not None:
-            return await asyncio.shield(under_way), True
+            return await shared(under_way), True
         name = f"single-flight-{key}"
         started = spawn(call(), name=name) if is_detached else asyncio.create_task(call(), name=name)
         self._calls[key] = started
         started.add_done_callback(lambda done: self._end(key, done))
-        return await asyncio.shield(started), False
+        return await shared(started), False
 
     async def wait(self) -> None:
         """Wait for the calls under way, however they end."""

@@ -19,7 +19,7 @@ from app.database.engine import create_engine
 from app.database.heartbeat import ROWS_KEPT_SECONDS, STALLED_SECONDS, Heartbeat
 from app.database.pipeline import DuplicateRowError
 from app.database.statements import Statement, seconds_from_now
-from app.database.tables.classification import ProcessHeartbeat
+from app.database.tables.heartbeat import ProcessHeartbeat
 from app.database.tables.statistics import StatsState
 from tests.support.databases import TestDatabase
 from tests.support.silence import going_silent

@@ -9,12 +9,13 @@ from loguru import logger
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
+from app.database.engine import location
 from app.runtime.background import running
 from app.services.cache import redis as redis_tier
 from app.services.cache.redis import RedisCache
 from app.services.events import redis_signal
 from app.services.events.redis_signal import RedisSignal, Topic
-from app.services.redis import RedisClient, key_space, open_redis
+from app.services.redis import RedisClient, open_redis
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.support.event_streams import until
@@ -40,12 +41,12 @@ async def test_an_outage_is_logged_once_for_all_features(
     signal.send(Topic.TASK_EVENTS)
     async with running(signal.run(), name="signal"):
         for _ in range(3):
-            await cache.connect(forget=[])
+            await cache.connect()
             await asyncio.sleep(0.05)
         assert log == ["WARNING Redis is out of reach (ConnectionError)\n"]
         with running_redis(tmp_path, port=port):
             await until(lambda: signal.in_contact)
-            await cache.connect(forget=[])
+            await cache.connect()
             assert cache.in_contact
             assert log[1:] == ["INFO Redis is back\n"]
     await signal.close()
@@ -66,6 +67,6 @@ def test_each_database_has_keys_of_its_own(tmp_path: Path) -> None:
         "mysql://user:secret@one:3307/name",
         "mysql://user:secret@one:3306/other",
     ]
-    spaces = [key_space(Settings(database=DatabaseSettings.model_validate({"url": url}))) for url in urls]
+    spaces = [location(Settings(database=DatabaseSettings.model_validate({"url": url})).database_url) for url in urls]
     assert len(set(spaces)) == len(urls)
     assert "secret" not in "".join(spaces)

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.errors import ModelTimeout
 from app.database.heartbeat import Heartbeat
 from app.database.statements import seconds_from_now
-from app.database.tables.classification import ModelCallLease, ProcessHeartbeat
+from app.database.tables.classification import ModelCallLease
+from app.database.tables.heartbeat import ProcessHeartbeat
 from app.services.cache.service import CacheService
 from app.services.classification.store import Claimed, ClassificationStore
 from tests.support.databases import rollups_for

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.clock import utc_now
 from app.database.heartbeat import Heartbeat
 from app.database.tables.accounts import User
-from app.database.tables.classification import ProcessHeartbeat
+from app.database.tables.heartbeat import ProcessHeartbeat
 from app.database.tables.inference import InferenceResult, InferenceTask, TaskEvent
 from app.database.tables.library import LibraryImage, StoredFile
 from app.database.transactions import read, write

@@ -69,6 +69,10 @@ class Provision:
             while not _try_lock(lock):
                 self._note(has_failed=_read(lock) == _FAILED)
                 await asyncio.sleep(LOOK_SECONDS)
+            with suppress(WeightsMissing):
+                # The process that had the lock has let it go because it was done.
+                await asyncio.to_thread(load_networks)
+                return
         logger.warning(
             "the local model's weights are missing; they are fetched and built now (40 MB to download, about a minute)."
             " Until then new photos are answered with 503 model_preparing"

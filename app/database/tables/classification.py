@@ -13,7 +13,6 @@ from app.database.tables.columns import (
     Base,
     Confidence,
     CurrentTimestampOnUpdate,
-    Milliseconds,
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
@@ -65,17 +64,6 @@ class CacheChange(Base):
         Index("idx_changed_at", "changed_at"),
         {"comment": "缓存人工修改记录", **TABLE_OPTIONS},
     )
-
-
-class ProcessHeartbeat(Base):
-    """A process renews its row while it owns what others may wait for, or waits itself (app/database/heartbeat.py)."""
-
-    __tablename__ = "process_heartbeat"
-
-    process_id: Mapped[str] = mapped_column(String(32), primary_key=True, comment="进程ID")
-    beat_at: Mapped[datetime] = mapped_column(Milliseconds, comment="最近心跳时间")
-
-    __table_args__ = ({"comment": "进程心跳", **TABLE_OPTIONS},)
 
 
 class ModelCallLease(Base):

@@ -27,7 +27,7 @@ UnsignedInteger = Integer().with_variant(mysql.INTEGER(unsigned=True), "mysql", 
 TinyInteger = SmallInteger().with_variant(mysql.TINYINT(display_width=1), "mysql", "mariadb")
 TinyUnsignedInteger = SmallInteger().with_variant(mysql.TINYINT(unsigned=True), "mysql", "mariadb")
 Confidence = Numeric(5, 4)
-# A lease is short: whole seconds would cut off a good part of it.
+# A heartbeat is judged after three seconds: whole seconds would cut off a good part of it.
 Milliseconds = DateTime().with_variant(mysql.DATETIME(fsp=3), "mysql", "mariadb")
 TABLE_OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",

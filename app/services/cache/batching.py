@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from app.errors import AppError, ServerBusy
-from app.runtime.background import fail, spawn
+from app.runtime.background import fail, shared, spawn
 
 V = TypeVar("V")
 
@@ -52,7 +52,8 @@ class DataLoader(Generic[V]):
         found: dict[str, V] = {}
         for group in groups.values():
             # A cancelled look-up does not cancel the query that others share.
-            found.update(await asyncio.shield(group.found))
+            shared_rows = await shared(group.found)
+            found.update(shared_rows)
         return {each: found[each] for each in wanted if each in found}
 
     async def close(self) -> None:

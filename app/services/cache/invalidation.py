@@ -19,8 +19,8 @@ from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
 
 LOOK_INTERVAL_SECONDS = 1.0
 LOOK_TIMEOUT_SECONDS = 3.0
-# Rows of the table are kept this long: beyond the life of an entry in Redis, and beyond most outages.
-CHANGES_KEPT = timedelta(hours=48)
+# Rows of the table are kept this long: a process that was cut off for less keeps its memory.
+CHANGES_KEPT = timedelta(hours=1)
 
 _database_time = func.current_timestamp(type_=UtcDateTime())
 
@@ -57,14 +57,10 @@ class CacheInvalidator:
 
     async def _select_changes(self, connection: AsyncConnection) -> tuple[datetime, dict[str, datetime]]:
         """Return the database's time, and what was changed since the last look or in the last minute."""
-        if self._last_time is None:
-            started: datetime = (await connection.execute(select(_database_time))).scalar_one()
-            since = started - self._copies.memory_of_changes
-        else:
-            since = self._last_time - WINDOW
+        last_time: datetime = self._last_time or (await connection.execute(select(_database_time))).scalar_one()
         changes = (
             select(CacheChange.image_hash, CacheChange.changed_at)
-            .where(CacheChange.changed_at >= since)
+            .where(CacheChange.changed_at >= last_time - WINDOW)
             .limit(MAX_CHANGES + 1)
             .subquery()
         )

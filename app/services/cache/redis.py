@@ -1,14 +1,16 @@
 """Copies of cache entries in Redis, shared by all processes; everything works without it, only slower.
 
 A call that fails ends the contact: Redis is then left alone until `connect` has found it again. What is read from
-it is input from outside: an entry that we would not have written counts as absent.
+it is input from outside: an entry that we would not have written counts as absent. `CacheTiers` decides what may be
+written, and whether what is found still counts.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
 
 from app.categories import Category
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
@@ -16,16 +18,21 @@ from app.services.redis import RETRY_SECONDS, RedisClient
 
 T = TypeVar("T")
 
-TIME_TO_LIVE_SECONDS = 24 * 3600
-# Making contact deletes what was changed meanwhile: 100 000 keys take half a second.
-CONNECT_CALLS = 3
-DELETE_BATCH_KEYS = 500
+# Redis is for what is asked for often; tiers.py says why not longer.
+LIFETIME = timedelta(seconds=45)
 # What a model or a person may write is far below; a description is TEXT in the database, at most 65535 bytes.
 ENTRY_MAX_BYTES = 70_000
 
 
+class Copy(NamedTuple):
+    """An entry, and the database's time up to which its writer knew of changes."""
+
+    entry: CachedResult
+    as_of: datetime
+
+
 class RedisCache:
-    """Reads, writes and deletes entries by hash while there is contact; without contact it holds nothing."""
+    """Reads and writes entries by hash while there is contact; without contact it holds nothing."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -41,52 +48,41 @@ class RedisCache:
         """The Redis key of an entry."""
         return self._client.key(image_hash)
 
-    async def connect(self, forget: Collection[str]) -> None:
-        """Make contact if there is none and it is time for another try; the entries of `forget` are deleted first."""
+    async def connect(self) -> None:
+        """Make contact if there is none and it is time for another try."""
         if self._in_contact or time.monotonic() < self._retry_at:
             return
 
         try:
-            async with asyncio.timeout(CONNECT_CALLS * self._client.call_timeout_seconds):
+            async with asyncio.timeout(self._client.call_timeout_seconds):
                 await self._redis.ping()
-                await self._delete(list(forget))
         except self._client.failures as error:
             self._lose(error)
             return
         self._in_contact = True
         self._client.outage.succeeded()
 
-    async def get_many(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
-        """Return the valid entries."""
+    async def get_many(self, image_hashes: Sequence[str]) -> dict[str, Copy]:
+        """Return the valid copies."""
 
         async def mget() -> list[Any]:
             return list(await self._redis.mget([self.key(each) for each in image_hashes]))
 
         values = await self._call(mget) if image_hashes else None
-        entries = {each: read_entry(value) for each, value in zip(image_hashes, values or (), strict=False) if value}
-        return {image_hash: entry for image_hash, entry in entries.items() if entry is not None}
+        copies = {each: read_copy(value) for each, value in zip(image_hashes, values or (), strict=False) if value}
+        return {image_hash: copy for image_hash, copy in copies.items() if copy is not None}
 
-    async def set_many(self, entries: Mapping[str, CachedResult]) -> None:
-        """Write entries, over whatever is there."""
+    async def set_many(self, entries: Mapping[str, CachedResult], *, as_of: datetime) -> None:
+        """Write copies of entries, over whatever is there; `as_of` as in `Copy`."""
 
         async def set_each() -> None:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for image_hash, entry in entries.items():
-                    pipeline.set(self.key(image_hash), write_entry(entry), ex=TIME_TO_LIVE_SECONDS)
+                    pipeline.set(self.key(image_hash), write_copy(Copy(entry, as_of)), ex=LIFETIME)
                 await pipeline.execute()
 
         if entries:
             await self._call(set_each)
-
-    async def forget(self, image_hashes: Collection[str]) -> None:
-        """Delete entries."""
-        if image_hashes:
-            await self._call(lambda: self._delete(list(image_hashes)))
-
-    async def _delete(self, image_hashes: Sequence[str]) -> None:
-        for start in range(0, len(image_hashes), DELETE_BATCH_KEYS):
-            batch = image_hashes[start : start + DELETE_BATCH_KEYS]
-            await self._redis.unlink(*map(self.key, batch))
 
     async def _call(self, command: Callable[[], Awaitable[T]]) -> T | None:
         if not self._in_contact:
@@ -104,24 +100,25 @@ class RedisCache:
         self._client.outage.failed(error)
 
 
-def write_entry(entry: CachedResult) -> bytes:
-    """Return an entry as Redis keeps it: `["foods",0.9,"…"]` in UTF-8."""
-    fields = [entry.category.value, entry.confidence, entry.description]
+def write_copy(copy: Copy) -> bytes:
+    """Return a copy as Redis keeps it: `["foods",0.9,"…",1795219200]` in UTF-8."""
+    fields = [copy.entry.category.value, copy.entry.confidence, copy.entry.description, int(copy.as_of.timestamp())]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def read_entry(value: object) -> CachedResult | None:
-    """Return the entry that `write_entry` wrote, or None for anything else."""
+def read_copy(value: object) -> Copy | None:
+    """Return the copy that `write_copy` wrote, or None for anything else."""
     if not isinstance(value, bytes) or len(value) > ENTRY_MAX_BYTES:
         return None
     try:
         fields = json.loads(value.decode())
-        category, confidence, description = fields
+        category, confidence, description, as_of = fields
         if type(fields) is not list or type(confidence) not in {int, float} or not 0 <= confidence <= 1:
             return None
         if description is not None:
             # A lone surrogate cannot be encoded.
             description.encode()
-        return CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        entry = CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description)
+        return Copy(entry, datetime.fromtimestamp(as_of, UTC))
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         return None

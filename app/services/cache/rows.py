@@ -21,7 +21,7 @@ from app.errors import CacheEntryNotFound
 from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CHANGES_KEPT
 
-# With each change; so the table stays as short as its changes of two days.
+# With each change; so the table stays short.
 OLD_CHANGES_DELETED = 1000
 
 _IS_PROVISIONAL = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_MODEL_PREFIX}'"

@@ -1,13 +1,22 @@
-"""The copies of cache entries outside the database, and what must not be taken from them.
+"""The copies of cache entries outside the database, and the rule that keeps an old copy from being an answer.
 
-Entries change by hand (`PUT` and `DELETE /cache/...`), and when a model's answer replaces one of the local model; each
-time the database notes it in a table of changes. Three rules keep an old copy from being an answer:
+Entries change by hand (`PUT` and `DELETE /cache/...`), and when a model's answer replaces one of the local model. The
+same transaction notes the hash and the time in the change feed (table `cache_change`), which each process reads once a
+second. Times below are of the database's clock.
 
-1. Copies count only for TRUST_SECONDS after the start of a successful look at the table of changes.
-2. A hash that was changed in the last WINDOW_SECONDS has no copy in memory: nothing that was read before the change
-   can be kept after it, since no read takes that long.
-3. A hash that was changed in the last MEMORY_OF_CHANGES is never looked up in Redis and not written to it, so it does
-   not matter what Redis remembers after a restart or a failover: its entries live for a day at most.
+1. Copies are read and written only for TRUST_SECONDS after the start of a successful look at the feed. A process that
+   is cut off from the database uses none.
+2. A hash with a change in the last WINDOW has no copy: none is kept in memory, taken from Redis or written to it.
+3. A copy in Redis carries the time of its writer's last look (`as_of`), and counts for LIFETIME after it.
+
+A process that does not know of a change has looked last before the change was visible, so an old copy that it writes
+carries an earlier time. It does not matter how long that process, or Redis, was frozen meanwhile, or whether Redis was
+restored from a backup. A change is visible less than WINDOW - LIFETIME (15 s) after its time, because an attempt at a
+transaction ends after 8 s; so an old copy has stopped to count when rule 2 ends. The difference of the clocks of
+several database servers (a cluster, a failover) is in these 15 s too.
+
+Memory needs no times: each look makes it forget what was changed, and what was read before a change arrives within
+WINDOW, since no read takes that long.
 """
 
 import time
@@ -18,14 +27,11 @@ from loguru import logger
 
 from app.services.cache.entry import CachedResult
 from app.services.cache.memory import MemoryCache
-from app.services.cache.redis import TIME_TO_LIVE_SECONDS, RedisCache
+from app.services.cache.redis import LIFETIME, RedisCache
 
 TRUST_SECONDS = 5.0
-# Far above one attempt of a transaction (8 s) and the age at which a change becomes visible.
-WINDOW_SECONDS = 60
-WINDOW = timedelta(seconds=WINDOW_SECONDS)
-MEMORY_OF_CHANGES = timedelta(seconds=TIME_TO_LIVE_SECONDS + 3600)
-# 20 MB. More changes than this are a task for an empty table (docs/configuration.md); Redis rests for a day then.
+WINDOW = timedelta(seconds=60)
+# 20 MB. More changes than this in a minute are a task for an empty table (docs/configuration.md).
 MAX_CHANGES = 100_000
 
 
@@ -36,21 +42,14 @@ class CacheTiers:
         self._memory = MemoryCache(0) if memory is None else memory
         self._redis = redis
         self._trusted_until = 0.0
-        # Hash -> when it was changed, by the database's clock.
+        # Hash -> when it was changed.
         self._recent: dict[str, datetime] = {}
-        self._changed: dict[str, datetime] = {}
         self._now: datetime | None = None
-        self._redis_rests_until: datetime | None = None
 
     @property
     def are_kept(self) -> bool:
         """Whether there can be copies at all, so that changes have to be watched."""
         return self._memory.is_on or self._redis is not None
-
-    @property
-    def memory_of_changes(self) -> timedelta:
-        """How long changes matter here."""
-        return WINDOW if self._redis is None else MEMORY_OF_CHANGES
 
     @property
     def are_trusted(self) -> bool:
@@ -66,27 +65,31 @@ class CacheTiers:
         """Return what Redis knows, which memory then knows too."""
         if self._redis is None:
             return {}
-        found = await self._redis.get_many(self._allowed_in_redis(image_hashes))
+        found = await self._redis.get_many(self._allowed(image_hashes))
         # A change may have become known meanwhile.
-        entries = {each: found[each] for each in self._allowed_in_redis(found)}
+        entries = {each: found[each].entry for each in self._allowed(found) if self._is_young(found[each].as_of)}
         self.keep_in_memory(entries)
         return entries
 
     async def keep(self, entries: Mapping[str, CachedResult]) -> None:
-        """Keep entries that were just read from the database or committed to it, and that count for all models."""
+        """Keep entries that were just read from the database or committed to it, and that are not provisional."""
         self.keep_in_memory(entries)
-        if self._redis is not None:
-            await self._redis.set_many({each: entries[each] for each in self._allowed_in_redis(entries)})
+        if self._redis is not None and self._now is not None:
+            await self._redis.set_many({each: entries[each] for each in self._allowed(entries)}, as_of=self._now)
 
-    async def forget(self, image_hash: str) -> None:
+    def keep_in_memory(self, entries: Mapping[str, CachedResult]) -> None:
+        """Keep entries that were just read or committed here only, not in Redis."""
+        if self._memory.is_on:
+            for image_hash in self._allowed(entries):
+                self._memory.put(image_hash, entries[image_hash])
+
+    def forget(self, image_hash: str) -> None:
         """Forget an entry that this process has just changed; the other processes learn it from the database."""
         if self._now is not None:
-            self._remember({image_hash: self._now})
-        if self._redis is not None:
-            await self._redis.forget([image_hash])
+            self._remember({image_hash: self._now}, self._now)
 
     async def learn(self, changes: Mapping[str, datetime], *, now: datetime, looked_at: float) -> None:
-        """Take note of the changes in the database since the last look, at least those of the last minute.
+        """Take note of the changes in the database since the last look, at least those of the last WINDOW.
 
         Args:
             changes: hash -> when it was changed.
@@ -97,61 +100,30 @@ class CacheTiers:
         if len(changes) > MAX_CHANGES:
             self.forget_everything(why="too many changes at once")
             return
-        self._remember(changes)
+        self._remember(changes, now)
         self._trusted_until = looked_at + TRUST_SECONDS
-        if self._redis is None:
-            return
-        # Again and again for a minute: a process that had not yet learnt of it may write the old entry once more.
-        await self._redis.forget(self._recent)
-        await self._redis.connect(forget=self._changed)
+        if self._redis is not None:
+            await self._redis.connect()
 
     def forget_everything(self, *, why: str) -> None:
-        """Empty memory, and leave Redis alone until what it holds now has expired."""
+        """Empty memory, and use no copy until the next look that can be taken note of."""
         logger.warning("cache: {}, memory is emptied", why)
         self._trusted_until = 0.0
         self._memory.clear()
-        self._rest_redis()
 
-    def _remember(self, changes: Mapping[str, datetime]) -> None:
-        for image_hash in changes:
+    def _remember(self, changes: Mapping[str, datetime], now: datetime) -> None:
+        """Forget what was changed, and drop changes older than WINDOW; the oldest stand first."""
+        for image_hash, changed_at in changes.items():
             self._memory.forget(image_hash)
-        _merge(self._recent, changes, self._now, WINDOW)
-        if self._redis is not None:
-            _merge(self._changed, changes, self._now, MEMORY_OF_CHANGES)
-            if len(self._changed) > MAX_CHANGES:
-                self._rest_redis()
+            if self._recent.get(image_hash) != changed_at:
+                self._recent.pop(image_hash, None)
+                self._recent[image_hash] = changed_at
+        while self._recent and self._recent[oldest := next(iter(self._recent))] < now - WINDOW:
+            del self._recent[oldest]
 
-    def _rest_redis(self) -> None:
-        if self._redis is not None and self._now is not None:
-            logger.warning("cache: too many changes to tell what Redis may still know, it is not used for a day")
-            self._changed.clear()
-            self._redis_rests_until = self._now + MEMORY_OF_CHANGES
+    def _allowed(self, image_hashes: Iterable[str]) -> list[str]:
+        return [each for each in image_hashes if each not in self._recent] if self.are_trusted else []
 
-    def keep_in_memory(self, entries: Mapping[str, CachedResult]) -> None:
-        """Keep entries that were just read or committed here only, not in Redis."""
-        if self._memory.is_on and self.are_trusted:
-            for image_hash, entry in entries.items():
-                if image_hash not in self._recent:
-                    self._memory.put(image_hash, entry)
-
-    def _allowed_in_redis(self, image_hashes: Iterable[str]) -> list[str]:
-        if not self.are_trusted or self._redis_rests:
-            return []
-        return [each for each in image_hashes if each not in self._changed]
-
-    @property
-    def _redis_rests(self) -> bool:
-        return self._redis_rests_until is not None and self._now is not None and self._now < self._redis_rests_until
-
-
-def _merge(known: dict[str, datetime], changes: Mapping[str, datetime], now: datetime | None, kept: timedelta) -> None:
-    """Add `changes`, and drop what is older than `kept`; the oldest stand first."""
-    for image_hash, changed_at in changes.items():
-        if known.get(image_hash) != changed_at:
-            known.pop(image_hash, None)
-            known[image_hash] = changed_at
-    while known and now is not None:
-        oldest = next(iter(known))
-        if known[oldest] >= now - kept:
-            return
-        del known[oldest]
+    def _is_young(self, as_of: datetime) -> bool:
+        # A clock that was set back makes copies of the future.
+        return self._now is not None and abs(self._now - as_of) < LIFETIME

@@ -30,7 +30,7 @@ async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) ->
 
     Args:
         settings: what is logged, and for how long.
-        engine: the database; the sums that it lacks are built first, which takes minutes for a long log.
+        engine: the database; after a change of the time zone its visitors are counted again first.
 
     Raises:
         AppError: the database is not usable.

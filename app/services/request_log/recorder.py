@@ -25,7 +25,7 @@ from app.database.transactions import read
 from app.errors import AppError, ServerBusy
 from app.observability import metrics
 from app.observability.tracing import span
-from app.runtime.background import cancel, fail, spawn
+from app.runtime.background import cancel, fail, shared, spawn
 from app.services.request_log.record import RequestRecord, count_hits, insert_log
 from app.services.request_log.rollups import Rollups
 
@@ -103,7 +103,7 @@ class RequestRecorder:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 while self._flusher is not None:
-                    await asyncio.shield(self._flusher)
+                    await shared(self._flusher)
         except TimeoutError:
             if self._flusher is not None:
                 await cancel(self._flusher)

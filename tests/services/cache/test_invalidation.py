@@ -155,7 +155,7 @@ async def test_a_change_during_an_outage_is_learnt_after_it(engine: AsyncEngine)
 async def test_an_outage_longer_than_changes_are_kept_empties_memory(engine: AsyncEngine) -> None:
     process = await started(engine)
     await save(process.cache, IMAGE, result(Category.FOODS), model="m")
-    process.watch._last_time = utc_now() - timedelta(hours=48)
+    process.watch._last_time = utc_now() - timedelta(hours=1)
     await process.watch.look()
     assert len(process.memory) == 0
     assert await process.cache.get(IMAGE) == process.cache.peek(IMAGE) is not None
@@ -179,9 +179,9 @@ async def test_more_changes_than_can_be_remembered_empty_memory(
 async def test_old_changes_are_deleted_with_the_next_one(engine: AsyncEngine) -> None:
     cache = service(engine)
     await save(cache, IMAGE, result(Category.FOODS), model="m")
-    for hours in (47, 49, 100):
-        await record_change(engine, f"{hours:064x}", ago=timedelta(hours=hours))
+    for minutes in (59, 61, 3000):
+        await record_change(engine, f"{minutes:064x}", ago=timedelta(minutes=minutes))
     await cache.remove(IMAGE)
     async with engine.connect() as connection:
         left = (await connection.scalars(select(CacheChange.image_hash).order_by(CacheChange.id))).all()
-    assert left == [f"{47:064x}", IMAGE]
+    assert left == [f"{59:064x}", IMAGE]

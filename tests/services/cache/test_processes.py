@@ -65,7 +65,6 @@ def test_a_change_on_one_process_reaches_the_other(
         assert other.delete(f"/cache/{known}", headers=ADMIN).status_code == 200
         assert answer(other, known) is None
         wait_until(lambda: answer(one, known) is None, "the removal on the first process")
-        wait_until(lambda: keys(redis_url) == 0, "the removal in Redis")
 
 
 def keys(address: str) -> int:
@@ -96,11 +95,11 @@ def test_a_redis_that_restarts_loses_and_resurrects_nothing(environment: dict[st
         assert one.delete(f"/cache/{known}", headers=ADMIN).status_code == 200
         wait_until(lambda: (answer(one, known), answer(other, known)) == (None, None), "the removal on both")
         with running_redis(folder, *persistent, port=port):
-            # The removed entry is back in Redis until one of the processes has found it.
-            deadline = time.monotonic() + 60
-            while keys(address):
+            # The removed entry is back in Redis until it expires, also when the processes have found Redis.
+            assert keys(address) == 1
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
                 assert (answer(one, known), answer(other, known)) == (None, None)
-                assert time.monotonic() < deadline
                 time.sleep(0.05)
             assert (answer(one, known), answer(other, known)) == (None, None)
             assert classified(one, photo) == known

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
+from app.clock import utc_now
 from app.services.cache import redis as redis_tier
 from app.services.cache import tiers
 from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CacheInvalidator
-from app.services.cache.redis import RedisCache, read_entry, write_entry
+from app.services.cache.redis import LIFETIME, Copy, RedisCache, read_copy, write_copy
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
 from app.services.redis import RedisClient
@@ -32,6 +34,8 @@ ENTRY = CachedResult(Category.PETS, 0.9876, "一只猫 🐈 \\ \"'\n")
 # A busy machine may take longer than the service would wait.
 PATIENCE_SECONDS = 10.0
 SECRET = "hunter2-hunter2"
+# Of the database, in tests that need none.
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +87,9 @@ def result(category: Category) -> ModelResult:
 @pytest.mark.parametrize(
     "entry", [ENTRY, CachedResult(Category.OTHER, 0.0, None), CachedResult(Category.IDCARD, 1.0, "")]
 )
-def test_an_entry_survives(entry: CachedResult) -> None:
-    assert read_entry(write_entry(entry)) == entry
+def test_a_copy_survives(entry: CachedResult) -> None:
+    copy = Copy(entry, NOW)
+    assert read_copy(write_copy(copy)) == copy
 
 
 @pytest.mark.parametrize(
@@ -93,49 +98,64 @@ def test_an_entry_survives(entry: CachedResult) -> None:
         b"",
         b"null",
         b"{}",
-        b'{"a": 1, "b": 2, "c": 3}',
-        b'["pets", 0.5]',
+        b'{"a": 1, "b": 2, "c": 3, "d": 4}',
+        b'["pets", 0.5, 1795219200]',
+        b'["pets", 0.5, null]',
         b'["pets", 0.5, null, null]',
-        b'["cats", 0.5, null]',
-        b'["PETS", 0.5, null]',
-        b'[["pets"], 0.5, null]',
-        b'["pets", 1.01, null]',
-        b'["pets", -0.5, null]',
-        b'["pets", NaN, null]',
-        b'["pets", Infinity, null]',
-        b'["pets", true, null]',
-        b'["pets", "0.5", null]',
-        b'["pets", 0.5, 7]',
-        b'["pets", 0.5, ["x"]]',
-        rb'["pets", 0.5, "\ud800"]',
-        b'["pets", 0.5, "\xff"]',
-        b'["pets", 1' + b"0" * 6000 + b", null]",
-        b'["pets", 0.5, "' + b"x" * 70_000 + b'"]',
+        b'["pets", 0.5, null, "1795219200"]',
+        b'["pets", 0.5, null, 1e300]',
+        b'["pets", 0.5, null, 100000000000000]',
+        b'["pets", 0.5, null, NaN]',
+        b'["pets", 0.5, null, null, 1795219200]',
+        b'["cats", 0.5, null, 1795219200]',
+        b'["PETS", 0.5, null, 1795219200]',
+        b'[["pets"], 0.5, null, 1795219200]',
+        b'["pets", 1.01, null, 1795219200]',
+        b'["pets", -0.5, null, 1795219200]',
+        b'["pets", NaN, null, 1795219200]',
+        b'["pets", Infinity, null, 1795219200]',
+        b'["pets", true, null, 1795219200]',
+        b'["pets", "0.5", null, 1795219200]',
+        b'["pets", 0.5, 7, 1795219200]',
+        b'["pets", 0.5, ["x"], 1795219200]',
+        rb'["pets", 0.5, "\ud800", 1795219200]',
+        b'["pets", 0.5, "\xff", 1795219200]',
+        b'["pets", 1' + b"0" * 6000 + b", null, 1795219200]",
+        b'["pets", 0.5, "' + b"x" * 70_000 + b'", 1795219200]',
         b"[" * 60_000,
         "not bytes",
         None,
     ],
 )
 def test_anything_else_counts_as_absent(value: object) -> None:
-    assert read_entry(value) is None
+    assert read_copy(value) is None
 
 
 # ----- a real server
+
+
+def in_redis(client: redis.Redis, key: str) -> CachedResult | None:
+    """The entry that Redis has a copy of."""
+    value = client.get(key)
+    if value is None:
+        return None
+    copy = read_copy(value)
+    assert copy is not None
+    assert abs(copy.as_of - utc_now()) < LIFETIME
+    return copy.entry
 
 
 async def test_entries_expire_and_installations_do_not_meet(redis_url: str) -> None:
     clients = [RedisClient(redis_url, key_space=space, timeout_seconds=PATIENCE_SECONDS) for space in ("one", "two")]
     one, other = map(RedisCache, clients)
     for each in (one, other):
-        await each.connect(forget=[])
-    await one.set_many({IMAGE: ENTRY, OTHER_IMAGE: ENTRY})
-    assert await one.get_many([IMAGE, "c" * 64]) == {IMAGE: ENTRY}
+        await each.connect()
+    await one.set_many({IMAGE: ENTRY, OTHER_IMAGE: ENTRY}, as_of=NOW)
+    assert await one.get_many([IMAGE, "c" * 64]) == {IMAGE: Copy(ENTRY, NOW)}
     assert await other.get_many([IMAGE]) == {}
     with redis.Redis.from_url(redis_url) as client:
         assert len(client.keys("ic1:*")) == 2
-        assert 0 < client.ttl(one.key(IMAGE)) <= 24 * 3600
-    await one.forget([IMAGE])
-    assert await one.get_many([IMAGE, OTHER_IMAGE]) == {OTHER_IMAGE: ENTRY}
+        assert 0 < client.ttl(one.key(IMAGE)) <= LIFETIME.total_seconds() == 45
     for client in clients:
         await client.close()
 
@@ -147,15 +167,15 @@ async def test_redis_stands_between(engine: AsyncEngine, redis_url: str, start: 
     saved = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
-        assert client.get(key) == write_entry(saved)
+        assert in_redis(client, key) == saved
         # To be told from the database's, it says something else.
-        client.set(key, write_entry(ENTRY))
+        client.set(key, write_copy(Copy(ENTRY, utc_now())))
         assert await other.cache.get(IMAGE) == ENTRY
         assert await other.cache.get_many([IMAGE, OTHER_IMAGE]) == {IMAGE: ENTRY}
         client.delete(key)
         assert await other.cache.get(IMAGE) == saved
         # Filled on the way back.
-        assert client.get(key) == write_entry(saved)
+        assert in_redis(client, key) == saved
 
 
 async def test_poisoned_values_are_misses_and_overwritten(
@@ -169,11 +189,11 @@ async def test_poisoned_values_are_misses_and_overwritten(
         for poison in (b"junk", json.dumps(["foods", 7, None]).encode(), b"\xff\xfe"):
             client.set(key, poison)
             assert await process.cache.get(IMAGE) == saved
-            assert client.get(key) == write_entry(saved)
+            assert in_redis(client, key) == saved
         client.delete(key)
         client.lpush(key, "another type")
         assert await process.cache.get(IMAGE) == saved
-        assert client.get(key) == write_entry(saved)
+        assert in_redis(client, key) == saved
 
 
 async def test_provisional_entries_do_not_go_there(
@@ -187,7 +207,7 @@ async def test_provisional_entries_do_not_go_there(
         assert client.keys("*") == []
 
 
-async def test_a_change_reaches_redis_and_what_a_slow_process_writes_after_it_is_nobodys_answer(
+async def test_an_old_copy_that_a_slow_process_writes_is_no_answer(
     engine: AsyncEngine, redis_url: str, start: Callable[..., Process]
 ) -> None:
     one, slow = start(redis_url), start(redis_url)
@@ -197,23 +217,79 @@ async def test_a_change_reaches_redis_and_what_a_slow_process_writes_after_it_is
     corrected = await one.cache.correct(IMAGE, Category.PETS, None)
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
-        assert client.get(key) is None
         # A process that does not know of the change yet has read the old entry before.
         await slow.copies.keep({IMAGE: old})
-        assert client.get(key) == write_entry(old)
+        assert in_redis(client, key) == old
         assert await one.cache.get(IMAGE) == corrected
         await slow.watch.look()
-        assert client.get(key) is None
+        assert await slow.cache.get(IMAGE) == corrected
+        client.delete(key)
         await slow.copies.keep({IMAGE: old})
         assert client.get(key) is None
-        assert await slow.cache.get(IMAGE) == corrected
-        # A process that starts now learns of the changes of a day before it asks Redis anything.
-        client.set(key, write_entry(old))
+        # A process that starts now learns of the changes of the last minute before it asks Redis anything.
+        client.set(key, write_copy(Copy(old, utc_now())))
         late = start(redis_url)
         await late.watch.look()
-        assert client.get(key) is None
-        client.set(key, write_entry(old))
         assert await late.cache.get(IMAGE) == corrected
+
+
+async def learn(process: Process, changes: dict[str, datetime], *, now: datetime) -> None:
+    """Have a process look at the change feed, which shows `changes` of the last minute."""
+    visible = {image_hash: changed_at for image_hash, changed_at in changes.items() if now - changed_at <= tiers.WINDOW}
+    await process.copies.learn(visible, now=now, looked_at=time.monotonic())
+
+
+# Before the change, and until its transaction has become visible.
+@pytest.mark.parametrize("last_look", [-30, -1, 0, 5, 14])
+async def test_an_old_copy_stops_to_count_before_its_change_is_forgotten(
+    redis_url: str, start: Callable[..., Process], last_look: int
+) -> None:
+    """However late the copy comes: its writer, or Redis, was frozen, or a backup of Redis is restored again and again.
+
+    The database's clock is made up.
+    """
+    writer, reader, fresh = (start(redis_url) for _ in range(3))
+    changes = {IMAGE: NOW}
+    await learn(writer, {}, now=NOW + timedelta(seconds=last_look))
+    # The change is visible to all from here on.
+    for second in range(max(last_look, 0) + 1, 150):
+        now = NOW + timedelta(seconds=second)
+        await learn(reader, changes, now=now)
+        await learn(fresh, changes, now=now)
+        await writer.copies.keep({IMAGE: ENTRY, OTHER_IMAGE: ENTRY})
+        found = await reader.copies.find([IMAGE, OTHER_IMAGE])
+        assert IMAGE not in found
+        # What was not changed is found while it is young, or when a process that is up to date has written it.
+        assert (OTHER_IMAGE in found) == (second - last_look < LIFETIME.total_seconds())
+        await fresh.copies.keep({OTHER_IMAGE: ENTRY})
+        assert await reader.copies.find([OTHER_IMAGE]) == {OTHER_IMAGE: ENTRY}
+
+
+async def test_copies_of_the_future_do_not_count(redis_url: str, start: Callable[..., Process]) -> None:
+    """The database's clock was set back by an hour."""
+    before, after = start(redis_url), start(redis_url)
+    await learn(before, {}, now=NOW)
+    await before.copies.keep({IMAGE: ENTRY})
+    assert await before.copies.find([IMAGE]) == {IMAGE: ENTRY}
+    await learn(after, {}, now=NOW - timedelta(hours=1))
+    assert await after.copies.find([IMAGE]) == {}
+
+
+async def test_a_process_that_cannot_look_neither_reads_nor_writes(
+    redis_url: str, start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, other = start(redis_url), start(redis_url)
+    for each in (process, other):
+        await learn(each, {}, now=NOW)
+    await process.copies.keep({IMAGE: ENTRY})
+    monkeypatch.setattr(tiers, "MAX_CHANGES", 1)
+    # More than it can remember; otherwise its trust has simply ended.
+    await learn(process, {"c" * 64: NOW, "d" * 64: NOW}, now=NOW)
+    assert await process.copies.find([IMAGE]) == {}
+    await process.copies.keep({OTHER_IMAGE: ENTRY})
+    assert await other.copies.find([IMAGE, OTHER_IMAGE]) == {IMAGE: ENTRY}
+    await learn(process, {}, now=NOW)
+    assert await process.copies.find([IMAGE]) == {IMAGE: ENTRY}
 
 
 async def wait_for_contact(process: Process) -> None:
@@ -253,28 +329,11 @@ async def test_losing_redis_loses_nothing_and_its_return_resurrects_nothing(
         assert await process.cache.get(IMAGE) is None
         await wait_for_contact(process)
         assert await process.cache.get(IMAGE) is None
-        assert client.keys("*") == [process.redis.key(OTHER_IMAGE).encode()]
         assert await process.cache.get(OTHER_IMAGE) == kept
     said = [line for line in log if "Redis" in line]
     assert len([line for line in said if "out of reach" in line]) == 2
     assert len([line for line in said if "is back" in line]) == 2
     assert SECRET not in "".join(log)
-
-
-async def test_a_restart_that_nobody_noticed_resurrects_nothing(
-    engine: AsyncEngine, start: Callable[..., Process], tmp_path: Path
-) -> None:
-    """As if a backup were restored: the connections stay, and a removed entry is there again."""
-    with running_redis(tmp_path) as (url, _):
-        process = start(url)
-        await process.watch.look()
-        old = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
-        await process.cache.remove(IMAGE)
-        # The minute in which changes are deleted again and again is over.
-        process.copies._recent.clear()
-        with redis.Redis.from_url(url) as client:
-            client.set(process.redis.key(IMAGE), write_entry(old))
-        assert await process.cache.get(IMAGE) is None
 
 
 async def test_a_wrong_password_is_told_without_the_right_one(
@@ -298,25 +357,8 @@ async def test_a_server_that_says_nothing_is_given_up(engine: AsyncEngine, log: 
         port = server.sockets[0].getsockname()[1]
         client = RedisClient(f"redis://127.0.0.1:{port}", key_space="test")
         cache = RedisCache(client)
-        await cache.connect(forget=[IMAGE])
+        await cache.connect()
         assert not cache.in_contact
         assert await cache.get_many([IMAGE]) == {}
         await client.close()
     assert "out of reach" in "".join(log)
-
-
-async def test_too_many_changes_let_redis_rest(
-    engine: AsyncEngine, redis_url: str, start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = start(redis_url)
-    await process.watch.look()
-    hashes = [f"{number:064x}" for number in range(5)]
-    for each in hashes:
-        await save(process.cache, each, result(Category.FOODS), model="m")
-    monkeypatch.setattr(tiers, "MAX_CHANGES", 3)
-    for each in hashes[:4]:
-        await process.cache.remove(each)
-    await process.watch.look()
-    with redis.Redis.from_url(redis_url) as client:
-        client.set(process.redis.key(hashes[4]), write_entry(ENTRY))
-    assert await process.cache.get(hashes[4]) == CachedResult(Category.FOODS, 0.9, "a photo of foods")
