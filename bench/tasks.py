@@ -9,7 +9,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx2
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import ColumnElement, Engine, func, insert, select, text
 
 from app.config.settings import PROJECT_ROOT
 from app.database.tables.inference import InferenceResult, InferenceTask, TaskEvent
@@ -30,18 +29,20 @@ from bench.services import ServiceCommand, our_service, read_usage, start_servic
 from bench.wrk import Wrk
 from tests.fakes.images import jpeg_photo
 from tests.servers.processes import start_process
+from tests.servers.waiting import wait_until
 
 WORKERS = (1, 2, 4)
 ROUNDS = 3
 # Several of each, so that tasks do not all count in the same rows.
 ACCOUNTS, IMAGES = 10, 5
 POLL_SECONDS = 0.2
+WITHIN_SECONDS = 600
 COLUMNS = ("workers", "tasks/s", "spread", "CPU ms of a task in the workers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a table; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=2000, help="of a round (2000)")
     return run_command(partial(_run, parser.parse_args(arguments).tasks))
 
@@ -70,14 +71,13 @@ def _measure(server: MysqlServer, model_url: str, folder: Path, workers: int, ta
         for number in range(ACCOUNTS):
             _make_library(service.url, number)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT), **command.environment}
+        await_all = partial(wait_until, within_seconds=WITHIN_SECONDS, poll_seconds=POLL_SECONDS)
         start = partial(start_process, [sys.executable, "-m", "app.worker"], env=environment, cwd=folder)
         processes = [stack.enter_context(start(ready=lambda: True)) for _ in range(workers)]
-        while not all("task worker: ready" in process.output() for process in processes):
-            time.sleep(POLL_SECONDS)
+        await_all(lambda: all("task worker: ready" in process.output() for process in processes), "workers")
         before = sum(read_usage(process.pid).cpu_seconds for process in processes)
         _insert(database.engine, tasks)
-        while _unfinished(database.engine):
-            time.sleep(POLL_SECONDS)
+        await_all(lambda: not _count(database.engine, InferenceTask.status.in_(["pending", "processing"])), "tasks")
         used = sum(read_usage(process.pid).cpu_seconds for process in processes) - before
         return tasks / _seconds(database.engine, tasks), used / tasks * 1000
 
@@ -102,22 +102,20 @@ def _insert(engine: Engine, tasks: int) -> None:
         connection.execute(insert(InferenceTask).values(**values), rows)
 
 
-def _unfinished(engine: Engine) -> bool:
-    query = select(InferenceTask.id).where(InferenceTask.status.in_(["pending", "processing"])).limit(1)
+def _count(engine: Engine, *conditions: ColumnElement[bool]) -> int:
     with engine.connect() as connection:
-        return connection.scalar(query) is not None
+        return connection.execute(select(func.count(InferenceTask.id)).where(*conditions)).scalar_one()
 
 
 def _seconds(engine: Engine, tasks: int) -> float:
     """Return the time from the first claim to the last result; raises AccountingError."""
-    results = select(func.count(), func.count(InferenceResult.task_id.distinct()))
-    once = select(func.count()).where(InferenceTask.status == "completed", InferenceTask.attempts == 1)
-    first, last = func.min(TaskEvent.created_at), func.max(TaskEvent.created_at)
+    once = _count(engine, InferenceTask.status == "completed", InferenceTask.attempts == 1)
     with engine.connect() as connection:
-        counted = (*connection.execute(results).one(), connection.scalar(once))
-        if counted != (tasks,) * 3:
-            raise AccountingError(f"{tasks} tasks: results, tasks with one, completed at the first attempt: {counted}")
-        began, ended = connection.execute(select(first, last)).one()
+        results = connection.execute(select(func.count(InferenceResult.task_id.distinct()))).scalar_one()
+        times = select(func.min(TaskEvent.created_at), func.max(TaskEvent.created_at))
+        began, ended = connection.execute(times).one()
+    if (once, results) != (tasks, tasks):
+        raise AccountingError(f"of {tasks} tasks {once} were completed at the first attempt, {results} have a result")
     return float((ended - began).total_seconds())
 
 

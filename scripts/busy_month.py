@@ -16,14 +16,17 @@ from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.tables.classification import CachedImage
-from app.database.tables.request_log import RequestLog
-from app.database.tables.statistics import ErrorPeriod
-from app.services.request_log.rollups import period_start
+from app.database.tables.statistics import CacheTotals, ErrorPeriod
+from app.services.request_log.record import RequestRecord
+from app.services.request_log.recorder import RequestRecorder
+from app.services.request_log.rollups import Rollups, period_start
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DAYS = 30
 REQUESTS_PER_DAY = 2400
 IMAGES = 6000
+# SQLite takes at most 32 766 values in a statement.
+RECORDS_AT_ONCE = 3000
 CATEGORIES = {
     "travel_scenery": 26,
     "foods": 21,
@@ -37,9 +40,9 @@ CATEGORIES = {
 NAMES = ("aurora", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "iris", "juniper")
 
 
-def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
-    """The rows of `request_log` up to `now`: more by day than at night, and more hits the longer the cache exists."""
-    rows: list[dict[str, Any]] = []
+def log_of_a_month(now: datetime, dice: random.Random) -> list[RequestRecord]:
+    """The requests up to `now`: more by day than at night, and more hits the longer the cache exists."""
+    records: list[RequestRecord] = []
     start = now - timedelta(days=DAYS)
     people = [f"{name}-{dice.randrange(16**6):06x}" for name in NAMES for _ in range(400)]
     dice.shuffle(people)
@@ -56,21 +59,23 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
         for _ in range(max(0, round(dice.gauss(expected, expected**0.5)))):
             is_hit = dice.random() < 0.24 + 0.42 * step / steps + dice.gauss(0, 0.02)
             milliseconds = dice.lognormvariate(1.4, 0.4) if is_hit else dice.lognormvariate(7.0, 0.35)
-            rows.append(
-                {
-                    "request_id": f"req_{int(moment.timestamp())}_{len(rows):012x}",
-                    "user_id": people[int(len(people) * dice.random() ** 1.7)] if dice.random() < 0.94 else None,
-                    "ip_address": f"10.{dice.randrange(4)}.{dice.randrange(12)}.{dice.randrange(1, 9)}",
-                    "image_hash": _hash(int(IMAGES * dice.random() ** 2.5)),
-                    "image_size": None if is_hit else dice.randrange(120_000, 420_000),
-                    "category": dice.choices(list(CATEGORIES), list(CATEGORIES.values()))[0],
-                    "confidence": Decimal(dice.randrange(7600, 9950)) / 10_000,
-                    "from_cache": int(is_hit),
-                    "processing_time_ms": max(1, round(milliseconds)),
-                    "created_at": moment + timedelta(seconds=dice.randrange(300)),
-                }
+            records.append(
+                RequestRecord(
+                    request_id=f"req_{int(moment.timestamp())}_{len(records):012x}",
+                    user_id=people[int(len(people) * dice.random() ** 1.7)] if dice.random() < 0.94 else None,
+                    ip_address=f"10.{dice.randrange(4)}.{dice.randrange(12)}.{dice.randrange(1, 9)}",
+                    image_hash=_hash(int(IMAGES * dice.random() ** 2.5)),
+                    image_size=None if is_hit else dice.randrange(120_000, 420_000),
+                    category=dice.choices(list(CATEGORIES), list(CATEGORIES.values()))[0],
+                    confidence=dice.randrange(7600, 9950) / 10_000,
+                    from_cache=is_hit,
+                    processing_time_ms=max(1, round(milliseconds)),
+                    created_at=moment + timedelta(seconds=dice.randrange(300)),
+                    # The rows of the cache have their hits already.
+                    of_shared_cache=False,
+                )
             )
-    return [row for row in rows if row["created_at"] <= now]
+    return [record for record in records if record.created_at <= now]
 
 
 def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
@@ -113,9 +118,15 @@ async def fill(folder: Path) -> Settings:
     engine = create_engine(settings)
     try:
         await migrate(engine, settings)
+        records, cached = log_of_a_month(now, dice), cache_of_a_month(now, dice)
+        recorder = RequestRecorder(engine, rollups=Rollups(engine.dialect.name, settings.statistics.timezone))
+        for first in range(0, len(records), RECORDS_AT_ONCE):
+            await recorder.record(records[first : first + RECORDS_AT_ONCE])
+        await recorder.close()
+        totals = {"shard": 0, "images": len(cached), "hits": sum(row["hit_count"] for row in cached)}
         async with engine.begin() as connection:
-            await connection.execute(insert(RequestLog), log_of_a_month(now, dice))
-            await connection.execute(insert(CachedImage), cache_of_a_month(now, dice))
+            await connection.execute(insert(CachedImage), cached)
+            await connection.execute(insert(CacheTotals), totals)
             await connection.execute(insert(ErrorPeriod), errors_of_a_month(now, dice))
     finally:
         await engine.dispose()

@@ -125,14 +125,14 @@ async def service_url(settings: Settings, engine: AsyncEngine) -> AsyncIterator[
 @pytest.fixture
 async def api(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a running service, over real HTTP."""
-    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=30, verify=NO_TLS) as client:
+    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=120, verify=NO_TLS) as client:
         yield client
 
 
 @pytest.fixture
 async def service(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the same service, for the paths of the signed-in side."""
-    async with httpx2.AsyncClient(base_url=service_url, timeout=30, verify=NO_TLS) as client:
+    async with httpx2.AsyncClient(base_url=service_url, timeout=120, verify=NO_TLS) as client:
         yield client
 
 

@@ -106,6 +106,12 @@ def test_a_floor_imports_only_what_it_may_know(floor: str) -> None:
     assert wrong == []
 
 
+def test_services_do_not_ask_which_database_it_is() -> None:
+    """What differs between the databases has a name in app/database."""
+    asking = [str(path) for path in files_of("services") if "sqlite" in path.read_text(encoding="utf-8")]
+    assert asking == []
+
+
 def test_the_service_does_not_know_its_command_line() -> None:
     others = set(APP.rglob("*.py")) - set(files_of("cli"))
     wrong = [path for path in others if any(f"{module}.".startswith("app.cli.") for module in imported_modules(path))]

@@ -26,6 +26,7 @@ from tests.support.running import running
 
 BATCHES = (250, 250)
 IMAGES_PER_BATCH = 6
+TASKS_PER_WORKER = 8
 
 
 class Service:
@@ -49,16 +50,20 @@ class Service:
     def task(self, task_id: str) -> Any:
         return self.client.get(f"/images/inference/tasks/{task_id}").raise_for_status().json()
 
+    def count(self, status: str) -> int:
+        """How many tasks are in a state."""
+        query = {"status": status, "limit": "1"}
+        answer = self.client.get("/images/inference/tasks", params=query).raise_for_status()
+        return int(answer.json()["total"])
+
+    def wait_for_more(self, status: str, *, than: int) -> None:
+        """Wait until more than so many tasks are in a state."""
+        wait_until(lambda: self.count(status) > than, f"more than {than} tasks that are {status}")
+
     def wait_for_completed(self, tasks: int) -> None:
         """Wait until so many tasks are completed."""
-
-        def completed() -> int:
-            query = {"status": "completed", "limit": "1"}
-            answer = self.client.get("/images/inference/tasks", params=query).raise_for_status()
-            return int(answer.json()["total"])
-
         # The processes that run them have the same cores.
-        wait_until(lambda: completed() == tasks, "all tasks", within_seconds=60, poll_seconds=0.2)
+        wait_until(lambda: self.count("completed") == tasks, "all tasks", within_seconds=300, poll_seconds=0.2)
 
     def all_of(self, path: str) -> list[Any]:
         """All items of a list."""
@@ -112,8 +117,9 @@ def service_with(environment: Mapping[str, str]) -> Iterator[Service]:
 def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     outside: dict[str, str], model_server: FakeModelServer, redis_url: str
 ) -> None:
-    environment = {**outside, "REDIS_URL": redis_url}
-    model_server.delay_seconds = 0.3
+    environment = {**outside, "REDIS_URL": redis_url, "LLM_MAX_CONCURRENCY": str(TASKS_PER_WORKER)}
+    # Long enough that both workers fill up before the first call ends.
+    model_server.delay_seconds = 2.0
     with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
         workers = [stack.enter_context(worker(environment)) for _ in range(2)]
         service = stack.enter_context(service_with(environment))
@@ -122,7 +128,9 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
         for number, size in enumerate(BATCHES):
             images = [service.upload(64 + IMAGES_PER_BATCH * number + index) for index in range(IMAGES_PER_BATCH)]
             batch = pool.map(lambda each, images=images: service.ask(images[each % len(images)]), range(size))
-            wait_until(lambda: model_server.concurrent > 0, "a task that runs")
+            # At first more than one worker may run: so the one that is killed runs some.
+            service.wait_for_more("processing", than=TASKS_PER_WORKER if number == 0 else 0)
+            model_server.delay_seconds = 0.3
             killed = workers.pop(0)
             killed.send_signal(signal.SIGKILL)
             assert killed.wait(10) == 128 + signal.SIGKILL

@@ -137,3 +137,9 @@ def _prepare_pooled_sqlite_connection(connection: DBAPIConnection, record: Conne
 def _begin_sqlite_transaction(connection: Connection) -> None:
     immediate = connection.get_execution_options().get(SQLITE_BEGIN_IMMEDIATE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def location(url: URL) -> str:
+    """Return where a database is, the same in every process that uses it: host, port and name, or the file's path."""
+    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
+    return f"{url.host}:{url.port}/{place}"

@@ -1,12 +1,18 @@
-"""SQL in text form for the busiest transaction, which cannot afford to have its statements put together each time."""
+"""SQL in text form, which the busiest transaction needs made once, and what differs between the databases.
+
+`dialect` is SQLAlchemy's name: mysql, mariadb or sqlite.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import CursorResult, Dialect
+from sqlalchemy import CursorResult, Dialect, Integer
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
     """Return an INSERT that changes the existing row instead where the key is taken.
 
     Args:
-        dialect: SQLAlchemy's name: mysql, mariadb or sqlite.
+        dialect: for which database.
         table: name of the table.
         keys: columns of its primary key.
         updates: column -> expression of its new value, in which `{new}` stands for the value that was to be inserted.
@@ -40,6 +46,53 @@ def upsert(dialect: str, *, table: str, keys: Sequence[str], updates: dict[str, 
         new, clause = "excluded.{}", f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
     changes = ", ".join(f"{column} = {change.format(new=new.format(column))}" for column, change in updates.items())
     return f"INSERT INTO {table} ({columns}) {source} {clause} {changes}"
+
+
+def insert_ignore(dialect: str) -> str:
+    """Return how an INSERT begins that leaves out rows whose key is taken."""
+    return "INSERT OR IGNORE INTO" if dialect == "sqlite" else "INSERT IGNORE INTO"
+
+
+def inserted_rows(dialect: str) -> str:
+    """Return an expression: how many rows the statement before has inserted."""
+    return "changes()" if dialect == "sqlite" else "ROW_COUNT()"
+
+
+def smaller_of(dialect: str, one: str, other: str) -> str:
+    """Return an expression: the smaller of two values."""
+    return f"{'MIN' if dialect == 'sqlite' else 'LEAST'}({one}, {other})"
+
+
+def larger_of(dialect: str, one: str, other: str) -> str:
+    """Return an expression: the larger of two values."""
+    return f"{'MAX' if dialect == 'sqlite' else 'GREATEST'}({one}, {other})"
+
+
+def can_update_joined(dialect: str) -> bool:
+    """Return whether an UPDATE takes its values from a joined table."""
+    return dialect != "sqlite"
+
+
+def runs_in_process(dialect: str) -> bool:
+    """Return whether a query costs no trip to a server; then all writers wait for each other."""
+    return dialect == "sqlite"
+
+
+class EpochSeconds(FunctionElement[int]):
+    """The seconds from 1970 to a DATETIME, both in UTC."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(EpochSeconds)
+def _epoch_seconds(element: EpochSeconds, compiler: SQLCompiler, **options: Any) -> str:
+    return f"TIMESTAMPDIFF(SECOND, '1970-01-01 00:00:00', {compiler.process(element.clauses, **options)})"
+
+
+@compiles(EpochSeconds, "sqlite")
+def _epoch_seconds_on_sqlite(element: EpochSeconds, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST(STRFTIME('%s', {compiler.process(element.clauses, **options)}) AS INTEGER)"
 
 
 def timestamp_text(moment: datetime) -> str:

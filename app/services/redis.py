@@ -6,9 +6,9 @@ All features share its connections, and an outage is logged once, not by each of
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from app.config.settings import Settings
+from app.database.engine import location
 from app.runtime.background import OutageLog
 
 # A new form of the entries gets a new beginning.
@@ -68,15 +68,8 @@ async def open_redis(settings: Settings) -> AsyncIterator[RedisClient | None]:
     if not address:
         yield None
         return
-    client = RedisClient(address, key_space=key_space(settings))
+    client = RedisClient(address, key_space=location(settings.database_url))
     try:
         yield client
     finally:
         await client.close()
-
-
-def key_space(settings: Settings) -> str:
-    """Return what tells one installation from another, which may share the Redis: parts of the database's address."""
-    url = settings.database_url
-    place = str(Path(url.database or "").resolve()) if url.get_backend_name() == "sqlite" else url.database
-    return f"{url.host}:{url.port}/{place}"

@@ -263,7 +263,7 @@ def token_of(nginx: Nginx) -> str:
 
 
 async def hello_over_websocket(url: str, **options: object) -> str:
-    async with asyncio.timeout(20), connect(url, proxy=None, **options) as connection:  # type: ignore[arg-type]
+    async with asyncio.timeout(120), connect(url, proxy=None, **options) as connection:  # type: ignore[arg-type]
         return str(await connection.recv())
 
 

@@ -10,7 +10,7 @@ from loguru import logger
 from app.errors import DatabaseUnavailable
 from app.runtime.background import OutageLog, SingleFlight, cancel, every, fail, running, spawn
 
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 120.0
 request_id: ContextVar[str] = ContextVar("request_id", default="none")
 
 

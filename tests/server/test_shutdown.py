@@ -21,7 +21,7 @@ from tests.servers.processes import answers_http, free_port, start_process
 from tests.support.server_application import app
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 120
 
 
 class Server(DrainingServer):

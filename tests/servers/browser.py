@@ -20,7 +20,7 @@ from tests.servers.programs import get_program, run_installer
 
 INSECURE_HOST = "insecure.test"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT_MILLISECONDS = 15_000
+TIMEOUT_MILLISECONDS = 120_000
 _LOCAL_SCHEMES = {"data", "blob", "about"}
 
 

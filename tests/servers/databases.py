@@ -24,8 +24,8 @@ from tests.servers.certificates import write_certificates
 from tests.servers.processes import ProcessFailedError, RunningProcess, await_ready, free_port, spawn_supervised
 
 PASSWORD_USER = "classifier"
-READY_WITHIN_SECONDS = 60
-STOP_WITHIN_SECONDS = 15
+READY_WITHIN_SECONDS = 180
+STOP_WITHIN_SECONDS = 60
 # Another process may bind the port that we found free; five times in a row it is something else.
 PORT_ATTEMPTS = 5
 # A socket's path has little room, and a temporary directory's may take all of it (macOS).

@@ -82,7 +82,7 @@ def start_process(
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    ready_within_seconds: float = 30,
+    ready_within_seconds: float = 120,
     grace_seconds: float = 5,
 ) -> Iterator[RunningProcess]:
     """Run `command` for the length of the block, which begins when `ready()` is true.

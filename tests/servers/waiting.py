@@ -10,7 +10,7 @@ POLL_SECONDS = 0.02
 
 
 def wait_until(
-    condition: Callable[[], bool], what: str, within_seconds: float = 30, *, poll_seconds: float = POLL_SECONDS
+    condition: Callable[[], bool], what: str, within_seconds: float = 120, *, poll_seconds: float = POLL_SECONDS
 ) -> None:
     """Return when `condition()` is true, which is asked every `poll_seconds`; `what` names it in the failure.
 

@@ -9,12 +9,13 @@ from loguru import logger
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
+from app.database.engine import location
 from app.runtime.background import running
 from app.services.cache import redis as redis_tier
 from app.services.cache.redis import RedisCache
 from app.services.events import redis_signal
 from app.services.events.redis_signal import RedisSignal, Topic
-from app.services.redis import RedisClient, key_space, open_redis
+from app.services.redis import RedisClient, open_redis
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.support.event_streams import until
@@ -66,6 +67,6 @@ def test_each_database_has_keys_of_its_own(tmp_path: Path) -> None:
         "mysql://user:secret@one:3307/name",
         "mysql://user:secret@one:3306/other",
     ]
-    spaces = [key_space(Settings(database=DatabaseSettings.model_validate({"url": url}))) for url in urls]
+    spaces = [location(Settings(database=DatabaseSettings.model_validate({"url": url})).database_url) for url in urls]
     assert len(set(spaces)) == len(urls)
     assert "secret" not in "".join(spaces)

@@ -44,7 +44,7 @@ async def steps(item: Locator) -> dict[str, str]:
 async def provoked(problems: list[str], *expected: str) -> None:
     """These problems were meant to be; there are no others."""
     # What the console says comes by another way than what the page shows, and may come later.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while len(problems) < len(expected):  # noqa: ASYNC110 - a list tells nobody
             await asyncio.sleep(0.01)
     assert len(problems) == len(expected), problems

@@ -12,7 +12,7 @@ from app.services.events.listener import Listener
 from app.services.events.redis_signal import RedisSignal
 from app.services.redis import RedisClient
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 120.0
 NEVER = 3600.0
 
 

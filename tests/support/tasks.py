@@ -154,7 +154,7 @@ async def count_tasks(engine: AsyncEngine, status: str) -> int:
     return await read(engine, count)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, within_seconds: float = 30) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, within_seconds: float = 120) -> None:
     """Return when `condition` holds."""
     deadline = asyncio.get_running_loop().time() + within_seconds
     while not await condition():

@@ -44,7 +44,7 @@ async def visit(page: Page, url: str) -> None:
 
 
 async def classify(url: str, number: int) -> None:
-    async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
         answer = await client.post("/api/v1/classify", files={"image": photo(number)}, headers={"X-User-ID": "ann"})
     assert answer.status_code == 200
 
@@ -138,7 +138,7 @@ async def test_a_phone_shows_all_of_it_without_scrolling_sideways(service_url: s
 
 async def test_an_id_cannot_become_markup(service_url: str, page: Page) -> None:
     name = "<img src=x onerror=alert(1)>"
-    async with httpx2.AsyncClient(base_url=service_url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=service_url, timeout=120) as client:
         await client.post("/api/v1/classify", files={"image": photo(1)}, headers={"X-User-ID": name})
     await visit(page, service_url)
     await expect(page.locator("#users tr td").first).to_have_text(name)

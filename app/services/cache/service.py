@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.database.pipeline import Rows, run
-from app.database.statements import execute
+from app.database.statements import execute, runs_in_process
 from app.database.tables.classification import CachedImage
 from app.database.transactions import read, write
 from app.observability import metrics
@@ -58,9 +58,9 @@ class CacheService:
     async def get_copy(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if it is found without a trip; None says nothing about the database.
 
-        That is in memory or in Redis, and in SQLite, where looking is cheap and writing waits for others.
+        That is in memory, in Redis, or in a database that runs in this process, where a write waits for others.
         """
-        if self._engine.dialect.name == "sqlite":
+        if runs_in_process(self._engine.dialect.name):
             return await self.get(image_hash)
         entry = self.peek(image_hash)
         if entry is None and (entry := (await self._copies.find([image_hash])).get(image_hash)) is not None:

@@ -20,7 +20,7 @@ from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clients.errors import ModelTimeout
 from app.database.heartbeat import Heartbeat
 from app.database.pipeline import DuplicateRowError, Rows, run
-from app.database.statements import Statement, execute
+from app.database.statements import Statement, execute, insert_ignore
 from app.database.tables.classification import ModelCallLease
 from app.database.transactions import read, write
 from app.observability import metrics
@@ -72,7 +72,7 @@ class ClassificationStore:
 
         row = ModelCallLease
         self._insert = (
-            f"INSERT {'OR IGNORE' if engine.dialect.name == 'sqlite' else 'IGNORE'} INTO model_call_lease"  # noqa: S608 - constants
+            f"{insert_ignore(engine.dialect.name)} model_call_lease"  # noqa: S608 - constants
             " (image_hash, owner) SELECT %s, %s FROM (SELECT 1 AS one) AS one"
         )
         self._select_lease = select(row.owner, heartbeat.is_stalled(row.owner).label("is_stalled"))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from app.categories import Category
 from app.clock import utc_now
-from app.database.statements import Statement, rows_of_placeholders, timestamp_text
+from app.database.statements import Statement, can_update_joined, rows_of_placeholders, timestamp_text
 from app.observability.request_id import new_request_id
 
 _LOG_COLUMNS = (
@@ -107,7 +107,7 @@ def count_hits(dialect: str, hits: Counter[str]) -> list[Statement]:
     Sorted, so that two processes lock the rows in the same order.
     """
     now = timestamp_text(utc_now())
-    if len(hits) == 1 or dialect == "sqlite":
+    if len(hits) == 1 or not can_update_joined(dialect):
         change = "UPDATE image_classification_cache SET hit_count = hit_count + %s, last_hit_at = %s"
         return [Statement(f"{change} WHERE image_hash = %s", (n, now, image)) for image, n in sorted(hits.items())]
     if not hits:

@@ -11,7 +11,16 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from app.database.statements import Statement, rows_of_placeholders, timestamp_text, upsert
+from app.database.statements import (
+    Statement,
+    insert_ignore,
+    inserted_rows,
+    larger_of,
+    rows_of_placeholders,
+    smaller_of,
+    timestamp_text,
+    upsert,
+)
 from app.services.request_log.record import RequestRecord
 
 # Each process adds to the rows of one shard, so that few wait for each other. A reader sums over all of them.
@@ -150,13 +159,12 @@ def _insert_visitors(dialect: str, rows: int) -> str:
 
 @lru_cache(maxsize=4)
 def _count_visitors(dialect: str) -> str:
-    inserted = "changes()" if dialect == "sqlite" else "ROW_COUNT()"
     return upsert_sums(
         dialect,
         table="stats_visitor_count",
         keys=("day", "kind", "shard"),
         sums=("visitors",),
-        source=f"VALUES (%s,%s,%s,{inserted})",
+        source=f"VALUES (%s,%s,%s,{inserted_rows(dialect)})",
     )
 
 
@@ -169,7 +177,6 @@ def _upsert_cache(dialect: str) -> str:
 
 @lru_cache(maxsize=256)
 def _upsert_users(dialect: str, rows: int) -> str:
-    least, greatest = ("MIN", "MAX") if dialect == "sqlite" else ("LEAST", "GREATEST")
     return upsert(
         dialect,
         table="stats_user",
@@ -177,8 +184,8 @@ def _upsert_users(dialect: str, rows: int) -> str:
         updates={
             "requests": "requests + {new}",
             "hits": "hits + {new}",
-            "first_request_at": f"{least}(first_request_at, {{new}})",
-            "last_request_at": f"{greatest}(last_request_at, {{new}})",
+            "first_request_at": smaller_of(dialect, "first_request_at", "{new}"),
+            "last_request_at": larger_of(dialect, "last_request_at", "{new}"),
         },
         columns="user_id, requests, hits, first_request_at, last_request_at",
         source=f"VALUES {rows_of_placeholders(rows, 5)}",
@@ -198,8 +205,7 @@ def _upsert_periods(dialect: str, rows: int) -> str:
 
 def insert_visitors(dialect: str, source: str) -> str:
     """Return the text that puts those rows (day, kind, visitor) of `source` into `stats_visitor` that are new."""
-    ignore = "INSERT OR IGNORE" if dialect == "sqlite" else "INSERT IGNORE"
-    return f"{ignore} INTO stats_visitor (day, kind, visitor) {source}"
+    return f"{insert_ignore(dialect)} stats_visitor (day, kind, visitor) {source}"
 
 
 def upsert_sums(dialect: str, *, table: str, keys: Sequence[str], sums: Sequence[str], source: str) -> str:

@@ -173,7 +173,7 @@ class StatsService:
         return await self._read_series(bucket, bucket_bounds(bucket, None, utc_now(), self._settings.timezone))
 
     async def _read_series(self, bucket: Bucket, bounds: Sequence[datetime]) -> list[BucketFigures]:
-        return await read_buckets(self._read, self._engine.dialect.name, bucket, bounds, self._settings)
+        return await read_buckets(self._read, bucket, bounds, self._settings)
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""

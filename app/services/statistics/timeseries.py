@@ -10,11 +10,12 @@ from enum import StrEnum
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Integer, case, cast, func, literal_column, select, text
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
+from app.database.statements import EpochSeconds
 from app.database.tables.statistics import ErrorPeriod, PeriodTotals, VisitorCount
 from app.errors import InvalidRequest
 from app.services.request_log.rollups import PERIOD_MINUTES, USER
@@ -98,13 +99,9 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
 
 
 async def read_buckets(
-    read: Reader,
-    dialect: str,
-    bucket: Bucket,
-    bounds: Sequence[datetime],
-    settings: StatisticsSettings,
+    read: Reader, bucket: Bucket, bounds: Sequence[datetime], settings: StatisticsSettings
 ) -> list[BucketFigures]:
-    """Return the figures between each two of `bounds`; `read` runs what only reads, on a database of `dialect`.
+    """Return the figures between each two of `bounds`; `read` runs what only reads.
 
     Raises:
         DatabaseUnavailable, ServerBusy: as every reader.
@@ -112,16 +109,12 @@ async def read_buckets(
     size = _NUMBERS_AT_A_TIME[bucket]
     figures = []
     for first in range(0, len(bounds) - 1, size):
-        figures += await _read_some(read, dialect, bucket, bounds[first : first + size + 1], settings)
+        figures += await _read_some(read, bucket, bounds[first : first + size + 1], settings)
     return figures
 
 
 async def _read_some(
-    read: Reader,
-    dialect: str,
-    bucket: Bucket,
-    bounds: Sequence[datetime],
-    settings: StatisticsSettings,
+    read: Reader, bucket: Bucket, bounds: Sequence[datetime], settings: StatisticsSettings
 ) -> list[BucketFigures]:
     # First the many rows of each quarter of an hour, as they lie in the primary key: which bucket one belongs to costs
     # more than to add it.
@@ -137,7 +130,7 @@ async def _read_some(
         .subquery()
     )
     totals = select(
-        _number(dialect, bounds, quarters.c.period_start).label("number"),
+        _number(bounds, quarters.c.period_start).label("number"),
         func.sum(quarters.c.requests).label("requests"),
         func.sum(quarters.c.hits).label("hits"),
         func.sum(quarters.c.milliseconds).label("milliseconds"),
@@ -149,7 +142,7 @@ async def _read_some(
         .subquery()
     )
     failures = select(
-        _number(dialect, bounds, error_quarters.c.period_start).label("number"),
+        _number(bounds, error_quarters.c.period_start).label("number"),
         func.sum(error_quarters.c.errors).label("errors"),
     ).group_by("number")
     days = [start.astimezone(settings.timezone).date() for start in bounds[:-1]]
@@ -188,15 +181,12 @@ async def _read_some(
     return await read(select_figures)
 
 
-def _number(dialect: str, bounds: Sequence[datetime], period_start: ColumnElement[datetime]) -> ColumnElement[int]:
+def _number(bounds: Sequence[datetime], period_start: ColumnElement[datetime]) -> ColumnElement[int]:
     """The number of the bucket that a row belongs to, for rows within `bounds`.
 
     Buckets of one length follow each other, but for the days on which clocks change: one branch for each such run.
     """
-    if dialect == "sqlite":
-        seconds: ColumnElement[int] = cast(func.strftime("%s", period_start), Integer)
-    else:
-        seconds = func.timestampdiff(text("SECOND"), literal_column("'1970-01-01 00:00:00'"), period_start)
+    seconds = EpochSeconds(period_start)
     # First bucket, its start, the length of each, and the end.
     runs: list[tuple[int, int, int, datetime]] = []
     for number, (start, end) in enumerate(pairwise(bounds)):

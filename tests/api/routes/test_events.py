@@ -18,7 +18,7 @@ from tests.support.events import add_event, add_events, body_of
 from tests.support.people import bearer, code, log_in, sign_up
 
 PATH = "/images/inference/events"
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 120.0
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ async def ask(service: httpx2.AsyncClient, headers: dict[str, str], image_id: in
 
 async def finished(service: httpx2.AsyncClient, headers: dict[str, str], url: str) -> Any:
     """Ask for a task until it has ended, and return it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             answer = await service.get(url, headers=headers)
             assert answer.status_code == 200, answer.text

@@ -184,5 +184,5 @@ async def test_a_look_up_right_after_the_last_query_has_ended_is_not_forgotten(
 
     reader = DataLoader(fetch)
     assert await reader.find(["a"]) == {"a": "a"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         assert await late[0] == {"b": "b"}

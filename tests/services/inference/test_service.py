@@ -81,7 +81,7 @@ async def test_a_service_that_ends_keeps_what_is_under_way(
 ) -> None:
     CountedModel.may_answer.clear()
     asked = asyncio.create_task(resources.inference.infer(account.id, image_id, "counted"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not CountedModel.calls:  # noqa: ASYNC110 - it counts in a thread
             await asyncio.sleep(0.01)
     asked.cancel()
@@ -103,7 +103,7 @@ async def test_a_picture_that_is_deleted_meanwhile_costs_the_other_requests_no_s
     other_image_id = (await resources.library.add(other.id, upload)).id
     CountedModel.may_answer.clear()
     first = asyncio.create_task(resources.inference.infer(account.id, image_id, "counted"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not CountedModel.calls:  # noqa: ASYNC110 - it counts in a thread
             await asyncio.sleep(0.01)
     others = [

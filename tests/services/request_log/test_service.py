@@ -77,7 +77,7 @@ async def test_retention_shortens_the_log_and_forgets_its_visitors(
     monkeypatch.setattr(service_module, "RETENTION_FIRST_RUN_MAX_SECONDS", 0)
     now = utc_now()
     await recorder_on(engine).record([record(number, created_at=now - timedelta(days=number)) for number in range(20)])
-    async with running(RequestLogService(engine, UTC_ZONE).keep_short(5), name="retention"), asyncio.timeout(30):
+    async with running(RequestLogService(engine, UTC_ZONE).keep_short(5), name="retention"), asyncio.timeout(120):
         while min(await seen_days(engine)) < now.date() - timedelta(days=5):  # noqa: ASYNC110 - a table tells of no change
             await asyncio.sleep(0.01)
     async with engine.connect() as connection:

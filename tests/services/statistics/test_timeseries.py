@@ -174,7 +174,7 @@ async def test_a_year_is_read_month_by_month(engine: AsyncEngine) -> None:
     bounds = bucket_bounds(
         Bucket.DAY, datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), settings.timezone
     )
-    figures = await read_buckets(read_and_count, engine.dialect.name, Bucket.DAY, bounds, settings)
+    figures = await read_buckets(read_and_count, Bucket.DAY, bounds, settings)
     assert [each.start for each in figures] == bounds[:-1]
     assert reads == 12
 

@@ -278,7 +278,7 @@ async def test_a_redis_that_never_answers_is_done_without(engine: AsyncEngine) -
     async with (
         silent_server() as address,
         # Below what Docker gives a container to end.
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         process(engine, address, FakeInference(engine)) as (tasks, _),
     ):
         for _ in range(5):
