@@ -1,13 +1,18 @@
 # Everything a developer needs; `make help` lists it. Only Python 3.11+, make and a package index are required.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# `make test PYTHON=python3.13` has an environment of its own, so that several versions stand side by side.
+ifdef PYTHON
+VENV := .venv-$(notdir $(PYTHON))
+else
 VENV := .venv
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run worker test image-test restore-test galera-test lint bench format model mysql mysql-stop lock clean
+.PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench format model mysql mysql-stop lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +25,14 @@ worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their ow
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch
-	@$(BIN)/python -m pytest -n 4 $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+
+test-pythons: ## Run all tests with each Python on the PATH, from 3.11 to 3.14
+	@ran=; for version in 3.11 3.12 3.13 3.14; do \
+		if command -v python$$version >/dev/null; then \
+			ran=yes; echo "python$$version"; $(MAKE) --no-print-directory test PYTHON=python$$version || exit 1; \
+		fi; \
+	done; test -n "$$ran" || { echo "no python3.11 to python3.14 on the PATH" >&2; exit 1; }
 
 image-test: $(VENV)/development ## Build the Dockerfile without Docker, and test the image (as root on Debian; 3 to 10 minutes)
 	@$(BIN)/python -m pytest tests/deploy/check_image.py
@@ -60,7 +72,7 @@ lock: $(VENV)/development ## Compile requirements*.txt from pyproject.toml
 		--constraints requirements.txt --output-file requirements-dev.txt
 
 clean: ## Remove what make has built (data/ stays)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis app/clients/local/weights
+	rm -rf .venv .venv-python3* .mypy_cache .ruff_cache .pytest_cache .hypothesis app/clients/local/weights
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: https://www.python.org/downloads/" >&2; exit 1; }

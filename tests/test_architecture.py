@@ -169,6 +169,16 @@ def test_no_further_module_stands_at_the_top() -> None:
     assert {path.name for path in APP.glob("*.py")} == TOP_LEVEL
 
 
+def test_files_are_named_by_the_fields_words() -> None:
+    """Each was the name of a file, which a reader could not guess; docs/glossary.md has the terms that stay."""
+    private = {
+        "alive", "leaving", "shortcut", "pushing", "earlier_answers", "presence", "group_reader", "packets",
+        "cache_watch", "cache_copies", "rollup_building", "task_runs", "task_expiry", "cores", "open_files",
+        "processes", "opening", "figures", "upkeep", "operate", "terminal", "flights",
+    }  # fmt: skip
+    assert {path.stem for path in APP.rglob("*.py")} & private == set()
+
+
 def test_every_module_opens_with_the_rule_that_explains_it() -> None:
     silent = [
         str(path.relative_to(PROJECT_ROOT))
