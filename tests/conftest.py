@@ -24,7 +24,7 @@ from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
-# Nobody is trusted by it, and no certificates are loaded, which takes as long as many a test.
+# It trusts no server, and no certificates are loaded, which takes as long as many a test.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -56,7 +56,7 @@ async def test_looking_creates_nothing(tmp_path: Path) -> None:
 
 
 async def test_tables_of_a_newer_version_are_told_in_a_sentence(empty_database: Settings, tmp_path: Path) -> None:
-    """Whoever goes back to an old version without a restore."""
+    """An operator who goes back to an old version without a restore."""
     url = empty_database.database_url.render_as_string(hide_password=False)
     await run("migrate", cwd=tmp_path, DATABASE_URL=url)
     engine = create_engine(empty_database)

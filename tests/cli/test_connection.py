@@ -31,7 +31,7 @@ def error(status: int, code: str, **headers: str) -> HTTPResponse:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits in these tests, whatever the service asks for."""
+    """The client does not wait in these tests, whatever the service asks for."""
     monkeypatch.setattr(service, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(service, "MAX_PAUSE_SECONDS", 0.01)
 

@@ -116,7 +116,7 @@ def test_a_connection_that_was_reset_in_silence_is_replaced_on_uvloop(mysql_data
             await writer.write([set_state("mysql", [("before", "1")])])
             async with engine.connect() as connection:
                 pooled = (await connection.get_raw_connection()).driver_connection
-            # What a lost route looks like from here; nobody has told the driver.
+            # What a lost route looks like from here; the driver does not know.
             own = writer._connection  # type: ignore[attr-defined]
             for each in (pooled, (await own.get_raw_connection()).driver_connection):
                 assert each is not None
@@ -133,5 +133,5 @@ def test_a_connection_that_was_reset_in_silence_is_replaced_on_uvloop(mysql_data
 
     uvloop.run(reset_and_write())
     for each in lost:
-        # aiomysql would complain, whenever they are collected, that nobody has closed them.
+        # aiomysql would complain, whenever they are collected, that they were not closed.
         each._writer = None

@@ -222,7 +222,7 @@ async def test_tls_cannot_be_talked_away(tls: tuple[str, Path]) -> None:
 
 @asynccontextmanager
 async def stripping_tls(url: str, *, strip: bool = True) -> AsyncIterator[str]:
-    """Somebody between us and the server, who takes the offer of TLS out of its greeting; yields the URL of the two."""
+    """An attacker between us and the server, who takes the offer of TLS out of its greeting; yields both URLs."""
     server = make_url(url)
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -127,13 +127,13 @@ def test_nothing_is_in_it_that_serves_nobody(container: Container) -> None:
 
 
 def test_no_process_compiles_what_it_imports(container: Container) -> None:
-    """Nobody could keep the result: the root file system may be read-only."""
+    """The result could not be kept: the root file system may be read-only."""
     for command in (["-m", "app.runtime.healthcheck"], ["-c", "import app.main, app.worker, app.cli.main"]):
         said = run(container, "python", "-v", *command).stderr
         assert "import 'http.client'" in said
         assert re.findall(r"^# code object from (.+\.py)$", said, re.MULTILINE) == []
     # Whatever the times of files become: https://peps.python.org/pep-0552/#specification, hash-based; bit 1 says that
-    # the source is looked at, which somebody's own image may replace.
+    # the source is looked at, which an image built on ours may replace.
     for folder, flags in (("app", b"\x03\x00\x00\x00"), ("opt/venv", b"\x01\x00\x00\x00")):
         compiled = list((container.root / folder).rglob("*.pyc"))
         assert compiled

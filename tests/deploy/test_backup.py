@@ -97,7 +97,7 @@ async def test_a_database_that_is_not_the_services_is_no_backup(
 
 
 async def test_only_backups_of_the_same_database_are_deleted(variables_of_it: dict[str, str], tmp_path: Path) -> None:
-    """And what a power cut has left of one; what lies beside them is somebody else's."""
+    """And what a power cut has left of one; what lies beside them is not ours."""
     name = variables_of_it["MYSQL_DATABASE"]
     left_over = tmp_path / f"{name}-20200101T000000Z.sql.gz.partial"
     others = [tmp_path / f"{name}-test-20200101T000000Z.sql.gz", tmp_path / f"{name}-before-the-upgrade.sql.gz"]

@@ -155,7 +155,7 @@ def test_nginx_goes_on_while_the_service_is_replaced(tmp_path: Path) -> None:
     nginx = services(tmp_path)["nginx"]
     # Compose would stop it first, with what is under way.
     assert "restart" not in nginx["depends_on"]["api"]
-    # So it asks Docker where the service is, and Docker nobody else: test_nginx_names.py.
+    # So it asks Docker where the service is, and Docker no further server: test_nginx_names.py.
     assert "resolver 127.0.0.11 " in (PROJECT_ROOT / "nginx.conf").read_text(encoding="utf-8")
     assert nginx["dns_opt"] == ["ndots:1"]
 

@@ -113,7 +113,7 @@ def test_pods_have_room_for_the_worst_photos(
 
 
 def test_a_failover_of_the_database_takes_no_pod_out_of_service(built: list[dict[str, Any]]) -> None:
-    """Requests wait for the new server; without pods there would be nobody for whom they could wait."""
+    """Requests wait for the new server; without pods there would be no server to wait for."""
     [api] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
     probe = api["readinessProbe"]
     assert probe["timeoutSeconds"] > DATABASE_CHECK_TIMEOUT_SECONDS
@@ -205,5 +205,5 @@ def test_who_selects_pods_finds_them(built: list[dict[str, Any]]) -> None:
     for selector in selectors:
         assert selector.items() <= labels.items()
         assert not selector.items() <= worker.items()
-    everybody = one(built, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
-    assert everybody.items() <= labels.items() & worker.items()
+    selector = one(built, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    assert selector.items() <= labels.items() & worker.items()

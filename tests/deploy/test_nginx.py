@@ -151,7 +151,7 @@ def test_odd_paths_lead_nowhere(site: Site, path: str) -> None:
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 40")
     assert b'{"success":false,"error":{"code":"' in answer
-    wait_until(lambda: logged(site.plain, "upstream=-") > before, "nginx has logged that it asked nobody")
+    wait_until(lambda: logged(site.plain, "upstream=-") > before, "nginx has logged that it asked no server")
 
 
 def test_administrators_come_from_the_container_itself(site: Site) -> None:

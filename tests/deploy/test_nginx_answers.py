@@ -67,13 +67,13 @@ def test_pages_of_other_origins_may_read_its_errors(site: Site, tmp_path: Path) 
 
 
 def test_certificates_switch_tls_on(site: Site, tmp_path: Path) -> None:
-    """A reload is enough, and nobody is interrupted by it."""
+    """A reload is enough, and no request is interrupted by it."""
     with running_nginx(tmp_path / "site", site.port) as nginx, client(nginx) as api:
         assert api.get("/api/v1/health/live").status_code == 200
         add_certificates(tmp_path / "site")
         nginx.process.send_signal(signal.SIGHUP)
         trusted = ssl.create_default_context(cafile=str(nginx.authority))
-        wait_until(lambda: answers_http(nginx.tls_port), "there is somebody on the port for TLS")
+        wait_until(lambda: answers_http(nginx.tls_port), "nginx listens on the port for TLS")
         outside = httpx2.HTTPTransport(local_address=OUTSIDE, verify=trusted)
         with httpx2.Client(base_url=f"https://localhost:{nginx.tls_port}", transport=outside) as encrypted:
             assert encrypted.get("/api/v1/health/live").status_code == 200

@@ -112,14 +112,14 @@ def test_containers_come_and_go(tmp_path: Path) -> None:
                 change=lambda text: text.replace("valid=2s", "valid=1s"),
             )
         )
-        # It starts though there is nobody yet.
+        # It starts though there is no container yet.
         wait_until(lambda: names.questions > 0, "nginx asks where the service is")
         with client(nginx) as api:
             assert_is(ServerBusy, api.get("/"))
         for addresses in ({FIRST}, {SECOND}, {FIRST, SECOND}):
             names.addresses = sorted(addresses)
             wait_until(lambda expected=addresses: answering(nginx) == expected, f"{addresses} answer")  # type: ignore[misc]
-        # A reload, for new certificates, forgets nobody: what the old workers know counts until the DNS says more.
+        # A reload, for new certificates, forgets no container: what the old workers know counts until the DNS answers.
         names.is_silent = True
         old = workers_of(nginx)
         nginx.process.send_signal(signal.SIGHUP)

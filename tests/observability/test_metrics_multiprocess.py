@@ -172,7 +172,7 @@ def test_a_master_that_starts_at_the_same_time_finds_no_folder_that_is_not_locke
 def test_nobody_makes_a_master_wait_at_its_start(tmp_path: Path) -> None:
     folder = tmp_path / f"{metrics_multiprocess.FOLDER_PREFIX}1"
     folder.mkdir()
-    # Everybody may write to the folder of temporary files; to open this one waits for a reader.
+    # Every user may write to the folder of temporary files; to open this one waits for a reader.
     os.mkfifo(folder / metrics_multiprocess.OWNER_NAME)
     metrics_multiprocess._remove_abandoned(tmp_path)
     assert (folder / metrics_multiprocess.OWNER_NAME).exists()

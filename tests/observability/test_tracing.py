@@ -1,4 +1,4 @@
-"""Traces as a receiver gets them: one for each request, through cache, model and commit, without anybody's words."""
+"""Traces as a receiver gets them: one for each request, through cache, model and commit, without a user's words."""
 
 import gzip
 import hashlib

@@ -32,7 +32,7 @@ async def test_a_killed_instance_costs_its_own_requests_only(
         running = asyncio.create_task(load.run())
         await asyncio.sleep(4)
         killed_at = time.monotonic()
-        # gunicorn and its worker at once: nobody says goodbye.
+        # gunicorn and its worker at once: neither can release anything.
         os.killpg(site.instances[0].pid, signal.SIGKILL)
         await asyncio.sleep(4)
         load.stop()
@@ -42,7 +42,7 @@ async def test_a_killed_instance_costs_its_own_requests_only(
         # What nginx says of a request that it had handed over.
         assert {answer.status for answer in bad} <= {502}
         assert all(abs(answer.answered_at - killed_at) < 1 for answer in bad)
-        # Also those that only the killed one knew of; their leases are nobody's.
+        # Also those that only the killed one knew of; their leases have no living owner.
         async with httpx2.AsyncClient(base_url=f"{site.url}/api/v1", timeout=PATIENCE_SECONDS) as client:
             for photo in load.photos:
                 answer = await client.post("/classify", files={"image": photo})

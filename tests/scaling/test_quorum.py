@@ -1,4 +1,4 @@
-"""Two of three nodes die at once: the third serves nobody, says so as an error should, until a person decides."""
+"""Two of three nodes die at once: the third serves no request, and says so in an error, until a person decides."""
 
 import asyncio
 import signal

@@ -103,7 +103,7 @@ def test_a_worker_that_is_told_to_leave_while_it_starts_first_answers_who_waits(
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a server listens on a port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 

@@ -82,7 +82,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def serving(
     application: ASGIApp = app, **options: Any
 ) -> AsyncIterator[tuple[DrainingServer, Clients, "asyncio.Task[None]"]]:
-    """A server, whoever asks it, and its task, which ends when it has left."""
+    """A server, its clients, and its task, which ends when it has left."""
     config = uvicorn.Config(application, http=DrainingProtocol, lifespan="off", log_config=None, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server, clients = Server(config), Clients(listener.getsockname()[1])
@@ -189,7 +189,7 @@ async def test_after_its_last_request_a_server_stays_until_everybody_knows() -> 
         await busy.ask()
         await until(lambda: server.server_state.closes_after_answer)
         assert b"connection: close" in await busy.ask()
-        # Somebody has not been told yet: the port is still open.
+        # One client has not been told yet: the port is still open.
         for _ in range(3):
             assert b"connection: close" in await (await clients.connect()).ask()
         assert not server.server_state.is_shutting_down

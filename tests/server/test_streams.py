@@ -135,7 +135,7 @@ async def test_whoever_wants_to_know_hears_of_a_signal_once() -> None:
         with on_shutdown(lambda: heard.append("the application")):
             os.kill(os.getpid(), signal.SIGTERM)
             async with asyncio.timeout(120):
-                while len(heard) < 2:  # noqa: ASYNC110 - a signal wakes nobody
+                while len(heard) < 2:  # noqa: ASYNC110 - a list wakes no task
                     await asyncio.sleep(0.001)
             assert sorted(heard) == ["the application", "the server"]
             announce_shutdown()

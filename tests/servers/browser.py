@@ -67,7 +67,7 @@ async def open_page(browser: Browser, problems: list[str], **options: Any) -> As
     """An empty page without cookies or memory; `options` are those of Playwright's `new_context`.
 
     `problems` gets a line for each console error (a violation of the Content-Security-Policy is one), each exception
-    that nobody catches, and each request to another host.
+    that is not caught, and each request to another host.
     """
     context = await browser.new_context(**options)
     context.set_default_timeout(TIMEOUT_MILLISECONDS)

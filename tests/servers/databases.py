@@ -1,4 +1,4 @@
-"""The database servers of one test run: whoever asks first starts them, and they end when the run's owner does.
+"""The database servers of one test run: the first process that asks starts them, and they end with the run's owner.
 
 The owner holds the write end of a named pipe in the run's directory. Every server has a supervisor at the read end,
 so it is stopped, and the directory removed, whichever way the owner ends and whichever process started the server.
@@ -116,7 +116,7 @@ class ServerRun:
             return servers
 
     def started(self) -> Servers | None:
-        """Return the servers if anybody of this run has started them."""
+        """Return the servers if a process of this run has started them."""
         return Servers.from_json(self._known.read_text()) if self._known.exists() else None
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ def running_nginx(
         place.write_text(change(text), encoding="utf-8")
     if with_certificates:
         add_certificates(directory)
-    # As root, the workers would run as somebody who may not enter the test's folder.
+    # As root, the workers would run as a user who may not enter the test's folder.
     options = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
 
     def is_ready() -> bool:

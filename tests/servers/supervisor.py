@@ -1,7 +1,7 @@
 """Runs one command for as long as its standard input stays open, then leaves nothing of it: no process, no directory.
 
-The starter, or whoever holds the other end of the pipe, may die in any way: the kernel closes the pipe. A program of
-its own and free of imports from here, because it has to outlive every kind of death of the process that started it.
+The starter, or the process that holds the other end of the pipe, may die in any way: the kernel closes the pipe. A
+program of its own and free of imports from here, because it has to outlive any death of the process that started it.
 
     supervisor.py GRACE_SECONDS DIRECTORY COMMAND...
 

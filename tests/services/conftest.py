@@ -56,6 +56,6 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
 
 @pytest.fixture
 async def session(accounts: AccountService) -> Session:
-    """Somebody who has signed up and in."""
+    """A user who has signed up and in."""
     account = await accounts.register("testuser", "test@example.com", "testpassword123")
     return Session(account, 0, utc_now() + timedelta(days=1))

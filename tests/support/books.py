@@ -21,7 +21,7 @@ def check_books(site: Site, load: Load, *, others: int) -> None:
     failed = [answer.request_id for answer in load.answers if answer.status != 200]
     assert set(answered) <= set(asked)
     extra = set(asked) - set(answered) - set(failed)
-    # Where the service died before it could answer, nobody knows the id of what it has committed.
+    # Where the service died before it could answer, the id of what it has committed is not known.
     assert others <= len(extra) <= others + failed.count("")
     [(requests, hits, images, all_hits, entries, hit_count)] = node.query(
         f"SELECT (SELECT SUM(requests) FROM {site.database}.stats_period),"

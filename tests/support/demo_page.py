@@ -45,7 +45,7 @@ async def provoked(problems: list[str], *expected: str) -> None:
     """These problems were meant to be; there are no others."""
     # What the console says comes by another way than what the page shows, and may come later.
     async with asyncio.timeout(120):
-        while len(problems) < len(expected):  # noqa: ASYNC110 - a list tells nobody
+        while len(problems) < len(expected):  # noqa: ASYNC110 - a list notifies no task
             await asyncio.sleep(0.01)
     assert len(problems) == len(expected), problems
     assert all(part in problem for part, problem in zip(expected, problems, strict=True)), problems

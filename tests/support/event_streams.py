@@ -51,7 +51,7 @@ async def ids(listener: Listener, count: int) -> list[int]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - what changes tells nobody
+        while not condition():  # noqa: ASYNC110 - the condition notifies no task
             await asyncio.sleep(0.005)
 
 

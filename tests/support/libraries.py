@@ -28,7 +28,7 @@ def uploaded(data: bytes = PICTURE, name: str = "image.jpg") -> UploadedPhoto:
 
 
 async def add_users(engine: AsyncEngine, count: int) -> list[int]:
-    """Make accounts that nobody can log in to; returns their ids."""
+    """Make accounts without a password; returns their ids."""
     ids = []
     async with engine.begin() as connection:
         for number in range(count):

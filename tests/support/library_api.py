@@ -13,7 +13,7 @@ JPEG = jpeg_photo()
 
 
 async def person(service: httpx2.AsyncClient, name: str = "testuser") -> dict[str, str]:
-    """Sign somebody up and in; returns the header."""
+    """Sign a user up and in; returns the header."""
     await sign_up(service, username=name, email=f"{name}@example.com")
     return bearer(await log_in(service, name))
 

@@ -22,7 +22,7 @@ def client(nginx: Nginx, source: str = OUTSIDE) -> Iterator[httpx2.Client]:
 
 
 def assert_is(error: type[AppError], answer: httpx2.Response) -> None:
-    """The answer is that error in the one format, whoever gave it."""
+    """The answer is that error in the one format, of nginx or of the service."""
     body = answer.json()
     assert answer.status_code == error.status, body
     assert answer.headers["Content-Type"] == "application/json"

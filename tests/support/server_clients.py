@@ -30,7 +30,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Clients:
-    """Clients that ask until `stop_when_refused` is set and nobody listens any more."""
+    """Clients that ask until `stop_when_refused` is set and no server listens any more."""
 
     ledger: Ledger
     tasks: list["asyncio.Task[None]"]

@@ -10,9 +10,7 @@ from sqlalchemy.engine import make_url
 
 from scripts.mysql_instance import greeting
 
-own_servers = pytest.mark.skipif(
-    bool(os.environ.get("TEST_MYSQL_URL")), reason="TEST_MYSQL_URL is somebody else's server"
-)
+own_servers = pytest.mark.skipif(bool(os.environ.get("TEST_MYSQL_URL")), reason="TEST_MYSQL_URL is a server of its own")
 
 
 async def query(url: str, sql: str, tls: ssl.SSLContext | None = None) -> Any:

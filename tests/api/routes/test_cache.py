@@ -44,7 +44,7 @@ async def test_a_corrected_entry_is_everybodys_answer(
     assert (await upload(admin_api, data)).json()["data"] == expected
     assert model_server.call_count == 1
     assert await hit_count(engine, sha256(data)) == 4
-    # What is left out is removed, and what nobody could read is not kept.
+    # What is left out is removed, and invisible characters are not kept.
     for description, kept in ((None, None), (" ", None), ("a\u202eb\n c", "ab c")):
         body = {"category": "foods"} | ({} if description is None else {"description": description})
         await admin_api.put(f"/cache/{sha256(data)}", json=body, headers=ADMIN)

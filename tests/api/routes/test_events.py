@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 120.0
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody announces here what the tests write."""
+    """No service announces here what the tests write."""
     monkeypatch.setattr(feed, "POLL_SECONDS", 0.02)
 
 

@@ -1,4 +1,4 @@
-"""Health says how the database and the model are, without a paid call; liveness asks nobody."""
+"""Health says how the database and the model are, without a paid call; liveness asks neither."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Inference over HTTP: one call per picture and model, whoever asks, and results that only their owner sees."""
+"""Inference over HTTP: one call per picture and model for all requests, and results that only their owner sees."""
 
 import asyncio
 from collections.abc import Iterator
@@ -146,7 +146,7 @@ async def test_dummy_is_the_local_model(
     service: httpx2.AsyncClient, owner: Headers, model_server: FakeModelServer, engine: AsyncEngine
 ) -> None:
     listed = {item["name"]: item for item in (await service.get("/models")).json()["items"]}
-    # Not loaded, because nobody has asked.
+    # Not loaded, because no request has asked for it.
     assert listed["local"]["model"] is None
     image_id = await image_of(service, owner)
     body = (await ask(service, owner, image_id)).json()

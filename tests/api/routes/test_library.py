@@ -1,4 +1,4 @@
-"""The image library over HTTP: what is kept is what was sent, and nobody but its owner can tell that it is there."""
+"""The image library over HTTP: what is kept is what was sent, and only its owner can tell that it is there."""
 
 import asyncio
 import io

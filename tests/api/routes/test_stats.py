@@ -106,7 +106,7 @@ async def test_a_series_has_the_bounds_that_it_is_asked_for(api: httpx2.AsyncCli
     assert await starts(**{"from": "2025-10-10T08:00", "to": "2025-10-11T00:00:01"}) == two_days
     assert await starts(**{"from": "2025-10-09T16:00:00Z", "to": "2025-10-11T16:00:00.000Z"}) == two_days
     assert await starts(**{"from": "2025-10-10T00:00:00+08:00", "to": "2025-10-11T12:00:00+08:00"}) == two_days
-    # Whoever does not quote the plus sign sends a space.
+    # A client that does not quote the plus sign sends a space.
     answer = await api.get(
         "/stats/timeseries?metric=requests&bucket=day&from=2025-10-10T00:00:00+08:00&to=2025-10-12T00:00:00+08:00"
     )

@@ -181,7 +181,7 @@ async def test_tasks_wait_for_a_service_that_is_away(settings: Settings, engine:
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
         assert cancelled.json() == (await service.get(made[1]["status_url"], headers=owner)).json()
         assert code(await service.delete(made[1]["status_url"], headers=owner)) == (409, "task_not_pending")
-    # Nobody was told of them.
+    # No wake-up told of them.
     async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
         assert (await finished(service, owner, made[0]["status_url"]))["status"] == "completed"
         assert (await finished(service, owner, made[1]["status_url"]))["status"] == "cancelled"

@@ -185,7 +185,7 @@ async def test_a_deleted_account_is_gone(service: httpx2.AsyncClient) -> None:
     assert (await service.delete("/users/me", headers=bearer(token))).status_code == 204
     assert code(await service.get("/users/me", headers=bearer(token))) == (401, "invalid_token")
     assert (await service.post("/users/token", data=USER)).status_code == 401
-    # Whoever signs up next is another person, in SQLite too, which likes to give an id out again.
+    # The next account is another person's, in SQLite too, which likes to give an id out again.
     await sign_up(service)
     assert code(await service.get("/users/me", headers=bearer(token))) == (401, "invalid_token")
 

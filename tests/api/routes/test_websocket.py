@@ -31,7 +31,7 @@ BIG_EVENTS = 60
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody announces here what the tests write."""
+    """No service announces here what the tests write."""
     monkeypatch.setattr(feed, "POLL_SECONDS", 0.02)
 
 
@@ -63,7 +63,7 @@ async def close_code(connection: ClientConnection) -> tuple[int | None, str | No
 
 
 async def person(service: httpx2.AsyncClient, name: str = "testuser") -> tuple[int, str]:
-    """Sign somebody up; return the id and a token."""
+    """Sign a user up; return the id and a token."""
     user = await sign_up(service, username=name, email=f"{name}@example.com")
     return user["id"], await log_in(service, name)
 

@@ -28,7 +28,7 @@ async def test_a_sign_up_whose_commit_had_no_answer_is_done(
     assert lost
     token = await accounts.log_in("somebody", "password", None)
     assert (await accounts.session_of(token.text)).account == account
-    # Whoever has the same password is not taken for the same person.
+    # A user with the same password is not taken for the same person.
     with pytest.raises(UsernameTaken):
         await accounts.register("somebody", "other@example.com", "password")
     with pytest.raises(EmailTaken):

@@ -1,4 +1,4 @@
-"""Look-ups share queries: no timer, bounded groups, bounded queries, and nobody pays for another one's misfortune."""
+"""Look-ups share queries: no timer, bounded groups, bounded queries, and no look-up fails with another group's."""
 
 import asyncio
 
@@ -178,7 +178,7 @@ async def test_a_look_up_right_after_the_last_query_has_ended_is_not_forgotten(
 
     async def fetch(keys: list[str]) -> dict[str, str]:
         if keys == ["a"]:
-            # It runs when this query has ended, before anybody is told so.
+            # It runs when this query has ended, before its callers resume.
             late.append(ask(reader, "b"))
         return {key: key for key in keys}
 

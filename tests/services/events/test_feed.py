@@ -87,7 +87,7 @@ async def test_the_order_is_that_of_the_ids_also_when_a_lower_one_is_committed_l
             after = await add_events(engine, user_id, 2)
             assert first < late < after[0]
             stream.announce()
-            # Whoever comes now begins before the gap.
+            # A listener that comes now begins before the gap.
             async with stream.listen(session) as newcomer:
                 assert newcomer.since == first
                 assert not listener._queue

@@ -1,4 +1,4 @@
-"""Files and rows of the library agree: whoever comes and goes at the same moment, and wherever a process is killed."""
+"""Files and rows of the library agree: whatever requests come at the same moment, and wherever a process is killed."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The sweep removes what is nobody's, and nothing of anybody's: neither of other processes nor of other databases."""
+"""The sweep removes orphans, and nothing else: no file of other processes or of other databases."""
 
 import asyncio
 from datetime import timedelta
@@ -44,7 +44,7 @@ async def test_the_sweep_removes_what_is_nobodys_and_old(
     foreign.write_text("not ours")
 
     assert await sweep(engine, storage, older_than_seconds=3600) == 2
-    # It may be somebody's upload, for all that is known yet.
+    # It may be an upload under way, for all that is known yet.
     assert len(temporary_files(tmp_path)) == 1
     make_old(tmp_path)
     assert await sweep(engine, storage, older_than_seconds=3600) == 1
@@ -105,7 +105,7 @@ async def test_the_sweep_goes_on_after_any_failure(
 
     async def fail(*_: object) -> bool:
         rounds.append(1)
-        raise RuntimeError("what nobody has thought of")
+        raise RuntimeError("something unforeseen")
 
     monkeypatch.setattr(sweep_module, "take_turn", fail)
     monkeypatch.setattr(sweep_module, "ROUND_SECONDS", 0.01)

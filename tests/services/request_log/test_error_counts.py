@@ -1,4 +1,4 @@
-"""Errors are counted once, by whoever meets them, and wait where the database is away."""
+"""Errors are counted once, by the process that meets them, and wait where the database is away."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The figures equal what is computed from the requests one by one, whoever writes them, however often it is tried."""
+"""The figures equal what is computed from the requests one by one, for any number of processes and tries."""
 
 import asyncio
 import random
@@ -141,7 +141,7 @@ async def test_the_cache_is_summed_by_whoever_changes_it(engine: AsyncEngine) ->
         CacheService(engine, accepts_provisional=False, rollups=Rollups(engine.dialect.name, zone)) for _ in range(4)
     ]
     result = ModelResult(Category.FOODS, 0.9, None, {})
-    # Everybody saves everything; one of them is first.
+    # Each saves everything; one of them is first.
     await asyncio.gather(*(save(cache, image_hash, result, model="m") for cache in caches for image_hash in hashes))
     assert asdict(await stats_on(engine).cache_efficiency())["total_cached_images"] == 6
 
