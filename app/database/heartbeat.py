@@ -41,7 +41,7 @@ class Heartbeat:
     def __init__(self, engine: AsyncEngine) -> None:
         self.process_id = secrets.token_hex(16)
         self._engine = engine
-        self._holders = 0
+        self._holds = 0
         self._loop: Task[None] | None = None
         self._outage = OutageLog(
             "the heartbeat of this process fails: others may take over its work",
@@ -75,11 +75,11 @@ class Heartbeat:
         """Beat for the length of the block: while this process owns something, or waits for what another owns."""
         if self._loop is None:
             self._loop = spawn(every(RENEW_SECONDS, self._beat, outage=self._outage), name="heartbeat")
-        self._holders += 1
+        self._holds += 1
         try:
             yield
         finally:
-            self._holders -= 1
+            self._holds -= 1
 
     async def write(self, statements: Sequence[Statement]) -> list[Rows]:
         """Run `statements` as `pipeline.run` does, with a beat in the same transaction if one is due.
@@ -126,7 +126,7 @@ class Heartbeat:
             await run(self._engine, [self._deletion], writes=True)
 
     async def _beat(self) -> None:
-        if not self._holders:
+        if not self._holds:
             return
         await run(self._engine, [self.renewal], writes=True, answer_within_seconds=BEAT_TIMEOUT_SECONDS, quietly=True)
         self._note_beat()
