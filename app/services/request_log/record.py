@@ -21,18 +21,25 @@ _LOG_COLUMN_COUNT = 10
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller, and since when it waits: `started_at` is `time.perf_counter()` at the arrival of the request."""
+    """The caller, and since when it waits: `started_at` is `time.perf_counter()` at the arrival of the request.
+
+    `api_key_id` and `account_id` say who pays, where that is known; `key_budget_micros` is what the key may spend a day,
+    in millionths of CURRENCY.
+    """
 
     request_id: str = field(default_factory=new_request_id)
     user_id: str | None = None
     ip_address: str | None = None
     started_at: float = field(default_factory=time.perf_counter)
+    api_key_id: int | None = None
+    key_budget_micros: int | None = None
+    account_id: int | None = None
 
     def or_user(self, user_id: str | None) -> "Caller":
         """The same caller, with `user_id` where none is known yet."""
         if self.user_id is not None or user_id is None:
             return self
-        return Caller(self.request_id, user_id, self.ip_address, self.started_at)
+        return replace(self, user_id=user_id)
 
     def next_item(self) -> "Caller":
         """The same caller asking for one more item of a batch: an id and a start of its own."""
