@@ -48,7 +48,7 @@ FORBIDDEN = {
 SERVICES: dict[str, set[str]] = {
     "accounts": {"library"},
     "cache": {"redis", "request_log"},
-    "classification": {"cache", "photos", "request_log"},
+    "classification": {"cache", "photos", "request_log", "spending"},
     "events": {"accounts", "redis"},
     "health": set(),
     "inference": {"cache", "classification", "library", "photos", "request_log"},
@@ -56,6 +56,7 @@ SERVICES: dict[str, set[str]] = {
     "photos": set(),
     "redis": set(),
     "request_log": set(),
+    "spending": {"request_log"},
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
 }
