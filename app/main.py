@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
@@ -18,6 +18,7 @@ from app.api.middleware import (
     StartupErrorMiddleware,
     UnexpectedErrorMiddleware,
 )
+from app.api.query import refuse_unknown_parameters
 from app.api.routes import (
     cache,
     categories,
@@ -97,7 +98,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry=_telemetry(settings),
     )
     add_error_handlers(app)
-    api = APIRouter(prefix=API_PREFIX)
+    known_query = [Depends(refuse_unknown_parameters)]
+    api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
     for module in (classify, categories, stats, requests, health):
         api.include_router(module.router)
     if settings.cache.admin_api_key:
@@ -106,12 +108,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Where load balancers look for it; the specification's nginx has this path, too.
     app.include_router(health.router, include_in_schema=False)
     # The signed-in side has the paths of its own specification.
-    app.include_router(users.router)
-    app.include_router(models.router)
+    app.include_router(users.router, dependencies=known_query)
+    app.include_router(models.router, dependencies=known_query)
     # From the particular to the general: /images/inference/{result_id} would take "events" and "tasks" for an id, and
     # /images/{image_id} "inference".
     for signed_in in (events, tasks, inference, images):
-        app.include_router(signed_in.router)
+        app.include_router(signed_in.router, dependencies=known_query)
     app.include_router(websocket.router)
     app.include_router(metrics.router)
     app.include_router(dashboard.router)

@@ -152,7 +152,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         health = HealthService(engine, model_client, replica)
-        stats, dashboard = await enter(open_statistics(settings.statistics, engine, replica=replica, health=health))
+        stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
         gc.set_threshold(GC_ALLOCATIONS)

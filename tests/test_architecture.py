@@ -57,7 +57,7 @@ SERVICES: dict[str, set[str]] = {
     "redis": set(),
     "request_log": set(),
     "spending": {"request_log"},
-    "statistics": {"health", "request_log"},
+    "statistics": {"health", "request_log", "spending"},
     "tasks": {"events"},
 }
 

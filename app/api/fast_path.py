@@ -90,10 +90,14 @@ def _note_route(scope: Scope, route: str) -> None:
 
 
 def _plain_caller(scope: Scope, content_type: bytes) -> Caller | None:
-    """The caller; None where a header is wrong or there twice, a browser wants its CORS answer, or the type differs."""
+    """The caller; None where the request is not plain.
+
+    It is not where a header is wrong or there twice, a browser wants its CORS answer, the type differs, or there is a
+    query, which the route does not know.
+    """
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
-    is_plain = len(headers) == len(pairs) and b"origin" not in headers
+    is_plain = len(headers) == len(pairs) and b"origin" not in headers and not scope["query_string"]
     if not is_plain or headers.get(b"content-type", b"").partition(b";")[0] != content_type:
         return None
     try:

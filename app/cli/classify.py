@@ -60,11 +60,19 @@ ServerOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a new photo costs."""
+
+    per_photo: float
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The run in figures. Bytes saved are those of JPEGs that did not have to be uploaded.
 
-    An upload costs nothing where another client has uploaded the same photo in the meantime. Costs are in the currency
-    of the service's COST_PER_API_CALL, None where it has not counted any request today.
+    An upload costs nothing where another client has uploaded the same photo in the meantime. Costs are at the service's
+    average of today, in `currency`; None where it has not counted any request, or does not tell.
     """
 
     photos: int
@@ -76,6 +84,7 @@ class Summary:
     bytes_saved: int
     cost: float | None
     cost_saved: float | None
+    currency: str | None
     categories: dict[str, int]
 
 
@@ -104,7 +113,7 @@ def classify(
     client = PhotoClient(service)
     try:
         results, finished = _run(client, service, found, concurrency)
-        summary = summarize(results, _cost_per_call(service) if results else None)
+        summary = summarize(results, _average_cost(service) if results else None)
     finally:
         service.close()
     if as_json:
@@ -124,7 +133,7 @@ def classify(
         raise typer.Exit(1)
 
 
-def summarize(results: Sequence[PhotoResult], cost_per_call: float | None) -> Summary:
+def summarize(results: Sequence[PhotoResult], cost: Cost | None) -> Summary:
     """Add the results up: what was not from the cache is a model call, what was has saved one."""
     statuses = Counter(result.status for result in results)
     from_cache = Counter(result.from_cache for result in results)
@@ -137,8 +146,9 @@ def summarize(results: Sequence[PhotoResult], cost_per_call: float | None) -> Su
         failed=statuses["failed"],
         bytes_uploaded=sum(result.uploaded_bytes for result in results),
         bytes_saved=sum(result.compressed_bytes for result in results if result.status in {"hit", "duplicate"}),
-        cost=None if cost_per_call is None else round(from_cache[False] * cost_per_call, 6),
-        cost_saved=None if cost_per_call is None else round(from_cache[True] * cost_per_call, 6),
+        cost=None if cost is None else round(from_cache[False] * cost.per_photo, 6),
+        cost_saved=None if cost is None else round(from_cache[True] * cost.per_photo, 6),
+        currency=None if cost is None else cost.currency,
         categories=dict(categories.most_common()),
     )
 
@@ -168,15 +178,24 @@ def _run(
     return [future.result() for future in futures if not isinstance(future.exception(), Stopped)], finished
 
 
-def _cost_per_call(service: ServiceConnection) -> float | None:
-    """Return what the service counts for a model call: a day's costs are that times its misses and its hits."""
+def _average_cost(service: ServiceConnection) -> Cost | None:
+    """Return what the service counts for a new photo today, on average; without one, what a hit has saved."""
     try:
         today = service.get("/stats/today")
-        total = today["total_requests"]
-        return (today["estimated_cost"] + today["cost_saved"]) / total if total else None
+        if today["cache_misses"]:
+            return Cost(today["estimated_cost"] / today["cache_misses"], str(today["currency"]))
+        if today["cache_hits"]:
+            return Cost(today["cost_saved"] / today["cache_hits"], str(today["currency"]))
     # Who presses Ctrl-C now wants to see the results.
     except (RequestFailed, Stopped, KeyError, TypeError, KeyboardInterrupt):
-        return None
+        pass
+    return None
+
+
+def _amount(money: float) -> str:
+    """Write an amount with at least two decimals, and as many as a part of a cent needs."""
+    text = f"{money:,.6f}".rstrip("0")
+    return text + "0" * max(0, 2 - len(text.partition(".")[2]))
 
 
 def _as_object(results: Iterable[PhotoResult], summary: Summary) -> dict[str, Any]:
@@ -191,8 +210,9 @@ def _show(results: Sequence[PhotoResult], summary: Summary, output: Console) -> 
     table.add_row("duplicates", str(summary.duplicates))
     table.add_row("failed", str(summary.failed), style="red" if summary.failed else None)
     table.add_row("not uploaded", megabytes(summary.bytes_saved))
-    if summary.cost is not None:
-        table.add_row("cost", f"{summary.cost:.2f} spent, {summary.cost_saved:.2f} saved")
+    if summary.cost is not None and summary.cost_saved is not None:
+        spent, saved = _amount(summary.cost), _amount(summary.cost_saved)
+        table.add_row("cost", shown(f"{spent} {summary.currency} spent, {saved} {summary.currency} saved"))
     output.print(table)
     if summary.categories:
         shares = Table("category", "", "photos", box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from app.cli.classify import DEFAULT_SERVER, ServerOption, category_name
@@ -16,6 +16,7 @@ SOURCES = {
     "today": "/stats/today",
     "cache": "/stats/cache-efficiency",
     "categories": "/stats/category-distribution",
+    "spending": "/stats/spending",
     "users": "/stats/users/top?limit=5",
 }
 
@@ -24,7 +25,7 @@ def stats(
     server: ServerOption = DEFAULT_SERVER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show today's requests, what the cache has saved, today's categories and the busiest users."""
+    """Show today's requests, what the cache has saved, today's categories and spending, and the busiest users."""
     service = ServiceConnection(server)
     try:
         figures = {name: service.get(path) for name, path in SOURCES.items()}
@@ -55,6 +56,16 @@ def _print(figures: dict[str, Any], output: Console) -> None:
         ],
         output,
     )
+    spending = figures["spending"]
+    _print_rows(
+        "spending today",
+        ("model", "calls", "input tokens", "output tokens", f"cost {spending['currency']}"),
+        [
+            (row["name"], row["calls"], row["input_tokens"], row["output_tokens"], row["cost"])
+            for row in spending["groups"]
+        ],
+        output,
+    )
     _print_rows(
         "users",
         ("user", "requests", "hits", "hit rate %"),
@@ -75,7 +86,8 @@ def _print_figures(title: str, figures: dict[str, Any], output: Console) -> None
 def _print_rows(title: str, names: tuple[str, ...], rows: list[tuple[Any, ...]], output: Console) -> None:
     if not rows:
         return
-    table = Table(*names, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    columns = (Column(shown(name)) for name in names)
+    table = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column, value in zip(table.columns, rows[0], strict=True):
         column.justify = "right" if isinstance(value, (int, float)) else "left"
     for row in rows:

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidRequest
 from app.schemas.common import EXAMPLE_HASH, DataResponse
-from app.services.statistics.service import CacheEfficiency, CategoryShare, DayStats, HotImage, UserStats
+from app.services.statistics.rankings import HotImage, UserStats
+from app.services.statistics.service import CacheEfficiency, CategoryShare, DayStats
+from app.services.statistics.spending import SpendingShare
 from app.services.statistics.timeseries import Bucket, BucketFigures
 
 
@@ -40,19 +42,23 @@ class TimeSeries(BaseModel):
     metric: Metric
     bucket: Bucket
     points: list[Point]
+    currency: Annotated[str | None, Field(description="Of money; null for other metrics.")] = None
 
     @classmethod
-    def of(cls, metric: Metric, bucket: Bucket, figures: Sequence[BucketFigures]) -> Self:
-        """Pick one metric.
+    def of(cls, metric: Metric, bucket: Bucket, figures: Sequence[BucketFigures], currency: str) -> Self:
+        """Pick one metric; money is in `currency`.
 
         Raises:
             InvalidRequest: it does not exist for buckets of this length.
         """
         values = [getattr(each, metric) for each in figures]
         if None in values:
-            raise InvalidRequest("Users are counted by the day: ask for bucket=day.")
+            raise InvalidRequest(
+                "Users are counted by the day (bucket=day), and users, errors and money_spent not by category."
+            )
         points = [Point(start=each.start, value=value) for each, value in zip(figures, values, strict=True)]
-        return cls(metric=metric, bucket=bucket, points=points)
+        is_money = metric in {Metric.MONEY_SPENT, Metric.MONEY_SAVED}
+        return cls(metric=metric, bucket=bucket, points=points, currency=currency if is_money else None)
 
 
 def _example(data: Any) -> ConfigDict:
@@ -71,6 +77,7 @@ class DayStatsResponse(DataResponse[DayStats]):
             "avg_processing_time_ms": 1245.0,
             "estimated_cost": 10.67,
             "cost_saved": 4.56,
+            "currency": "CNY",
         }
     )
 
@@ -97,6 +104,32 @@ class CacheEfficiencyResponse(DataResponse[CacheEfficiency]):
             "cost_saved": 53.81,
             "avg_hit_per_image": 2.52,
             "max_hits": 156,
+            "currency": "CNY",
+        }
+    )
+
+
+class Spending(BaseModel):
+    """What calls have cost, group by group, the dearest first."""
+
+    currency: str
+    groups: list[SpendingShare]
+
+
+class SpendingResponse(DataResponse[Spending]):
+    model_config = _example(
+        {
+            "currency": "CNY",
+            "groups": [
+                {
+                    "name": "gpt-6-luna",
+                    "calls": 1067,
+                    "input_tokens": 1280400,
+                    "cached_input_tokens": 0,
+                    "output_tokens": 85360,
+                    "cost": 10.67,
+                }
+            ],
         }
     )
 

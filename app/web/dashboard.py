@@ -79,7 +79,8 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(require_key)])
 @router.get("/dashboard")
 async def dashboard(resources: ResourcesDep) -> HTMLResponse:
     """The page; the figures come as events."""
-    return page("dashboard", {"timezone": resources.settings.statistics.timezone.key})
+    settings = resources.settings
+    return page("dashboard", {"timezone": settings.statistics.timezone.key, "currency": settings.spending.currency})
 
 
 @router.get("/dashboard/events", response_class=DashboardStream)

@@ -14,10 +14,12 @@ router = APIRouter(include_in_schema=False)
 async def demo(resources: ResourcesDep) -> HTMLResponse:
     """The page; it knows what a call costs, to say what a hit saves."""
     settings = resources.settings
+    is_paid = resources.models.service_client.is_paid
     return page(
         "demo",
         {
-            "cost_per_call": str(settings.spending.cost_per_call),
+            "cost_per_call": str(settings.spending.cost_per_call if is_paid else 0),
+            "currency": settings.spending.currency,
             "max_image_bytes": str(settings.image.max_size_bytes),
         },
     )

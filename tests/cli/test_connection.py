@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.cli import connection as service
-from app.cli.classify import summarize
+from app.cli.classify import Cost, summarize
 from app.cli.client import PhotoClient
 from app.cli.connection import RequestFailed, ServiceConnection, Stopped
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
@@ -197,6 +197,6 @@ def test_only_what_asked_a_model_costs(tmp_path: Path) -> None:
         Image.new("RGB", (30, 20), colour).save(tmp_path / f"{name}.png")
     with client_of(Script(HIT, MISS, FOUND, MISS, FOUND_BY_OTHERS)) as client:
         results = [client.classify(path) for path in sorted(tmp_path.iterdir())]
-    summary = summarize(results, 0.5)
+    summary = summarize(results, Cost(0.5, "EUR"))
     assert (summary.hits, summary.duplicates, summary.uploads) == (1, 1, 2)
-    assert (summary.cost, summary.cost_saved) == (0.5, 1.5)
+    assert (summary.cost, summary.cost_saved, summary.currency) == (0.5, 1.5, "EUR")

@@ -16,9 +16,13 @@ from tests.support.command_line import run
 ESCAPE = "\x1b]0;title\x07\x1b[31m"
 USERS = [f"{ESCAPE}red", "[red]markup[/nothing]", ":cat:"]
 ANSWERS = {
-    "/stats/today": {"total_requests": 1, "estimated_cost": 0.0, "cost_saved": 0.01},
+    "/stats/today": {"cache_hits": 1, "cache_misses": 0, "estimated_cost": 0.0, "cost_saved": 0.01, "currency": ESCAPE},
     "/stats/cache-efficiency": {"total_cached_images": "[/]"},
     "/stats/category-distribution": [{"category": f"[b]{ESCAPE}", "count": 1, "percentage": 100.0}],
+    "/stats/spending": {
+        "currency": f"[b]{ESCAPE}",
+        "groups": [{"name": f"[x]{ESCAPE}", "calls": 1, "input_tokens": 2, "output_tokens": 3, "cost": 0.01}],
+    },
     "/stats/users/top": [
         {"user_id": user, "request_count": 1, "cache_hits": 0, "cache_hit_rate": 0.0} for user in USERS
     ],

@@ -113,7 +113,7 @@ async def test_figures_come_from_the_replica_while_it_is_there(
     engine = create_engine(settings)
     try:
         async with replica_of(engine, settings) as replica:
-            stats = StatsService(engine, StatisticsSettings(), replica)
+            stats = StatsService(engine, StatisticsSettings(), replica, currency="CNY")
 
             async def images() -> int:
                 return (await stats.cache_efficiency()).total_cached_images
@@ -146,7 +146,7 @@ async def test_a_replica_that_says_nothing_holds_nobody_up(main_database: str, m
         engine = create_engine(settings)
         try:
             async with replica_of(engine, settings) as replica:
-                stats = StatsService(engine, StatisticsSettings(), replica)
+                stats = StatsService(engine, StatisticsSettings(), replica, currency="CNY")
                 async with asyncio.timeout(120):
                     assert (await stats.cache_efficiency()).total_cached_images == ON_MAIN
                 # It is not asked again so soon.
@@ -169,7 +169,7 @@ async def test_a_replica_without_our_tables_is_none(
     engine = create_engine(settings)
     try:
         async with replica_of(engine, settings) as replica:
-            stats = StatsService(engine, StatisticsSettings(), replica)
+            stats = StatsService(engine, StatisticsSettings(), replica, currency="CNY")
             for _ in range(3):
                 assert (await stats.cache_efficiency()).total_cached_images == ON_MAIN
             assert not await replica.is_there()

@@ -24,7 +24,7 @@ DAYS = [date(2025, 10, 9), date(2025, 10, 10), date(2025, 10, 11)]
 
 
 def stats_on(engine: AsyncEngine, zone: ZoneInfo = SHANGHAI) -> StatsService:
-    return StatsService(engine, StatisticsSettings.model_validate({"timezone": zone.key}))
+    return StatsService(engine, StatisticsSettings.model_validate({"timezone": zone.key}), currency="CNY")
 
 
 async def figures(engine: AsyncEngine, days: Sequence[date] = DAYS, zone: ZoneInfo = SHANGHAI) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def _computed_day(rows: Sequence[RequestRecord], same_user: Callable[[str], str]
         # Of the ledger, which has no rows here.
         "estimated_cost": 0.0,
         "cost_saved": sum(row.saved_micros for row in rows) / 1_000_000,
+        "currency": "CNY",
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 from app.config.model import ModelSettings
 from app.config.settings import Settings
 from app.main import create_app
+from tests.fakes.model_server import FakeModelServer
 from tests.support.serving import serving
 
 
@@ -21,6 +22,14 @@ def settings(tmp_path: Path) -> Settings:
             "model": ModelSettings.model_validate({"provider": "local", "description_language": "zh"}),
         }
     )
+
+
+@pytest.fixture
+def paid_settings(settings: Settings, model_server: FakeModelServer) -> Settings:
+    """The same with a model that costs money."""
+    model = {"provider": "custom", "base_url": model_server.openai_url, "model": "test-vision"}
+    paid = ModelSettings.model_validate(model | {"api_key": model_server.api_key})
+    return settings.model_copy(update={"model": paid})
 
 
 @pytest.fixture

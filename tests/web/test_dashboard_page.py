@@ -59,7 +59,7 @@ async def test_the_numbers_move_after_a_classification(service_url: str, page: P
     await classify(service_url, 1)
     await expect(page.locator(REQUESTS)).to_have_text("2")
     await expect(page.locator('[data-figure="hitRate"]')).to_have_text("50%")
-    await expect(page.locator('[data-figure="saved"]')).to_have_text("0.01")
+    await expect(page.locator('[data-figure="saved"]')).to_have_text("¥0.00")
     await expect(page.locator("#users tr")).to_have_count(1)
     await expect(page.locator("#users tr td").first).to_have_text("ann")
     await expect(page.locator("#images tr")).to_have_count(1)
@@ -147,7 +147,13 @@ async def test_an_id_cannot_become_markup(service_url: str, page: Page) -> None:
 async def test_the_largest_service_fits_every_screen(page: Page, settings: Settings) -> None:
     app = create_app(settings)
     sums = dict.fromkeys(("requests", "hits", "processing_time_ms"), 10**12)
-    row = {"period_start": period_start(utc_now()), "category": "single_person", "shard": 0, "confidence_sum": 0}
+    row = {
+        "period_start": period_start(utc_now()),
+        "category": "single_person",
+        "shard": 0,
+        "confidence_sum": 0,
+        "saved_micros": 10**16,
+    }
     async with serving(app) as url:
         engine = create_engine(settings)
         async with engine.begin() as connection:
@@ -268,3 +274,28 @@ async def test_it_works_below_a_path(prefixed_url: str, page: Page) -> None:
     await visit(page, prefixed_url)
     await classify(prefixed_url, 1)
     await expect(page.locator(REQUESTS)).to_have_text("1")
+
+
+async def test_small_sums_have_labels_that_tell_them_apart(paid_settings: Settings, page: Page) -> None:
+    """A call may cost a part of a cent: an axis of zeros says nothing."""
+    async with serving(create_app(paid_settings)) as url:
+        await classify(url, 1)
+        await visit(page, url)
+        await check_money(page)
+        await page.goto("about:blank")
+
+
+async def check_money(page: Page) -> None:
+    await page.wait_for_selector('[data-chart="money"] svg text.mark')
+    marks = await page.locator('[data-chart="money"] svg text.mark').all_text_contents()
+    assert marks == ["0.0000", "0.0025", "0.0050", "0.0075", "0.0100"]
+    await expect(page.locator('[data-chart="money"] h3')).to_have_text("Money (CNY)")
+    await expect(page.locator("#spending tr td").first).to_have_text("test-vision")
+    await expect(page.locator("#spending tr td").last).to_have_text("¥0.01")
+    scale = await page.evaluate(
+        """async () => {
+          const { decimalsOf, ticks } = await import("/assets/chart.js");
+          return [0.000004, 0.00009, 0.3, 7, 1234].map((max) => [ticks(max).length, decimalsOf(ticks(max)[1])]);
+        }"""
+    )
+    assert scale == [[5, 6], [5, 6], [4, 1], [5, 0], [4, 0]]

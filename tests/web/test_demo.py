@@ -7,12 +7,13 @@ from typing import Any
 
 from playwright.async_api import FilePayload, Page, expect
 
-from app.config.settings import Settings, StatisticsSettings
+from app.config.settings import Settings
 from app.main import create_app
 from tests.fakes.images import avif_photo, encode, heic_photo, png_photo, quadrants
 from tests.servers.browser import INSECURE_HOST
 from tests.support.demo_page import CAT, COFFEE, calls, choose, entry, file, provoked, steps
 from tests.support.serving import serving
+from tests.support.spending import spending_settings
 
 # Makes a list of files, as a drop or a paste brings it.
 TRANSFER = """files => {
@@ -54,15 +55,15 @@ async def test_a_new_photo_is_uploaded_and_a_known_one_is_not(page: Page, servic
     assert list(await steps(entry(page))) == ["compress", "hash", "check", "upload"]
     assert all(re.fullmatch(r"[\d,.]+ ms", time) for time in (await steps(entry(page))).values())
     assert [path for path in asked if path] == ["/classify/check-cache", "/classify"]
-    await expect(page.locator("#total-money")).to_have_text("0.00")
+    await expect(page.locator("#total-money")).to_have_text("¥0.00")
 
     await entry(page).locator(".again").click()
     await expect(page.locator(".entry")).to_have_count(2)
     await expect(entry(page).locator(".outcome")).to_have_text("Cache hit")
-    await expect(entry(page).locator(".facts")).to_contain_text(re.compile(r"\d+ kB not uploaded, 0\.01 saved"))
+    await expect(entry(page).locator(".facts")).to_contain_text(re.compile(r"\d+ kB not uploaded, ¥0\.00 saved"))
     assert list(await steps(entry(page))) == ["compress", "hash", "check"]
     assert [path for path in asked if path] == ["/classify/check-cache", "/classify", "/classify/check-cache"]
-    for name, shown in {"photos": "2", "hits": "1", "money": "0.01"}.items():
+    for name, shown in {"photos": "2", "hits": "1", "money": "¥0.00"}.items():
         await expect(page.locator(f"#total-{name}")).to_have_text(shown)
     await expect(page.locator("#total-bytes")).to_have_text(re.compile(r"[1-9]\d* kB"))
     await expect(page.locator("#status")).to_contain_text("coffee.jpg: Food Records")
@@ -106,14 +107,14 @@ async def test_a_format_that_only_the_service_reads_is_uploaded_as_it_is(page: P
     await expect(entry(page).locator(".outcome")).to_have_text("Cache hit")
 
 
-async def test_the_price_is_that_of_the_service(page: Page, settings: Settings) -> None:
-    priced = settings.model_copy(update={"statistics": StatisticsSettings.model_validate({"cost_per_call": "1.5"})})
+async def test_the_price_is_that_of_the_service(page: Page, paid_settings: Settings) -> None:
+    priced = paid_settings.model_copy(update={"spending": spending_settings(cost_per_call="1.5")})
     async with serving(create_app(priced)) as url:
         await page.goto(f"{url}/demo")
         await choose(page, CAT)
         await expect(entry(page).locator(".outcome")).to_have_text("New")
         await entry(page).locator(".again").click()
-        await expect(page.locator("#total-money")).to_have_text("1.50")
+        await expect(page.locator("#total-money")).to_have_text("¥1.50")
 
 
 async def test_without_https_a_known_photo_is_not_uploaded_either(page: Page, service_url: str) -> None:

@@ -9,17 +9,21 @@ from pydantic import BeforeValidator
 
 from app.api.dependencies import StatsDep
 from app.api.errors import describe_errors
+from app.categories import Category
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.schemas.stats import (
     CacheEfficiencyResponse,
     CategoryDistributionResponse,
     DayStatsResponse,
     Metric,
+    Spending,
+    SpendingResponse,
     TimeSeries,
     TimeSeriesResponse,
     TopImagesResponse,
     TopUsersResponse,
 )
+from app.services.statistics.spending import SpendingGroup
 from app.services.statistics.timeseries import MAX_NUMBERS, Bucket
 
 MAX_LIMIT = 1000
@@ -56,6 +60,26 @@ Day = Annotated[
         examples=["2025-10-10"],
     ),
 ]
+FirstDay = Annotated[
+    date | None,
+    BeforeValidator(_only_iso),
+    Query(
+        alias="from",
+        description="First day in STATS_TIMEZONE, YYYY-MM-DD; the last if left out.",
+        ge=date(1970, 1, 1),
+        le=date(2999, 12, 31),
+    ),
+]
+LastDay = Annotated[
+    date | None,
+    BeforeValidator(_only_iso),
+    Query(
+        alias="to",
+        description="Last day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",
+        ge=date(1970, 1, 1),
+        le=date(2999, 12, 31),
+    ),
+]
 _LENGTHS = f"How long one point is; at the most {', '.join(f'{n} of {b}' for b, n in MAX_NUMBERS.items())}."
 _MOMENT = "YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with Z or an offset; without one, a time of STATS_TIMEZONE."
 From = Annotated[
@@ -90,10 +114,24 @@ async def timeseries(
     bucket: Annotated[Bucket, Query(description=_LENGTHS)] = Bucket.HOUR,
     start: From = None,
     end: To = None,
+    category: Annotated[Category | None, Query(description="Requests of this one only.")] = None,
 ) -> TimeSeriesResponse:
     """One figure over time, a point for each quarter of an hour, hour or day; empty ones are 0."""
-    figures = await stats.timeseries(bucket, start, end)
-    return TimeSeriesResponse(data=TimeSeries.of(metric, bucket, figures))
+    figures = await stats.timeseries(bucket, start, end, category)
+    return TimeSeriesResponse(data=TimeSeries.of(metric, bucket, figures, stats.currency))
+
+
+@router.get("/spending")
+async def spending(
+    stats: StatsDep,
+    by: Annotated[SpendingGroup, Query(description="What calls are put together by.")] = SpendingGroup.MODEL,
+    first: FirstDay = None,
+    last: LastDay = None,
+) -> SpendingResponse:
+    """What calls of models have cost, also those without a valid answer; by model, provider or API key (its id)."""
+    last = last or stats.today()
+    groups = await stats.spending(by, first or last, last)
+    return SpendingResponse(data=Spending(currency=stats.currency, groups=groups))
 
 
 @router.get("/cache-efficiency")

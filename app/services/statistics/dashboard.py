@@ -18,6 +18,7 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.services.health import HealthService
 from app.services.statistics.service import StatsService
+from app.services.statistics.spending import SpendingGroup, SpendingShare
 from app.services.statistics.timeseries import Bucket
 
 REFRESH_SECONDS = 2.0
@@ -69,6 +70,7 @@ class DashboardFeed:
             "today": (self._today, REFRESH_SECONDS),
             "categories": (self._categories, 4.0),
             "cache": (stats.cache_efficiency, 4.0),
+            "spending": (self._spending, 4.0),
             "users": (lambda: stats.top_users(TOP_ENTRIES), 4.0),
             "images": (self._images, 4.0),
             "15min": (lambda: stats.latest_series(Bucket.QUARTER_HOUR), 4.0),
@@ -156,6 +158,10 @@ class DashboardFeed:
     async def _today(self) -> dict[str, Any]:
         day = self._stats.today()
         return {"day": day, "figures": await self._stats.day(day), "errors": await self._stats.errors(day)}
+
+    async def _spending(self) -> list[SpendingShare]:
+        today = self._stats.today()
+        return (await self._stats.spending(SpendingGroup.MODEL, today, today))[:TOP_ENTRIES]
 
     async def _categories(self) -> list[dict[str, Any]]:
         """All eight, also those without requests, with their names."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
@@ -25,11 +26,13 @@ from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
 from app.database.tables.classification import CachedImage
 from app.database.tables.spending import SpendingTotals
-from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
+from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, VisitorCount
 from app.database.transactions import read
-from app.errors import ServerBusy
+from app.errors import InvalidRequest, ServerBusy
 from app.services.request_log.rollups import ADDRESS, USER
+from app.services.statistics.rankings import HotImage, UserStats, read_top_images, read_top_users
 from app.services.statistics.rounding import money, percent, ratio
+from app.services.statistics.spending import SpendingGroup, SpendingShare, read_spending
 from app.services.statistics.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class DayStats:
     avg_processing_time_ms: float
     estimated_cost: float
     cost_saved: float
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class CacheEfficiency:
     cost_saved: float
     avg_hit_per_image: float
     max_hits: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +82,13 @@ class CategoryShare:
     avg_confidence: float
 
 
-@dataclass(frozen=True, slots=True)
-class UserStats:
-    """One user's requests since the first."""
-
-    user_id: str
-    request_count: int
-    cache_hits: int
-    cache_hit_rate: float
-    first_request: datetime
-    last_request: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class HotImage:
-    """One often-seen image; `lifetime_days` are whole days from its first to its last request."""
-
-    image_hash: str
-    category: Category
-    confidence: float
-    hit_count: int
-    created_at: datetime
-    last_hit_at: datetime
-    lifetime_days: int
-
-
 class StatsService:
-    """Computes the figures that ops people watch."""
+    """Computes the figures that ops people watch; `currency` is that of all money."""
 
-    def __init__(self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None, *, currency: str
+    ) -> None:
+        self.currency = currency
         self._engine = engine
         self._settings = settings
         self._replica = replica
@@ -140,12 +123,17 @@ class StatsService:
                 avg_processing_time_ms=ratio(int(row.milliseconds or 0), total),
                 estimated_cost=money(int(row.spent_micros or 0)),
                 cost_saved=money(int(row.saved_micros or 0)),
+                currency=self.currency,
             )
 
         return await self._read(select_figures)
 
     async def timeseries(
-        self, bucket: Bucket, start: datetime | None = None, end: datetime | None = None
+        self,
+        bucket: Bucket,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        category: Category | None = None,
     ) -> list[BucketFigures]:
         """Figures of each bucket from the one that `start` is in to the one before `end`; none is left out.
 
@@ -153,6 +141,7 @@ class StatsService:
             bucket: how long each is.
             start: left out, as much before `end` as a chart shows. Without an offset, a time of STATS_TIMEZONE.
             end: the same; left out, now, with the bucket that is not over.
+            category: only the requests of this one are counted, as `read_buckets` says.
 
         Raises:
             InvalidRequest: `start` is not before `end`, or the buckets are too many.
@@ -168,7 +157,7 @@ class StatsService:
         except TimeoutError as error:
             raise ServerBusy from error
         try:
-            return await self._read_series(bucket, bounds)
+            return await self._read_series(bucket, bounds, category)
         finally:
             self._series.release()
 
@@ -176,8 +165,21 @@ class StatsService:
         """What `timeseries` gives without bounds, without waiting for a turn: for the process' own dashboard."""
         return await self._read_series(bucket, bucket_bounds(bucket, None, utc_now(), self._settings.timezone))
 
-    async def _read_series(self, bucket: Bucket, bounds: Sequence[datetime]) -> list[BucketFigures]:
-        return await read_buckets(self._read, bucket, bounds, self._settings)
+    async def _read_series(
+        self, bucket: Bucket, bounds: Sequence[datetime], category: Category | None = None
+    ) -> list[BucketFigures]:
+        return await read_buckets(self._read, bucket, bounds, self._settings, category)
+
+    async def spending(self, by: SpendingGroup, first: date, last: date) -> list[SpendingShare]:
+        """What the calls of the days from `first` to `last` have cost, the dearest group first.
+
+        Raises:
+            InvalidRequest: `first` is after `last`.
+        """
+        (start, _), (_, end) = (day_in_utc(day, self._settings.timezone) for day in (first, last))
+        if start >= end:
+            raise InvalidRequest("'from' must not be after 'to'.")
+        return await self._read(partial(read_spending, by=by, start=start, end=end))
 
     async def cache_efficiency(self) -> CacheEfficiency:
         """Figures of the cache (7.4.2)."""
@@ -198,6 +200,7 @@ class StatsService:
                 cost_saved=money(int(row.saved_micros or 0)),
                 avg_hit_per_image=ratio(hits, images),
                 max_hits=row.most or 0,
+                currency=self.currency,
             )
 
         return await self._read(select_figures)
@@ -245,65 +248,11 @@ class StatsService:
 
     async def top_users(self, limit: int) -> list[UserStats]:
         """The users with the most requests (7.4.5)."""
-        # The order of the index, backwards. Which rows they are is found in the index alone: asked for whole rows,
-        # MySQL and MariaDB would rather read and sort the table. They are sorted by the columns of those rows: SQLite
-        # 3.46 would walk through all users for an order that their own index has.
-        order = (UserTotals.requests.desc(), UserTotals.user_id.desc())
-        busiest = select(UserTotals.user_id, UserTotals.requests).order_by(*order).limit(limit).subquery()
-        query = (
-            select(UserTotals)
-            .join(busiest, UserTotals.user_id == busiest.c.user_id)
-            .order_by(busiest.c.requests.desc(), busiest.c.user_id.desc())
-        )
-
-        async def select_users(connection: AsyncConnection) -> list[UserStats]:
-            return [
-                UserStats(
-                    user_id=row.user_id,
-                    request_count=row.requests,
-                    cache_hits=row.hits,
-                    cache_hit_rate=percent(row.hits, row.requests),
-                    first_request=row.first_request_at,
-                    last_request=row.last_request_at,
-                )
-                for row in await connection.execute(query)
-            ]
-
-        return await self._read(select_users)
+        return await self._read(partial(read_top_users, limit=limit))
 
     async def top_images(self, limit: int) -> list[HotImage]:
         """The images with the most hits (7.4.4)."""
-        # As for the users; the index ends with the id.
-        order = (CachedImage.hit_count.desc(), CachedImage.id.desc())
-        hottest = select(CachedImage.id, CachedImage.hit_count).order_by(*order).limit(limit).subquery()
-        query = (
-            select(
-                CachedImage.image_hash,
-                CachedImage.category,
-                CachedImage.confidence,
-                CachedImage.hit_count,
-                CachedImage.created_at,
-                CachedImage.last_hit_at,
-            )
-            .join(hottest, CachedImage.id == hottest.c.id)
-            .order_by(hottest.c.hit_count.desc(), hottest.c.id.desc())
-        )
-
-        async def select_images(connection: AsyncConnection) -> list[HotImage]:
-            return [
-                HotImage(
-                    image_hash=row.image_hash,
-                    category=Category(row.category),
-                    confidence=float(row.confidence),
-                    hit_count=row.hit_count,
-                    created_at=row.created_at,
-                    last_hit_at=row.last_hit_at,
-                    lifetime_days=(row.last_hit_at - row.created_at).days,
-                )
-                for row in await connection.execute(query)
-            ]
-
-        return await self._read(select_images)
+        return await self._read(partial(read_top_images, limit=limit))
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         return await (read(self._engine, work) if self._replica is None else self._replica.read(work))

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.categories import Category
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
 from app.database.statements import EpochSeconds
@@ -47,7 +48,10 @@ _USUAL_NUMBERS = {Bucket.QUARTER_HOUR: 23, Bucket.HOUR: 23, Bucket.DAY: 29}
 
 @dataclass(frozen=True, slots=True)
 class BucketFigures:
-    """Figures of one bucket; units as in `DayStats`. `users` is None but for days: they are counted by the day."""
+    """Figures of one bucket; units as in `DayStats`.
+
+    `users` is None but for days: they are counted by the day. Users, errors and `money_spent` of one category are None.
+    """
 
     start: datetime
     requests: int
@@ -55,10 +59,10 @@ class BucketFigures:
     misses: int
     hit_rate: float
     users: int | None
-    money_spent: float
+    money_spent: float | None
     money_saved: float
     latency: float
-    errors: int
+    errors: int | None
 
 
 # Runs what only reads.
@@ -100,9 +104,21 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
 
 
 async def read_buckets(
-    read: Reader, bucket: Bucket, bounds: Sequence[datetime], settings: StatisticsSettings
+    read: Reader,
+    bucket: Bucket,
+    bounds: Sequence[datetime],
+    settings: StatisticsSettings,
+    category: Category | None = None,
 ) -> list[BucketFigures]:
-    """Return the figures between each two of `bounds`; `read` runs what only reads.
+    """Return the figures between each two of `bounds`.
+
+    Args:
+        read: runs what only reads.
+        bucket: how long each is.
+        bounds: as `bucket_bounds` returns them.
+        settings: whose days they are.
+        category: counts the requests of this one only; then users, errors and what was spent, which are not counted by
+            category, are None.
 
     Raises:
         DatabaseUnavailable, ServerBusy: as every reader.
@@ -110,16 +126,20 @@ async def read_buckets(
     size = _NUMBERS_AT_A_TIME[bucket]
     figures = []
     for first in range(0, len(bounds) - 1, size):
-        figures += await _read_some(read, bucket, bounds[first : first + size + 1], settings)
+        figures += await _read_some(read, bucket, bounds[first : first + size + 1], settings, category)
     return figures
 
 
 async def _read_some(
-    read: Reader, bucket: Bucket, bounds: Sequence[datetime], settings: StatisticsSettings
+    read: Reader,
+    bucket: Bucket,
+    bounds: Sequence[datetime],
+    settings: StatisticsSettings,
+    category: Category | None,
 ) -> list[BucketFigures]:
     # First the many rows of each quarter of an hour, as they lie in the primary key: which bucket one belongs to costs
     # more than to add it.
-    quarters = (
+    quarters_of = (
         select(
             PeriodTotals.period_start,
             func.sum(PeriodTotals.requests).label("requests"),
@@ -129,8 +149,10 @@ async def _read_some(
         )
         .where(PeriodTotals.period_start >= bounds[0], PeriodTotals.period_start < bounds[-1])
         .group_by(PeriodTotals.period_start)
-        .subquery()
     )
+    if category is not None:
+        quarters_of = quarters_of.where(PeriodTotals.category == category.value)
+    quarters = quarters_of.subquery()
     totals = select(
         _number(bounds, quarters.c.period_start).label("number"),
         func.sum(quarters.c.requests).label("requests"),
@@ -167,10 +189,11 @@ async def _read_some(
 
     async def select_figures(connection: AsyncConnection) -> list[BucketFigures]:
         rows = {int(row.number): row for row in await connection.execute(totals)}
-        errors = {int(row.number): int(row.errors) for row in await connection.execute(failures)}
-        spent = {int(row.number): int(row.cost_micros) for row in await connection.execute(spending)}
-        users = {}
-        if bucket is Bucket.DAY:
+        errors, spent, users = {}, {}, {}
+        if category is None:
+            errors = {int(row.number): int(row.errors) for row in await connection.execute(failures)}
+            spent = {int(row.number): int(row.cost_micros) for row in await connection.execute(spending)}
+        if category is None and bucket is Bucket.DAY:
             users = {row.day: int(row.users) for row in await connection.execute(visitors)}
         figures = []
         for number, start in enumerate(bounds[:-1]):
@@ -183,11 +206,11 @@ async def _read_some(
                     hits=hits,
                     misses=requests - hits,
                     hit_rate=percent(hits, requests),
-                    users=users.get(days[number], 0) if bucket is Bucket.DAY else None,
-                    money_spent=money(spent.get(number, 0)),
+                    users=users.get(days[number], 0) if category is None and bucket is Bucket.DAY else None,
+                    money_spent=money(spent.get(number, 0)) if category is None else None,
                     money_saved=money(int(row.saved_micros)) if row else 0.0,
                     latency=ratio(int(row.milliseconds), requests) if row else 0.0,
-                    errors=errors.get(number, 0),
+                    errors=errors.get(number, 0) if category is None else None,
                 )
             )
         return figures

@@ -5,8 +5,10 @@
  */
 
 const SVG = "http://www.w3.org/2000/svg";
+// On the left, at least: long labels of the axis get more.
 const MARGIN = { top: 8, right: 4, bottom: 20, left: 44 };
 const LABEL_WIDTH = 64;
+const DIGIT_WIDTH = 6.6;
 
 /**
  * @typedef {object} Series
@@ -28,7 +30,7 @@ const LABEL_WIDTH = 64;
  * @property {boolean[]} [known]   false: a line has a gap there
  * @property {number} [top]        the scale's end, where it is fixed
  * @property {(value: number) => string} format
- * @property {(value: number) => string} axis  the same, as short as can be
+ * @property {(value: number, step: number) => string} axis  the same, as short as can be; `step` is between two marks
  */
 
 /** @returns {SVGElement} */
@@ -54,6 +56,15 @@ export function ticks(max) {
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((each) => each >= rough);
   const count = Math.ceil(max / step - 1e-9);
   return Array.from({ length: count + 1 }, (_, number) => Number((number * step).toPrecision(12)));
+}
+
+/** How many decimals tell multiples of `step` apart: 0 for 50, 1 for 0.5, 4 for 0.0025. */
+export function decimalsOf(step) {
+  let decimals = 0;
+  // Binary fractions are a little beside the decimal ones.
+  const isWhole = (value) => Math.abs(value - Math.round(value)) <= 1e-6 * value;
+  while (decimals < 12 && !isWhole(step * 10 ** decimals)) decimals++;
+  return decimals;
 }
 
 let charts = 0;
@@ -109,7 +120,7 @@ export class Chart {
   #point(x) {
     if (!this.data) return;
     const count = this.data.labels.length;
-    const number = Math.floor(((x - MARGIN.left) / (this.width - MARGIN.left - MARGIN.right)) * count);
+    const number = Math.floor(((x - this.left) / (this.width - this.left - MARGIN.right)) * count);
     this.#moveTo(number >= 0 && number < count ? number : null);
   }
 
@@ -129,31 +140,33 @@ export class Chart {
     const stacked = data.labels.map((_, at) => data.series.reduce((sum, each) => sum + each.values[at], 0));
     const marks = ticks(data.top ?? Math.max(...stacked));
     const top = data.top ?? marks.at(-1);
-    const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
+    const axis = marks.map((mark) => data.axis(mark, marks[1]));
+    const left = Math.max(MARGIN.left, 12 + DIGIT_WIDTH * Math.max(...axis.map((label) => label.length)));
+    this.left = left;
+    const inner = { width: width - left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
     const slot = inner.width / count;
-    const x = (at) => MARGIN.left + (at + 0.5) * slot;
+    const x = (at) => left + (at + 0.5) * slot;
     const y = (value) => MARGIN.top + inner.height * (1 - value / top);
 
     const parts = [
       svg("title", { id: `${this.id}-title` }, data.title),
       svg("desc", { id: `${this.id}-description` }, data.description),
     ];
-    for (const mark of marks) {
+    for (const [number, mark] of marks.entries()) {
       if (mark > top) continue;
       const at = Math.round(y(mark)) + 0.5;
-      parts.push(svg("line", { class: "rule", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
-      parts.push(svg("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, data.axis(mark)));
+      parts.push(svg("line", { class: "rule", x1: left, x2: width - MARGIN.right, y1: at, y2: at }));
+      parts.push(svg("text", { x: left - 8, y: at + 4, "text-anchor": "end", class: "mark" }, axis[number]));
     }
     // From the present backwards, so that the newest always has its label.
     const every = Math.max(1, Math.ceil((LABEL_WIDTH * count) / inner.width));
     for (let at = count - 1; at >= 0; at -= every) {
-      const anchor = x(at) + LABEL_WIDTH / 3 > width ? "end" : x(at) - LABEL_WIDTH / 3 < MARGIN.left ? "start" : "middle";
-      const edge = { end: width - MARGIN.right, start: MARGIN.left, middle: x(at) }[anchor];
+      const anchor = x(at) + LABEL_WIDTH / 3 > width ? "end" : x(at) - LABEL_WIDTH / 3 < left ? "start" : "middle";
+      const edge = { end: width - MARGIN.right, start: left, middle: x(at) }[anchor];
       parts.push(svg("text", { x: edge, y: height - 4, "text-anchor": anchor }, data.labels[at]));
     }
     if (this.at !== null) {
-      const left = MARGIN.left + this.at * slot;
-      parts.push(svg("rect", { class: "cursor", x: left, y: MARGIN.top, width: slot, height: inner.height }));
+      parts.push(svg("rect", { class: "cursor", x: left + this.at * slot, y: MARGIN.top, width: slot, height: inner.height }));
     }
     parts.push(...(data.kind === "bars" ? this.#bars(x, y, slot) : this.#lines(x, y)));
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);

@@ -4,13 +4,13 @@
  * @module
  */
 
-import { Chart, spark } from "./chart.js";
+import { Chart, decimalsOf, spark } from "./chart.js";
 import { texts } from "./dashboard-texts.js";
 import { follow } from "./event-stream.js";
 import { createI18n } from "./i18n.js";
 
 const MAX_CODES = 3;
-const zone = document.querySelector("main").dataset.timezone;
+const { timezone: zone, currency } = document.querySelector("main").dataset;
 const i18n = createI18n(texts);
 const { t } = i18n;
 const charts = Object.fromEntries(
@@ -32,11 +32,18 @@ const wholeRate = (value) => i18n.number(value / 100, { style: "percent", maximu
 /** In full as long as it fits into a tile on a phone. */
 const compact = (value) => (value < 1e6 ? whole(value) : i18n.number(value, { notation: "compact", maximumSignificantDigits: 4 }));
 
+const inCurrency = (value, options) => i18n.number(value, { style: "currency", currency, currencyDisplay: "narrowSymbol", ...options });
+
 function money(value) {
-  if (value >= 10_000) return compact(Math.round(value));
-  const digits = value !== 0 && value < 1 ? 4 : 2;
-  return i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: digits });
+  // A tile on a phone has no room for more.
+  if (value >= 1e6) return compact(value);
+  if (value >= 10_000) return inCurrency(value, { maximumFractionDigits: 0 });
+  // A call may cost a part of a cent.
+  const digits = value === 0 || value >= 1 ? 2 : value >= 0.01 ? 4 : 6;
+  return inCurrency(value, { minimumFractionDigits: 2, maximumFractionDigits: digits });
 }
+
+const moneyAxis = (value, step) => i18n.number(value, { notation: "compact", minimumFractionDigits: step < 1 ? decimalsOf(step) : 0, maximumFractionDigits: step < 1 ? decimalsOf(step) : 1 });
 
 function duration(milliseconds) {
   if (milliseconds >= 1000) return `${i18n.number(milliseconds / 1000, { maximumSignificantDigits: 4, maximumFractionDigits: 2, roundingPriority: "lessPrecision" })}\u00a0s`;
@@ -151,7 +158,7 @@ function showCharts() {
   });
   charts.money.update({
     ...common,
-    title: t("money"),
+    title: `${t("money")} (${currency})`,
     description: t("describeMoney", { spent: money(sum("money_spent")), saved: money(sum("money_saved")) }),
     kind: "bars",
     series: [
@@ -159,7 +166,7 @@ function showCharts() {
       { name: t("savedShort"), tone: "tone-saved", values: of("money_saved") },
     ],
     format: money,
-    axis: short,
+    axis: moneyAxis,
   });
 }
 
@@ -220,6 +227,17 @@ function showTables() {
   document.getElementById("users-empty").hidden = users.length > 0;
 }
 
+function showSpending() {
+  const spending = parts.spending ?? [];
+  fill("spending", spending, ({ name, calls, input_tokens: input, output_tokens: output, cost }) => [
+    { text: name, title: name },
+    { className: "number", text: compact(calls) },
+    { className: "number", text: compact(input + output) },
+    { className: "number", text: money(cost) },
+  ]);
+  document.getElementById("spending-empty").hidden = spending.length > 0;
+}
+
 function badge(id, isGood, text) {
   const shown = document.getElementById(id);
   shown.className = `badge ${isGood ? "good" : "bad"}`;
@@ -264,6 +282,7 @@ const SHOWN_BY = {
   categories: [showCategories, showTables],
   images: [showTables],
   users: [showTables],
+  spending: [showSpending],
   health: [showHealth, showConnection],
 };
 
@@ -273,6 +292,7 @@ function showAll() {
   showCharts();
   showCategories();
   showTables();
+  showSpending();
   showErrors();
   showHealth();
   showConnection();

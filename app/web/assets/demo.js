@@ -114,8 +114,7 @@ function size(bytes) {
   return i18n.number(value, { style: "unit", unit, maximumFractionDigits: value < 10 ? 1 : 0 });
 }
 const milliseconds = (value) => t("milliseconds", { number: i18n.number(value, { maximumFractionDigits: value < 10 ? 1 : 0 }) });
-// In CURRENCY.
-const money = (value) => i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
+const money = (value) => i18n.number(value, { style: "currency", currency: dataset.currency, currencyDisplay: "narrowSymbol", minimumFractionDigits: 2, maximumFractionDigits: 4 });
 const percent = (value) => i18n.number(value, { style: "percent", maximumFractionDigits: 1 });
 
 /** Both names, the reader's language first; the key alone until the names are known. */

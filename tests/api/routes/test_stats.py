@@ -34,6 +34,7 @@ async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
         "unique_ips": 1,
         "estimated_cost": 0.01,
         "cost_saved": 0.02,
+        "currency": "CNY",
     }
     efficiency = (await api.get("/stats/cache-efficiency")).json()["data"]
     assert efficiency == {
@@ -43,6 +44,7 @@ async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
         "cost_saved": 0.02,
         "avg_hit_per_image": 3.0,
         "max_hits": 3,
+        "currency": "CNY",
     }
     shares = (await api.get("/stats/category-distribution")).json()["data"]
     assert shares == [{"category": "pets", "count": 3, "percentage": 100.0, "avg_confidence": 0.93}]
@@ -157,3 +159,53 @@ async def test_the_start_counts_visitors_again_for_another_zone(
 async def test_wrong_parameters_are_refused(api: httpx2.AsyncClient, path: str) -> None:
     response = await api.get(path)
     assert (response.status_code, error_code(response)) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stats/today?dat=2025-10-10",
+        "/stats/timeseries?metric=hits&categorie=foods",
+        "/stats/spending?group=model",
+        "/health?x=1",
+        "/categories?lang=zh",
+    ],
+)
+async def test_an_unknown_parameter_is_an_error(api: httpx2.AsyncClient, path: str) -> None:
+    response = await api.get(path)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["code"] == "invalid_request"
+    assert error["details"]["known"] == sorted(error["details"]["known"])
+
+
+async def test_an_unknown_parameter_of_a_look_up_is_an_error_too(api: httpx2.AsyncClient) -> None:
+    assert (await api.post("/classify/check-cache?x=1", json={"image_hash": "a" * 64})).status_code == 400
+    assert (await api.post("/classify/check-cache", json={"image_hash": "a" * 64})).status_code == 200
+
+
+async def test_a_series_of_a_category(api: httpx2.AsyncClient) -> None:
+    await upload(api, photo(3))
+
+    async def values(**query: str) -> list[float]:
+        response = await api.get("/stats/timeseries", params={"metric": "requests", "bucket": "day", **query})
+        return [point["value"] for point in response.json()["data"]["points"]]
+
+    assert sum(await values()) == sum(await values(category="pets")) == 1
+    assert sum(await values(category="foods")) == 0
+    for query in ({"category": "cats"}, {"category": "pets", "metric": "errors"}):
+        assert (await api.get("/stats/timeseries", params={"metric": "hits", **query})).status_code == 400
+
+
+async def test_spending_by_model_and_key(api: httpx2.AsyncClient) -> None:
+    await upload(api, photo(4))
+    data = (await api.get("/stats/spending")).json()["data"]
+    assert data["currency"] == "CNY"
+    [group] = data["groups"]
+    assert (group["name"], group["calls"], group["cost"]) == ("test-vision", 1, 0.01)
+    assert group["input_tokens"] > 0
+    [group] = (await api.get("/stats/spending", params={"by": "key"})).json()["data"]["groups"]
+    assert group["name"] is None
+    series = await api.get("/stats/timeseries", params={"metric": "money_spent", "bucket": "day"})
+    assert series.json()["data"]["currency"] == "CNY"
+    assert sum(point["value"] for point in series.json()["data"]["points"]) == 0.01

@@ -65,7 +65,7 @@ async def test_errors_are_added_up(engine: AsyncEngine) -> None:
     assert sum(each.get("internal_error", 0) for each in counts) == 1
     assert ["model_timeout", "internal_error"] in [list(each) for each in counts]
     for bucket in Bucket:
-        assert sum(figures.errors for figures in await stats.timeseries(bucket)) == 5
+        assert sum(figures.errors or 0 for figures in await stats.timeseries(bucket)) == 5
     series = await stats.timeseries(Bucket.DAY, today - timedelta(days=900), today - timedelta(days=600))
     assert {figures.errors for figures in series} == {0}
 

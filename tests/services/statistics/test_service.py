@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,9 +10,16 @@ import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.categories import Category
+from app.clients.metering import CallOutcome
+from app.database.pipeline import run
 from app.database.tables.classification import CachedImage
 from app.database.tables.statistics import UserTotals
-from tests.support.statistics import log_and_sum, log_row, stats_service
+from app.errors import InvalidRequest
+from app.services.spending.ledger import Ledger
+from app.services.statistics.spending import SpendingGroup, SpendingShare
+from app.services.statistics.timeseries import Bucket
+from tests.support.statistics import ledger_row, log_and_sum, log_row, stats_service
 
 DAY = date(2025, 10, 10)
 
@@ -101,6 +108,7 @@ def plain(value: Any) -> Any:
 async def test_day_equals_the_specification(filled: AsyncEngine) -> None:
     [expected] = await run_sql(filled, TODAY_SQL)
     actual = asdict(await stats_service(filled).day(DAY))
+    assert actual.pop("currency") == "CNY"
     average = actual.pop("avg_processing_time_ms")
     assert average == pytest.approx(float(expected.pop("avg_processing_time")), abs=0.005)
     assert actual == pytest.approx({key: plain(value) for key, value in expected.items()})
@@ -110,6 +118,7 @@ async def test_day_equals_the_specification(filled: AsyncEngine) -> None:
 async def test_cache_efficiency_equals_the_specification(filled: AsyncEngine) -> None:
     [expected] = await run_sql(filled, EFFICIENCY_SQL)
     actual = asdict(await stats_service(filled).cache_efficiency())
+    assert actual.pop("currency") == "CNY"
     assert actual == pytest.approx({key: plain(value) for key, value in expected.items()}, abs=0.005)
 
 
@@ -176,8 +185,8 @@ async def test_the_busiest_are_found_in_an_index_however_many_are_asked_for(engi
 
 async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
-    assert set(asdict(await stats.day(DAY)).values()) == {0}
-    assert set(asdict(await stats.cache_efficiency()).values()) == {0}
+    assert set(asdict(await stats.day(DAY)).values()) == {0, "CNY"}
+    assert set(asdict(await stats.cache_efficiency()).values()) == {0, "CNY"}
     assert await stats.category_distribution(DAY) == []
     assert await stats.top_users(5) == []
     assert await stats.top_images(5) == []
@@ -211,3 +220,40 @@ def test_today_changes_at_midnight_of_the_zone(monkeypatch: pytest.MonkeyPatch) 
     engine: Any = None
     assert stats_service(engine, "Asia/Shanghai").today() == date(2025, 10, 10)
     assert stats_service(engine, "UTC").today() == date(2025, 10, 9)
+
+
+async def test_spending_is_what_the_ledger_says(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine.dialect.name)
+    rows = [
+        ledger_row("a", model="small", api_key_id=None, cost_micros=1000, input_tokens=10, output_tokens=2),
+        ledger_row("b", model="small", api_key_id=7, cost_micros=2000, input_tokens=20, cached_input_tokens=5),
+        ledger_row("c", model="large", api_key_id=7, cost_micros=4001, outcome=CallOutcome.INVALID),
+        ledger_row("d", model="large", api_key_id=7, called_at=datetime(2025, 10, 12, tzinfo=UTC)),
+    ]
+    await run(engine, ledger.statements(rows), writes=True)
+    stats = stats_service(engine)
+    assert await stats.spending(SpendingGroup.MODEL, DAY, DAY) == [
+        SpendingShare("large", 1, 0, 0, 0, 0.004001),
+        SpendingShare("small", 2, 30, 5, 2, 0.003),
+    ]
+    by_key = await stats.spending(SpendingGroup.KEY, DAY, DAY)
+    assert [(share.name, share.calls, share.cost) for share in by_key] == [("7", 2, 0.006001), (None, 1, 0.001)]
+    [provider] = await stats.spending(SpendingGroup.PROVIDER, DAY, DAY + timedelta(days=3))
+    assert (provider.name, provider.calls) == ("custom", 4)
+    with pytest.raises(InvalidRequest):
+        await stats.spending(SpendingGroup.MODEL, DAY, DAY - timedelta(days=1))
+
+
+@pytest.mark.parametrize("bucket", Bucket)
+async def test_a_series_of_one_category_counts_its_requests_only(filled: AsyncEngine, bucket: Bucket) -> None:
+    stats = stats_service(filled)
+    start = datetime(2025, 10, 8, tzinfo=UTC)
+    end = start + timedelta(days=4)
+    whole = await stats.timeseries(bucket, start, end)
+    parts = [await stats.timeseries(bucket, start, end, category) for category in Category]
+    assert [sum(part[place].requests for part in parts) for place in range(len(whole))] == [w.requests for w in whole]
+    assert [sum(part[place].hits for part in parts) for place in range(len(whole))] == [w.hits for w in whole]
+    assert {figures.errors for figures in parts[0]} == {figures.money_spent for figures in parts[0]} == {None}
+    saved = sum(figures.money_saved for part in parts for figures in part)
+    assert saved == pytest.approx(sum(figures.money_saved for figures in whole))
+    assert whole[0].requests > parts[0][0].requests
