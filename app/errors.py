@@ -27,9 +27,11 @@ AppError 500 internal_error
 │   ├── UsernameTaken username_taken
 │   ├── EmailTaken email_taken
 │   └── TaskNotPending task_not_pending
+├── RequestTimeout 408 request_timeout
 ├── PayloadTooLarge 413 payload_too_large
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
+├── HeadersTooLarge 431 headers_too_large
 ├── TooManyLogins 429 too_many_logins
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
@@ -202,6 +204,12 @@ class TaskNotPending(Conflict):
     message = "Only a task that has not begun can be cancelled."
 
 
+class RequestTimeout(AppError):
+    status = 408
+    code = "request_timeout"
+    message = "The request did not arrive in time. Send it again on a better connection."
+
+
 class PayloadTooLarge(AppError):
     status = 413
     code = "payload_too_large"
@@ -216,6 +224,12 @@ class ImageTooLarge(PayloadTooLarge):
 class QuotaExceeded(PayloadTooLarge):
     code = "quota_exceeded"
     message = "Your library is full. Delete some images first."
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    code = "headers_too_large"
+    message = "The request has more than 100 header lines, or more than 64 KB of them."
 
 
 class TooManyLogins(AppError):

@@ -15,7 +15,7 @@ from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
 from app.runtime.cgroups import available_cores
-from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
+from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts
 from app.services.accounts.service import AccountService
 from app.services.cache.lifespan import open_cache
@@ -94,7 +94,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         decoder = stack.enter_context(
             ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
         )
-        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
+        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES, share_bytes=_client_share(settings))
 
         log = await enter(open_request_log(settings.statistics, engine))
         recorder = log.recorder
@@ -161,3 +161,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=events,
             tasks=tasks,
         )
+
+
+def _client_share(settings: Settings) -> int:
+    """Return what one client may hold of the memory for uploads: at least one photo as large as any, and its form."""
+    largest = max(settings.image.max_size_bytes, settings.library.max_upload_bytes)
+    return max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest + 1024 * 1024)
