@@ -3,7 +3,6 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
 from app.runtime.cgroups import available_cores
+from app.runtime.fair_queue import fair_queue
 from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts
 from app.services.accounts.service import AccountService
@@ -91,9 +91,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
         await model_client.start()
-        decoder = stack.enter_context(
-            ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
-        )
+        decoder = stack.enter_context(fair_queue(min(available_cores(), MAX_DECODERS), name="decode"))
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES, share_bytes=_client_share(settings))
 
         log = await enter(open_request_log(settings.statistics, engine))

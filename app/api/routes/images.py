@@ -101,7 +101,7 @@ async def upload(
                     picture = part
         if picture is None:
             raise missing_image(FILE_FIELD)
-        return ImageAnswer.model_validate(await library.add(account.id, picture))
+        return ImageAnswer.model_validate(await library.add(account.id, picture, client=memory.client))
 
 
 @router.get("/", responses=describe_errors(*_COMMON_ERRORS))

@@ -5,7 +5,6 @@ No connection is held while the model works: each step is a short transaction of
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from app.clients.base import ModelClient
@@ -17,6 +16,7 @@ from app.observability import metrics
 from app.observability.request_id import new_request_id
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
+from app.runtime.fair_queue import FairQueue
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
 from app.services.classification.store import ClassificationStore
@@ -26,7 +26,7 @@ from app.services.request_log.recorder import RequestRecorder
 
 
 class ClassifierService:
-    """Looks photos up and classifies them; `decoder` is the bounded pool that decodes pixels off the event loop."""
+    """Looks photos up and classifies them; `decoder` is the queue of those whose pixels are decoded."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ClassifierService:
         cache: CacheService,
         recorder: RequestRecorder,
         model_client: ModelClient,
-        decoder: ThreadPoolExecutor,
+        decoder: FairQueue,
         image_settings: ImageSettings,
         store: ClassificationStore,
     ) -> None:
@@ -82,11 +82,12 @@ class ClassifierService:
         Raises:
             HashMismatch: `claimed_hash` is not the hash of the bytes.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
+            ServerBusy: too many photos wait to be decoded.
             ModelError: the model gave no valid answer; nothing is cached or logged.
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
             raise HashMismatch
-        result, from_cache = await self._result_of(upload)
+        result, from_cache = await self._result_of(upload, caller)
         answer = _answer(result, caller, from_cache=from_cache)
         await self._recorder.record([_record(answer, caller, upload.sha256, len(upload.data))])
         return answer
@@ -96,16 +97,18 @@ class ClassifierService:
         await self._calls.wait()
         await self._store.close()
 
-    async def _result_of(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+    async def _result_of(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
         """Return the result, and whether it cost nothing. Simultaneous uploads of one photo share one call."""
         cached = self._cache.peek(upload.sha256)
         if cached is not None:
             return cached, True
         # A client that hangs up does not cancel the call.
-        (result, from_cache), is_shared = await self._calls.run(upload.sha256, lambda: self._find_or_ask(upload))
+        (result, from_cache), is_shared = await self._calls.run(
+            upload.sha256, lambda: self._find_or_ask(upload, caller)
+        )
         return result, from_cache or is_shared
 
-    async def _find_or_ask(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+    async def _find_or_ask(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
         """Return the result, and whether it cost nothing: copies of the cache, then the database, then the model."""
         image_hash, settings = upload.sha256, self._model_client.settings
         with span("cache.look_up"):
@@ -131,7 +134,9 @@ class ClassifierService:
                 # Waiting for others has taken what a call may need; no request waits for twice the time.
                 raise ModelTimeout
             with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
-                prepared = await self._preparer.prepare(upload.data, info, max_edge=settings.image_max_edge_pixels)
+                prepared = await self._preparer.prepare(
+                    upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
+                )
             result = await self._model_client.classify(prepared)
             with span("cache.save"):
                 saved = await self._store.save_and_release(image_hash, result, model=self._model_client.model)

@@ -140,7 +140,7 @@ class InferenceService:
             return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
 
         return await self._further_models.answer(
-            client, image.sha256, partial(self._opened, image, caller), log_and_store
+            client, image.sha256, partial(self._opened, image, caller), log_and_store, asks_for=caller.client
         )
 
     async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
@@ -156,7 +156,7 @@ class InferenceService:
         """Read a picture, once there is memory for it, and hold that for the length of the block."""
         try:
             async with self._memory.reserve(
-                image.size_bytes, client=caller.user_id or "", timeout_seconds=MEMORY_TIMEOUT_SECONDS
+                image.size_bytes, client=caller.client, timeout_seconds=MEMORY_TIMEOUT_SECONDS
             ):
                 data = await self._library.read(image)
                 # The shared cache believes no claimed hash, not even that of our own storage.
