@@ -23,6 +23,7 @@ LINE_OVERHEAD_BYTES = 4
 SILENCE_SECONDS = 15.0
 # To close at once would reset a connection on which the client is still sending, and take the answer away from it.
 LINGER_SECONDS = 1.0
+LINGER_BYTES = 1024 * 1024
 # Under this key of an ASGI scope's state: the status that the server has answered in the application's stead.
 ANSWERED_FOR = "answered_by_server"
 
@@ -52,6 +53,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; refuse a line that does not end."""
         if self._is_refused:
+            self._unparsed_bytes += len(data)
+            if self._unparsed_bytes > LINGER_BYTES:
+                self.transport.close()
             return
         self._heard_at = self.loop.time()
         self._unparsed_bytes += len(data)
