@@ -16,6 +16,8 @@ import httpx2
 from PIL import Image
 
 UPLOAD_PATH = "/api/v1/classify"
+# app/runtime/memory_budget.py
+UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
 ATTACKER, OTHER = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "198.51.100.1"}
 
 
@@ -47,24 +49,39 @@ async def decoding(url: str) -> str:
 
 
 async def uploads(url: str) -> str:
-    """How many of 40 uploads are refused while five connections promise 200 MB each and send nothing."""
+    """What becomes of 40 uploads while five connections promise all memory together and send a byte every 20 s."""
     at = urlsplit(url)
     head = (
-        f"POST {UPLOAD_PATH}/batch HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nContent-Length: 200000000\r\n"
+        f"POST {UPLOAD_PATH}/batch HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\n"
+        f"Content-Length: {UPLOAD_MEMORY_BYTES // 5}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
         '--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
     )
+    photos = [photo(seed) for seed in range(40)]
     writers = [(await asyncio.open_connection(at.hostname, at.port))[1] for _ in range(5)]
-    for writer in writers:
-        writer.write(head.encode())
+
+    async def trickle() -> None:
+        for writer in writers:
+            writer.write(head.encode())
+        while True:
+            await asyncio.sleep(20)
+            for writer in writers:
+                writer.write(b"x")
+
+    trickling = asyncio.create_task(trickle())
     await asyncio.sleep(0.5)
+    began = time.monotonic()
     async with httpx2.AsyncClient(base_url=url, timeout=300) as api:
         answers = await asyncio.gather(
-            *(api.post(UPLOAD_PATH, files={"image": photo(seed)}, headers=OTHER) for seed in range(40))
+            *(api.post(UPLOAD_PATH, files={"image": each}, headers=OTHER) for each in photos)
         )
+    seconds = time.monotonic() - began
+    trickling.cancel()
     for writer in writers:
         writer.close()
-    return f"{sum(answer.status_code != 200 for answer in answers)} of 40 uploads refused"
+    return (
+        f"{sum(answer.status_code != 200 for answer in answers)} of 40 uploads refused, the last after {seconds:.1f} s"
+    )
 
 
 async def silence(url: str) -> str:

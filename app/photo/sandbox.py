@@ -33,7 +33,7 @@ from app.photo.formats import PhotoFormat
 CPU_SECONDS = 10
 MEMORY_BYTES = 500_000_000
 # A machine so busy that this is not enough has no room for the photo.
-WALL_SECONDS = 20.0
+WALL_SECONDS = 30.0
 # A process that steps back furthest.
 MAX_NICENESS = 19
 # What `_slowness` takes on that machine; from this factor on, the CPU limit was the core's fault, not the photo's.

@@ -13,7 +13,7 @@ from app import resources
 from app.api import uploads
 from app.config.settings import Settings
 from app.main import create_app
-from app.runtime.memory_budget import MIN_RESERVED_BYTES
+from app.runtime.memory_budget import MIN_RESERVED_BYTES, UPLOAD_MEMORY_BYTES
 from app.services.photos import UploadedPhoto
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import error_code, photo, upload
@@ -120,10 +120,11 @@ async def test_a_promise_takes_no_memory(api: httpx2.AsyncClient, monkeypatch: p
     # Those who wait would be refused at once.
     monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.01)
     open_connections = []
+    head = UPLOAD_HEAD.replace("/classify", "/classify/batch").replace("1000000", str(UPLOAD_MEMORY_BYTES // 5))
     for _ in range(5):
-        # Of a form of 20 photos each begins; every one of these promised 50 MB of the 128 that there are.
+        # Together they promise all memory that there is.
         reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
-        writer.write(UPLOAD_HEAD.replace("/classify", "/classify/batch").replace("1000000", "200000000").encode())
+        writer.write(head.encode())
         open_connections.append((reader, writer))
     large = photo(1) + bytes(3 * 1024 * 1024)
     answers = await asyncio.gather(*(upload(api, photo(seed) + large) for seed in range(5)))

@@ -11,7 +11,7 @@ from tests.support.nginx_client import CLASSIFY, client
 
 SLOW = "127.0.0.3"
 PROMISE = (
-    f"POST {CLASSIFY}/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 200000000\r\n"
+    f"POST {CLASSIFY}/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {128 * 1024 * 1024 // 5}\r\n"
     "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     '--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
 ).encode()
