@@ -28,10 +28,10 @@ def photo(seed: int) -> bytes:
     return file.getvalue() + Random(time.time_ns()).randbytes(8)
 
 
-async def decoding(url: str) -> str:
+async def decoding(url: str, size: tuple[int, int] = (4890, 4890)) -> str:
     """How long another's photo takes while 60 lossless WebPs of 972 bytes and 24 megapixels are there."""
     file = io.BytesIO()
-    Image.new("RGB", (4890, 4890)).save(file, "WEBP", lossless=True, quality=0, method=0)
+    Image.new("RGB", size).save(file, "WEBP", lossless=True, quality=0, method=0)
     data = file.getvalue()
     async with httpx2.AsyncClient(base_url=url, timeout=300, limits=httpx2.Limits(max_connections=100)) as api:
 
@@ -46,6 +46,11 @@ async def decoding(url: str) -> str:
         outcomes = await asyncio.gather(*attack)
     statuses = sorted({outcome for outcome, _ in outcomes})
     return f"another's photo: {status} after {seconds:.1f} s; the attack: {statuses}"
+
+
+async def accepted(url: str) -> str:
+    """The same with 12 megapixels, which may be a blank photo of a phone, and are decoded."""
+    return await decoding(url, (4000, 3000))
 
 
 async def uploads(url: str) -> str:
@@ -115,6 +120,7 @@ async def headers(url: str) -> str:
 
 ATTACKS: dict[str, Callable[[str], Awaitable[str]]] = {
     "decoding": decoding,
+    "accepted": accepted,
     "uploads": uploads,
     "silence": silence,
     "headers": headers,

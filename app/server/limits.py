@@ -42,6 +42,10 @@ class LimitedProtocol(HttpToolsProtocol):
     _is_refused = False
 
     @property
+    def _is_head_too_large(self) -> bool:
+        return self._head_bytes > MAX_HEAD_BYTES or self._head_lines > MAX_HEAD_LINES
+
+    @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
@@ -71,13 +75,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request line; what is raised here ends the parsing."""
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        self._unparsed_bytes = 0
+        if self._is_head_too_large:
+            raise HeadersTooLarge
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header line, or a trailer after a body; what is raised here ends the parsing."""
         self._head_lines += 1
-        self._count_head(len(name) + len(value) + LINE_OVERHEAD_BYTES)
+        self._head_bytes += len(name) + len(value) + LINE_OVERHEAD_BYTES
+        self._unparsed_bytes = 0
+        if self._is_head_too_large:
+            raise HeadersTooLarge
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -100,8 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or has too long a head, in the one format of errors."""
-        is_too_large = self._head_bytes > MAX_HEAD_BYTES or self._head_lines > MAX_HEAD_LINES
-        self.refuse(HeadersTooLarge() if is_too_large else InvalidRequest(msg))
+        self.refuse(HeadersTooLarge() if self._is_head_too_large else InvalidRequest(msg))
 
     def check_silence(self, now: float) -> None:
         """End the connection if its client has begun a request and does not go on with it; `now` is the loop's time.
@@ -154,12 +163,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
-
-    def _count_head(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        self._unparsed_bytes = 0
-        if self._head_bytes > MAX_HEAD_BYTES or self._head_lines > MAX_HEAD_LINES:
-            raise HeadersTooLarge
 
 
 def _answer(error: AppError, request_id: str) -> bytes:
