@@ -10,6 +10,7 @@ from typing import Any
 from app.config.settings import load_settings
 from app.observability.metrics_multiprocess import add_up_ended, provide_folder
 from app.runtime.capacity import gunicorn_workers, pool_limits
+from app.runtime.hardening import harden
 
 settings = load_settings()
 
@@ -54,11 +55,13 @@ provide_folder(worker_tmp_dir)
 
 
 def on_starting(server: Any) -> None:
-    """Refuse more workers than MySQL's connections suffice for; `--workers` has been read by now."""
+    """Refuse more workers than MySQL's connections suffice for (`--workers` has been read by now), and harden all."""
     try:
         pool_limits(settings, server.cfg.workers)
     except ValueError as error:
         raise SystemExit(f"Wrong settings:\n  {error}") from None
+    # The workers are forks of this process.
+    harden()
 
 
 def post_fork(server: Any, worker: Any) -> None:

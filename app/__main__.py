@@ -1,5 +1,6 @@
 """`python -m app`: serve on one process for a first try, and say where to look."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from app.config.settings import Settings, load_settings
+from app.runtime.hardening import harden
 from app.server.draining import WEBSOCKET_OPTIONS, DrainingProtocol, DrainingServer
 
 SAMPLE_PHOTO = Path("docs/samples/coffee.jpg")
@@ -24,6 +26,7 @@ class _Server(DrainingServer):
         await super().startup(sockets)
         if self.started:
             print(_welcome(self._settings), flush=True)  # noqa: T201 - meant for the person at the terminal
+            await asyncio.to_thread(harden)
 
 
 def _welcome(settings: Settings) -> str:

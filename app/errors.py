@@ -27,6 +27,7 @@ AppError 500 internal_error
 │   ├── UsernameTaken username_taken
 │   ├── EmailTaken email_taken
 │   └── TaskNotPending task_not_pending
+├── RequestTimeout 408 request_timeout
 ├── PayloadTooLarge 413 payload_too_large
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
@@ -34,6 +35,7 @@ AppError 500 internal_error
 │   ├── BudgetExhausted budget_exhausted            until the next day; what is known is still answered
 │   ├── UserLimit user_limit
 │   └── AddressLimit address_limit
+├── HeadersTooLarge 431 headers_too_large
 ├── TooManyLogins 429 too_many_logins
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
@@ -206,6 +208,12 @@ class TaskNotPending(Conflict):
     message = "Only a task that has not begun can be cancelled."
 
 
+class RequestTimeout(AppError):
+    status = 408
+    code = "request_timeout"
+    message = "The request did not arrive in time. Send it again on a better connection."
+
+
 class PayloadTooLarge(AppError):
     status = 413
     code = "payload_too_large"
@@ -245,6 +253,12 @@ class AddressLimit(LimitReached):
 
 # What a route that asks a model for a new photo may answer.
 LIMIT_ERRORS: tuple[type[LimitReached], ...] = (BudgetExhausted, UserLimit, AddressLimit)
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    code = "headers_too_large"
+    message = "The request has more than 100 header lines, or more than 64 KB of them."
 
 
 class TooManyLogins(AppError):

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,7 +14,8 @@ from app.observability import metrics, tracing
 from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
 from app.runtime.cgroups import available_cores
-from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
+from app.runtime.fair_queue import fair_queue
+from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts
 from app.services.accounts.service import AccountService
 from app.services.cache.lifespan import open_cache
@@ -92,10 +92,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
         await model_client.start()
-        decoder = stack.enter_context(
-            ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
-        )
-        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
+        decoder = stack.enter_context(fair_queue(min(available_cores(), MAX_DECODERS), name="decode"))
+        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES, share_bytes=_client_share(settings))
         spending = await enter(open_spending(settings, engine, model_client=model_client))
         fallback = await enter(open_fallback(settings, model_client))
 
@@ -172,3 +170,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=events,
             tasks=tasks,
         )
+
+
+def _client_share(settings: Settings) -> int:
+    """Return what one client may hold of the memory for uploads: at least one photo as large as any, and its form."""
+    largest = max(settings.image.max_size_bytes, settings.library.max_upload_bytes)
+    return max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest + 1024 * 1024)

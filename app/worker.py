@@ -15,6 +15,7 @@ from app.observability import metrics
 from app.observability.logging import configure_logging
 from app.observability.tracing import start_tracing
 from app.resources import open_resources
+from app.runtime.hardening import harden
 from app.runtime.healthcheck import beat
 
 BEAT_SECONDS = 5.0
@@ -29,6 +30,7 @@ async def work(settings: Settings) -> None:
     async with open_resources(settings, is_worker=True):
         if settings.log.worker_metrics_port is not None:
             _show_metrics(settings.host, settings.log.worker_metrics_port)
+        await asyncio.to_thread(harden)
         logger.info("task worker: ready")
         while not finish.is_set():
             beat()

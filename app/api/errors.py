@@ -73,6 +73,9 @@ def error_response(error: AppError, request_id: str, *, status: int | None = Non
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = error.challenge
+    if status == HTTPStatus.REQUEST_TIMEOUT:
+        # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9: the rest of the request may come yet.
+        headers["Connection"] = "close"
     retry_after_seconds = error.retry_after_seconds
     if retry_after_seconds is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
         needs_operator = isinstance(error, NEEDS_OPERATOR)

@@ -18,6 +18,7 @@ from app.errors import AppError, PayloadTooLarge
 from app.observability import metrics, tracing
 from app.observability.access_log import AccessLog
 from app.observability.request_id import new_request_id
+from app.server.limits import ANSWERED_FOR
 from app.services.request_log.error_counts import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -84,6 +85,7 @@ class RequestContextMiddleware:
         state: dict[str, Any] = scope["state"]
         method: str = scope.get("method", "GET")
         path: str = scope["path"]
+        status = state.get(ANSWERED_FOR, status)
         outcome = outcome_of(status, state)
         if path != METRICS_PATH and scope["type"] == "http":
             metrics.count_request(method, route_of(scope), status, outcome, seconds)

@@ -17,8 +17,18 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app.errors import ImageTooLarge, InvalidRequest, MissingImage, PayloadTooLarge, ServerBusy, TooManyImages
-from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.api.dependencies import client_address
+from app.errors import (
+    ImageTooLarge,
+    InvalidRequest,
+    MissingImage,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServerBusy,
+    TooManyImages,
+)
+from app.runtime.client_key import client_key
+from app.runtime.memory_budget import MIN_RESERVED_BYTES, Lease, MemoryBudget, MemoryTimeoutError
 from app.services.photos import UploadedPhoto
 
 if TYPE_CHECKING:
@@ -33,10 +43,10 @@ MAX_OTHER_PARTS = 20
 ADMISSION_TIMEOUT_SECONDS = 30.0
 # From here on, keeping a piece of the body as it came is cheaper than copying it together with others.
 SMALL_PIECE_BYTES = 4096
-# What the parser and the pieces under way take, however small a photo is.
-MIN_RESERVED_BYTES = 64 * 1024
-# A phone in a tunnel comes back within this time or asks again later; until then its upload holds memory.
-CHUNK_TIMEOUT_SECONDS = 30.0
+# As app/server/limits.py has it for all bodies; a bare uvicorn does not know of that.
+SILENCE_SECONDS = 15.0
+# From then on, MIN_UPLOAD_BYTES_PER_SECOND counts: before, a phone may be on its way out of a tunnel.
+RATE_AFTER_SECONDS = 10.0
 # One photo on a very slow line.
 IMAGE_TIMEOUT_SECONDS = 120.0
 # A form of many: what it holds of the memory for uploads, others wait for.
@@ -56,81 +66,117 @@ Part = FormField | UploadedPhoto | ImageTooLarge
 
 
 @asynccontextmanager
-async def admitted(request: Request, memory: MemoryBudget, *, max_bytes: int) -> AsyncIterator[None]:
-    """Hold the memory that this upload may take; until there is so much, the body stays on the wire.
-
-    Args:
-        request: its Content-Length is believed: the HTTP server takes no more than that.
-        memory: what all uploads of the process share.
-        max_bytes: what the request may hold at once, for one without a Content-Length.
+async def admitted(request: Request, memory: MemoryBudget) -> AsyncIterator[Lease]:
+    """Hold what this upload takes of the memory, as its bytes arrive; until there is so much, they stay on the wire.
 
     Raises:
-        ServerBusy: the memory did not become free in time.
+        ServerBusy: the memory did not become free in time, here or in the block.
     """
-    length = request.headers.get("content-length", "")
-    size = min(int(length), max_bytes) if length.isdecimal() else max_bytes
+    address = None if request.client is None else client_address(request.client.host)
     try:
-        async with memory.reserve(max(size, MIN_RESERVED_BYTES), timeout_seconds=ADMISSION_TIMEOUT_SECONDS):
-            yield
+        with memory.lease(client_key(address)) as lease:
+            await lease.grow(MIN_RESERVED_BYTES, timeout_seconds=ADMISSION_TIMEOUT_SECONDS)
+            yield lease
     except MemoryTimeoutError:
         raise ServerBusy(retry_after_seconds=ADMISSION_TIMEOUT_SECONDS) from None
 
 
 async def read_parts(
-    request: Request, *, max_images: int, max_image_bytes: int, image_field: str = IMAGE_FIELD
+    request: Request,
+    memory: Lease,
+    *,
+    max_images: int,
+    max_image_bytes: int,
+    min_bytes_per_second: int,
+    image_field: str = IMAGE_FIELD,
 ) -> AsyncIterator[Part]:
     """Yield the parts of a multipart/form-data request as soon as each is complete; those of `image_field` are images.
 
     Raises:
         MissingImage: the body is not multipart/form-data.
-        InvalidRequest: the body is malformed, ends early, stops arriving, or has too many other parts.
+        InvalidRequest: the body is malformed, ends early, or has too many other parts.
+        RequestTimeout: it stops arriving, or arrives too slowly.
         TooManyImages: more than `max_images` image parts.
         PayloadTooLarge: the body as a whole is larger than that many images can be.
+        MemoryTimeoutError: the memory for it did not become free in time.
     """
     content_type, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
         raise missing_image(image_field)
     max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
-    deadline = time.monotonic() + min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS)
-    received = images = 0
+    pace = _Pace(min_bytes_per_second, min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS))
+    images = 0
+    # What is held and not used yet.
+    reserve = MIN_RESERVED_BYTES
     try:
         collector = _PartCollector(
             boundary, max_image_bytes, image_field=image_field, max_parts=max_images + MAX_OTHER_PARTS
         )
-        async for chunk in _chunks(request, deadline):
-            received += len(chunk)
+        async for chunk in _chunks(request, pace):
+            if len(chunk) > reserve:
+                await memory.grow(len(chunk) - reserve, timeout_seconds=ADMISSION_TIMEOUT_SECONDS)
+                reserve = len(chunk)
+            kept_before = collector.kept_bytes
             collector.feed(chunk)
+            reserve -= collector.kept_bytes - kept_before
+            if reserve > MIN_RESERVED_BYTES:
+                memory.shrink(reserve - MIN_RESERVED_BYTES)
+                reserve = MIN_RESERVED_BYTES
             while collector.finished:
                 part = collector.finished.popleft()
                 images += not isinstance(part, FormField)
                 if images > max_images:
                     raise TooManyImages(_too_many(max_images, image_field))
                 yield part
-            if received > max_bytes:
+            if pace.received_bytes > max_bytes:
                 raise PayloadTooLarge
     except FormParserError as error:
         raise InvalidRequest("The multipart body is malformed.") from error
     except TimeoutError:
-        raise InvalidRequest("The body did not arrive in time.") from None
+        raise RequestTimeout from None
     if not collector.complete:
         raise InvalidRequest("The multipart body ends before its closing boundary.")
 
 
-async def _chunks(request: Request, deadline: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; raises TimeoutError when it does not, by `deadline` (`time.monotonic()`)."""
+class _Pace:
+    """How long the next piece of a body may take; what we do meanwhile is not the client's time."""
+
+    def __init__(self, min_bytes_per_second: int, max_seconds: float) -> None:
+        self.received_bytes = 0
+        self._began = time.monotonic()
+        self._rate = min_bytes_per_second
+        self._max_seconds = max_seconds
+
+    def patience_seconds(self) -> float:
+        """Return after how many seconds from now a client that sends nothing is given up."""
+        allowed = self._max_seconds
+        if self._rate:
+            allowed = min(allowed, RATE_AFTER_SECONDS + self.received_bytes / self._rate)
+        return min(SILENCE_SECONDS, max(0.0, self._began + allowed - time.monotonic()))
+
+    def forgive(self, seconds: float) -> None:
+        """Do not count a time in which we did not read."""
+        self._began += seconds
+
+
+async def _chunks(request: Request, pace: _Pace) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives; raises TimeoutError when it does not."""
     loop = asyncio.get_running_loop()
     # One timer, moved for each piece: a new one for each would cost a tenth of a known photo's upload.
     async with asyncio.timeout(None) as timeout:
         pieces = aiter(request.stream())
         while True:
-            timeout.reschedule(loop.time() + min(CHUNK_TIMEOUT_SECONDS, max(0.0, deadline - time.monotonic())))
+            timeout.reschedule(loop.time() + pace.patience_seconds())
             piece = await anext(pieces, None)
             # What is done with a piece takes its own time.
             timeout.reschedule(None)
             if piece is None:
                 return
+            pace.received_bytes += len(piece)
+            handed_over = time.monotonic()
             yield piece
+            pace.forgive(time.monotonic() - handed_over)
 
 
 class _PartCollector:
@@ -139,6 +185,8 @@ class _PartCollector:
     def __init__(self, boundary: bytes, max_image_bytes: int, *, image_field: str, max_parts: int) -> None:
         self.finished: deque[Part] = deque()
         self.complete = False
+        self.kept_bytes = 0
+        """Of what was fed, what is in memory as a photo or was handed on as one."""
         self._max_image_bytes = max_image_bytes
         self._image_field = image_field
         self._parts_left = max_parts
@@ -204,18 +252,24 @@ class _PartCollector:
         if self._size + len(part) > limit:
             self._too_large = True
             if self._name == self._image_field:
-                self._data = []
+                self._drop()
                 # Told at once, so that the caller of a single photo need not send the rest.
                 self.finished.append(image_too_large(limit))
             else:
                 self._keep(part[: limit - self._size])
+                self._size = limit
             return
         self._keep(part)
         self._size += len(part)
         if self._name == self._image_field:
             self._hash.update(part)
 
+    def _drop(self) -> None:
+        self.kept_bytes -= self._size
+        self._data = []
+
     def _keep(self, part: memoryview) -> None:
+        self.kept_bytes += len(part)
         if len(part) >= SMALL_PIECE_BYTES:
             self._data.append(part)
             return
@@ -230,11 +284,11 @@ class _PartCollector:
         # A long field is perhaps a photo under another name: what it begins with says that it is not valid here.
         if not (self._too_large and self._name == self._image_field):
             value = b"".join(self._data)
-            self.finished.append(
-                UploadedPhoto(value, self._hash.hexdigest(), self._filename)
-                if self._name == self._image_field
-                else FormField(self._name, value.decode("utf-8", "replace"))
-            )
+            if self._name == self._image_field:
+                self.finished.append(UploadedPhoto(value, self._hash.hexdigest(), self._filename))
+            else:
+                self.finished.append(FormField(self._name, value.decode("utf-8", "replace")))
+                self._drop()
         self._data = []
 
     def _end_body(self) -> None:

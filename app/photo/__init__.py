@@ -5,13 +5,14 @@ before it has cost 2 s of CPU or 500 MB of memory.
 """
 
 from app.photo.decoding import PreparedJpeg
-from app.photo.errors import CorruptPhoto, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
+from app.photo.errors import CorruptPhoto, NotInTime, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat, PhotoInfo
 from app.photo.inspection import inspect_photo
 from app.photo.preparation import is_ready, prepare_photo
 
 __all__ = [
     "CorruptPhoto",
+    "NotInTime",
     "PhotoError",
     "PhotoFormat",
     "PhotoInfo",

@@ -4,7 +4,8 @@ PhotoError
 ├── UnsupportedFormat   not one of the accepted formats, or a variant of one that no camera makes
 ├── CorruptPhoto        damaged, cut off, or not what its header says
 ├── TooManyPixels       larger than the configured number of pixels
-└── TooComplex          decoding would take more than 2 s of CPU or 500 MB of memory
+├── TooComplex          decoding would take too much CPU, or 500 MB of memory, or it is too many pixels for its bytes
+└── NotInTime           the machine was too busy to decode it; it may be a good photo
 """
 
 from typing import ClassVar
@@ -33,3 +34,7 @@ class TooManyPixels(PhotoError):
 
 class TooComplex(PhotoError):
     message = "Decoding this image would cost too much. Save it again as an ordinary JPEG."
+
+
+class NotInTime(PhotoError):
+    message = "The service is too busy to decode the image. Try again shortly."

@@ -1,6 +1,7 @@
 """What can be known of a photo without decoding a pixel, and every refusal that follows from it."""
 
 from app.photo import jpeg, png
+from app.photo.density import announced_pixels, check_density
 from app.photo.errors import CorruptPhoto, TooManyPixels, UnsupportedFormat
 from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat, PhotoInfo, sniff
@@ -9,8 +10,8 @@ from app.photo.formats import PhotoFormat, PhotoInfo, sniff
 def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: int) -> PhotoInfo:
     """Return the format of a photo, and what the structure of a JPEG or PNG tells of it.
 
-    Of the other formats the first bytes alone are looked at. All else is found, and refused, by the process that
-    decodes them: asking it for the size first would be a second process for the same photo.
+    Of the other formats the first bytes alone are looked at, for the format and an absurd size. All else is found, and
+    refused, by the process that decodes them: asking it for the size first would be a second process for each.
 
     It takes microseconds for an ordinary photo and some milliseconds for the worst file of 10 MB, so it may run on
     the event loop.
@@ -22,7 +23,8 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
 
     Raises:
         UnsupportedFormat: of any format.
-        CorruptPhoto, TooManyPixels, TooComplex: of JPEG and PNG; see `app.photo.errors`.
+        TooComplex: of any but HEIC and AVIF.
+        CorruptPhoto, TooManyPixels: of JPEG and PNG; see `app.photo.errors`.
     """
     photo_format = sniff(data)
     if photo_format is None or photo_format not in allowed:
@@ -32,13 +34,18 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
         jpeg_header = jpeg.read_header(data)
         pixels = _count_pixels(jpeg_header.width, jpeg_header.height, max_pixels)
         jpeg.check_scans(data, jpeg_header)
+        check_density(pixels, len(data))
         is_plain = jpeg_header.orientation == UPRIGHT and jpeg_header.is_ycbcr_or_grey
         return PhotoInfo(photo_format, pixels, (jpeg_header.width, jpeg_header.height), is_plain)
     if photo_format is PhotoFormat.PNG:
         png_header = png.read_header(data)
         pixels = _count_pixels(png_header.width, png_header.height, max_pixels)
         png.check_chunks(data, png_header)
+        check_density(pixels, len(data))
         return PhotoInfo(photo_format, pixels, (png_header.width, png_header.height))
+    announced = announced_pixels(data, photo_format)
+    if announced <= max_pixels:
+        check_density(announced, len(data))
     return PhotoInfo(photo_format, max_pixels)
 
 

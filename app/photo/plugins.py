@@ -20,6 +20,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from app.photo.density import check_density
 from app.photo.errors import CorruptPhoto, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.exif import UPRIGHT, read_orientation
 from app.photo.formats import PhotoFormat
@@ -27,6 +28,9 @@ from app.photo.formats import PhotoFormat
 # libwebp holds two canvases and hands out a third, of which Pillow makes its own: 16 bytes a pixel, or 404 MB and
 # 0.7 s at the limit.
 MAX_WEBP_PIXELS = 24_000_000
+
+# Pillow decodes the run lengths of a BMP in Python, pixel by pixel: 1.3 s at the limit.
+MAX_RUN_LENGTH_PIXELS = 24_000_000
 
 # What the decoders say of a variant of the format that they do not know, and of a container without a still picture.
 # All else that they say is damage.
@@ -47,7 +51,7 @@ def open_picture(data: bytes, photo_format: PhotoFormat, *, max_pixels: int) -> 
         max_pixels: width times height, at most.
 
     Raises:
-        TooManyPixels, TooComplex: larger than `max_pixels`, or than what can be decoded of this format.
+        TooManyPixels, TooComplex: larger than `max_pixels`, than what can be decoded of this format, or than its bytes.
         UnsupportedFormat: a variant of the format that the decoder does not know.
         CorruptPhoto: the file is cut off.
         Exception: whatever Pillow raises for a damaged file.
@@ -64,6 +68,8 @@ def open_picture(data: bytes, photo_format: PhotoFormat, *, max_pixels: int) -> 
     width, height = _stored_size(image) if photo_format is PhotoFormat.HEIC else image.size
     if width * height > max_pixels:
         raise TooManyPixels
+    if photo_format is not PhotoFormat.BMP:
+        check_density(width * height, len(data))
     return image, width, height
 
 
@@ -85,7 +91,7 @@ def _open(data: bytes, photo_format: PhotoFormat, max_pixels: int) -> ImageFile.
         case PhotoFormat.PNG:
             return PngImagePlugin.PngImageFile(file)
         case PhotoFormat.BMP:
-            return BmpImagePlugin.BmpImageFile(file)
+            return _open_bmp(file)
         case PhotoFormat.GIF:
             return _open_gif(data)
         case PhotoFormat.WEBP:
@@ -94,6 +100,14 @@ def _open(data: bytes, photo_format: PhotoFormat, max_pixels: int) -> ImageFile.
     # The decoders go by the main brand alone, and some phones put their own there.
     file = io.BytesIO(data[:8] + (b"heic" if photo_format is PhotoFormat.HEIC else b"avif") + data[12:])
     return _open_heic(file) if photo_format is PhotoFormat.HEIC else _open_avif(file, max_pixels)
+
+
+def _open_bmp(file: io.BytesIO) -> ImageFile.ImageFile:
+    image = BmpImagePlugin.BmpImageFile(file)
+    run_lengths = {image.COMPRESSIONS[name] for name in ("RLE8", "RLE4")}
+    if image.info["compression"] in run_lengths and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
+        raise TooComplex
+    return image
 
 
 class _WholeFile(io.BytesIO):

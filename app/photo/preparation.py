@@ -13,7 +13,7 @@ def is_ready(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> 
     return info.is_plain and info.size is not None and max(info.size) <= max_edge and len(data) <= max_bytes
 
 
-def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int) -> PreparedJpeg:
+def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int, niceness: int = 0) -> PreparedJpeg:
     """Return a JPEG of the photo: upright, without any metadata, transparent parts white, of an animation the start.
 
     This takes up to 2 s of CPU, unless the photo `is_ready`: call it in a thread.
@@ -23,11 +23,13 @@ def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int
         info: what `inspect_photo` returned for it.
         max_edge: pixels of the long side, at most; a smaller photo is not enlarged.
         max_bytes: size of the JPEG, at most.
+        niceness: how far a process of its own steps back behind others, from 0 to 19.
 
     Raises:
         CorruptPhoto: the picture is damaged or cut off.
         TooManyPixels: its size was not known before, and is more than `info.max_pixels`.
         TooComplex: decoding it would cost too much, or was stopped because it did.
+        NotInTime: the machine is too busy.
         UnsupportedFormat: a variant of the format that no camera makes.
     """
     try:
@@ -40,7 +42,12 @@ def prepare_photo(data: bytes, info: PhotoInfo, *, max_edge: int, max_bytes: int
             clean, orientation = png.clean(data)
         else:
             return decode_in_sandbox(
-                data, info.format, max_pixels=info.max_pixels, max_edge=max_edge, max_bytes=max_bytes
+                data,
+                info.format,
+                max_pixels=info.max_pixels,
+                max_edge=max_edge,
+                max_bytes=max_bytes,
+                niceness=niceness,
             )
         return decode_to_jpeg(
             clean,

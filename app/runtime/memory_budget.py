@@ -1,75 +1,181 @@
-"""A bound on the memory that uploads take: a fixed number of bytes, lent in the order of the asking."""
+"""A bound on the memory that uploads take: lent as bytes arrive, and of all there is only a share to each client.
+
+A promise to send ten megabytes takes nothing; ten megabytes that have arrived take ten. Uploads that hold a part of
+what they need and wait for each other would wait without end, so the youngest of them gives up.
+"""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 # What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
 UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
+# What the parser and the pieces under way take, however small a photo is.
+MIN_RESERVED_BYTES = 64 * 1024
+# What one client may hold of it: three photos of 10 MB at once, or eighty usual ones.
+CLIENT_SHARE = 0.25
 
 
 class MemoryTimeoutError(Exception):
-    """The memory did not become free in time."""
+    """The memory did not become free in time, or never would have."""
+
+
+class Lease:
+    """What one upload holds of a budget; `age` is less for one that began earlier."""
+
+    def __init__(self, budget: "MemoryBudget", client: str, age: int) -> None:
+        self._budget = budget
+        self.client = client
+        self.age = age
+        self.held_bytes = 0
+        self.works = 0
+        self.wanted_bytes = 0
+        self.granted: asyncio.Future[None] | None = None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it will give nothing back before it gets more."""
+        return self.granted is not None and not self.granted.done() and not self.works
+
+    async def grow(self, size_bytes: int, *, timeout_seconds: float) -> None:
+        """Hold so much more.
+
+        Raises:
+            MemoryTimeoutError: it did not become free in time.
+        """
+        if not self._budget.take(self, size_bytes):
+            await self._budget.wait(self, size_bytes, timeout_seconds)
+
+    def shrink(self, size_bytes: int) -> None:
+        """Give a part back."""
+        self._budget.give_back(self, min(size_bytes, self.held_bytes))
+
+    @contextmanager
+    def working_on(self, size_bytes: int) -> Iterator[None]:
+        """Hold a part that needs nothing more for the length of the block, and give it back at its end."""
+        self.works += 1
+        try:
+            yield
+        finally:
+            self.works -= 1
+            self.shrink(size_bytes)
 
 
 class MemoryBudget:
-    """`total_bytes` that are reserved before anything is read, and given back afterwards."""
+    """`total_bytes` for all, of which one client holds at most `share_bytes` (None: all)."""
 
-    def __init__(self, total_bytes: int) -> None:
-        self._total = total_bytes
+    def __init__(self, total_bytes: int, *, share_bytes: int | None = None) -> None:
         self._free = total_bytes
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._share = total_bytes if share_bytes is None else min(share_bytes, total_bytes)
+        self._held_by: defaultdict[str, int] = defaultdict(int)
+        self._leases: set[Lease] = set()
+        self._queue: set[Lease] = set()
+        self._begun = 0
+
+    @contextmanager
+    def lease(self, client: str) -> Iterator[Lease]:
+        """Lend to one upload of `client` for the length of the block."""
+        self._begun += 1
+        lease = Lease(self, client, self._begun)
+        self._leases.add(lease)
+        try:
+            yield lease
+        finally:
+            self._leases.remove(lease)
+            self.give_back(lease, lease.held_bytes)
 
     @asynccontextmanager
-    async def reserve(self, size_bytes: int, *, timeout_seconds: float) -> AsyncIterator[None]:
-        """Hold `size_bytes` (at most all there are) for the length of the block.
+    async def reserve(self, size_bytes: int, *, client: str, timeout_seconds: float) -> AsyncIterator[None]:
+        """Hold `size_bytes` (at most a client's share) for the length of the block.
 
         Raises:
             MemoryTimeoutError: they did not become free in time.
         """
-        size = min(size_bytes, self._total)
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._take(size)
-        except TimeoutError:
-            raise MemoryTimeoutError from None
-        try:
+        with self.lease(client) as lease:
+            await lease.grow(min(size_bytes, self._share), timeout_seconds=timeout_seconds)
             yield
-        finally:
-            self._give_back(size)
 
     @property
     def free_bytes(self) -> int:
-        """What no request holds."""
+        """What no upload holds."""
         return self._free
 
-    async def _take(self, size: int) -> None:
+    def take(self, lease: Lease, size_bytes: int) -> bool:
+        """Lend `lease` so much more, unless there is not so much, or an older upload waits for it."""
         # A small upload does not overtake a large one, which would otherwise wait without end.
-        if size <= self._free and not self._waiting:
-            self._free -= size
-            return
-        granted = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, granted))
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self._give_back(size)
-            else:
-                # It may have been taken from the queue in the same moment.
-                with suppress(ValueError):
-                    self._waiting.remove((size, granted))
-                self._grant()
-            raise
+        for other in self._waiting():
+            if other.age < lease.age and (other.client == lease.client or self._share_suffices(other)):
+                return False
+        return self._lend(lease, size_bytes)
 
-    def _give_back(self, size: int) -> None:
-        self._free += size
+    async def wait(self, lease: Lease, size_bytes: int, timeout_seconds: float) -> None:
+        """Lend `lease` so much more as soon as there is; the oldest upload comes first.
+
+        Raises:
+            MemoryTimeoutError: it did not become free in time, or is held only by uploads that wait as well.
+        """
+        lease.wanted_bytes = size_bytes
+        lease.granted = asyncio.get_running_loop().create_future()
+        self._queue.add(lease)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                self._end_deadlocks()
+                await lease.granted
+        except TimeoutError:
+            raise MemoryTimeoutError from None
+        finally:
+            self._queue.remove(lease)
+            lease.granted = None
+
+    def give_back(self, lease: Lease, size_bytes: int) -> None:
+        """Take a part back from `lease`, for those that wait."""
+        lease.held_bytes -= size_bytes
+        self._free += size_bytes
+        self._held_by[lease.client] -= size_bytes
+        if not self._held_by[lease.client]:
+            del self._held_by[lease.client]
         self._grant()
 
+    def _waiting(self) -> list[Lease]:
+        return [lease for lease in self._queue if lease.granted is not None and not lease.granted.done()]
+
+    def _share_suffices(self, lease: Lease) -> bool:
+        return self._held_by.get(lease.client, 0) + lease.wanted_bytes <= self._share
+
+    def _lend(self, lease: Lease, size_bytes: int) -> bool:
+        if size_bytes > self._free or self._held_by.get(lease.client, 0) + size_bytes > self._share:
+            return False
+        lease.held_bytes += size_bytes
+        self._free -= size_bytes
+        self._held_by[lease.client] += size_bytes
+        return True
+
     def _grant(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            size, granted = self._waiting.popleft()
-            if not granted.cancelled():
-                self._free -= size
-                granted.set_result(None)
+        at_their_share = set[str]()
+        for lease in sorted(self._waiting(), key=lambda waiting: waiting.age):
+            if lease.client in at_their_share or not self._share_suffices(lease):
+                at_their_share.add(lease.client)
+                continue
+            if not self._lend(lease, lease.wanted_bytes):
+                break
+            assert lease.granted is not None  # noqa: S101 - it waits
+            lease.granted.set_result(None)
+        self._end_deadlocks()
+
+    def _end_deadlocks(self) -> None:
+        """Let the youngest give up where all that hold what is waited for wait themselves."""
+        waiting = self._waiting()
+        if not waiting:
+            return
+        goes_on = {lease.client for lease in self._leases if not lease.is_stuck}
+        # Who waits for its own share waits for its own uploads, who waits for the rest for all.
+        groups: dict[str | None, list[Lease]] = {}
+        for lease in waiting:
+            group = None if self._share_suffices(lease) else lease.client
+            groups.setdefault(group, []).append(lease)
+        for client, members in groups.items():
+            is_stuck = client not in goes_on if client is not None else not goes_on
+            youngest = max(members, key=lambda lease: lease.age)
+            if is_stuck and youngest.granted is not None:
+                youngest.granted.set_exception(MemoryTimeoutError())

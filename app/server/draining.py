@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from app.server.limits import LimitedProtocol
 from app.server.shutdown import announce_shutdown
 
 # How long an idle connection is listened to after the server has decided to shut down; longer than a request travels.
@@ -29,7 +29,8 @@ HEARTBEAT_SECONDS = 1.0
 UNREAD_SECONDS = 60.0
 # The same while the server shuts down: far below the time that answers are waited for.
 UNREAD_LEAVING_SECONDS = 10.0
-UNREAD_CHECK_SECONDS = 2.0
+# Between two looks at what clients do not read, and do not send.
+CHECK_SECONDS = 2.0
 # Clients send a token and nothing else. Compressing our short messages would cost 40 KB for each connection.
 WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_deflate": False}
 
@@ -46,8 +47,8 @@ class DrainingState(ServerState):
         self.is_shutting_down = False
 
 
-class DrainingProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 on httptools, on a connection that is never closed while a request may be on its way."""
+class DrainingProtocol(LimitedProtocol):
+    """HTTP/1.1 within limits, on a connection that is never closed while a request may be on its way."""
 
     server_state: DrainingState
     _has_begun = False
@@ -122,13 +123,13 @@ class DrainingServer(Server):
         self._shuts_down_at = 0.0
         # What waits in a connection for its client, in bytes, and since when it has not become less.
         self._unread: dict[object, tuple[int, float]] = {}
-        self._unread_check: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for the application, which may first have to sum up a long log, however long that takes."""
         async with self._heartbeat():
             await super().startup(sockets)
-        self._unread_check = asyncio.create_task(self._check_unread_regularly())
+        self._check = asyncio.create_task(self._check_connections_regularly())
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to shut down.
@@ -160,13 +161,17 @@ class DrainingServer(Server):
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
             await super().shutdown(sockets)
-        if self._unread_check is not None:
-            self._unread_check.cancel()
+        if self._check is not None:
+            self._check.cancel()
 
-    async def _check_unread_regularly(self) -> None:
+    async def _check_connections_regularly(self) -> None:
         while True:
-            await asyncio.sleep(UNREAD_CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             self._cut_off_who_does_not_read()
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, LimitedProtocol):
+                    connection.check_silence(now)
 
     def _cut_off_who_does_not_read(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -1,27 +1,28 @@
 """From an upload to what a model is shown: inspected first, then made small off the event loop, errors in our words."""
 
-import asyncio
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app import photo
 from app.clients.base import PreparedPhoto
 from app.config.settings import ImageSettings
-from app.errors import CorruptImage, ImageTooComplex, InvalidRequest, TooManyPixels, UnsupportedImageFormat
+from app.errors import AppError, CorruptImage, ImageTooComplex, ServerBusy, TooManyPixels, UnsupportedImageFormat
 from app.observability import metrics
+from app.runtime.fair_queue import FairQueue, QueueFullError
 
 # "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
 MODEL_IMAGE_MAX_BYTES = 500_000
 
 
-_PHOTO_ERRORS: dict[type[photo.PhotoError], type[InvalidRequest]] = {
+_PHOTO_ERRORS: dict[type[photo.PhotoError], type[AppError]] = {
     photo.UnsupportedFormat: UnsupportedImageFormat,
     photo.CorruptPhoto: CorruptImage,
     photo.TooManyPixels: TooManyPixels,
     photo.TooComplex: ImageTooComplex,
 }
+# What has to wait is begun anew by its client; by then the others are done.
+BUSY_RETRY_AFTER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,9 @@ class UploadedPhoto:
 
 
 class PhotoPreparer:
-    """Prepares photos for models; `decoder` is the bounded pool that decodes pixels."""
+    """Prepares photos for models; `decoder` is the queue of those whose pixels are decoded."""
 
-    def __init__(self, decoder: ThreadPoolExecutor, settings: ImageSettings) -> None:
+    def __init__(self, decoder: FairQueue, settings: ImageSettings) -> None:
         self._decoder = decoder
         self._settings = settings
         for each in settings.allowed_formats:
@@ -57,22 +58,35 @@ class PhotoPreparer:
                 data, allowed=self._settings.allowed_formats, max_pixels=self._settings.max_pixels
             )
 
-    async def prepare(self, data: bytes, info: photo.PhotoInfo, *, max_edge: int) -> PreparedPhoto:
-        """Return the photo as a model is shown it, at most `max_edge` pixels long; raises as `inspect`."""
+    async def prepare(self, data: bytes, info: photo.PhotoInfo, *, max_edge: int, client: str) -> PreparedPhoto:
+        """Return the photo as a model is shown it, at most `max_edge` pixels long, when it is the turn of `client`.
 
-        def prepare() -> PreparedPhoto:
-            with our_photo_errors():
-                made = photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES)
-            return PreparedPhoto(made.jpeg)
+        Raises:
+            ServerBusy: too many photos wait, or the machine is too busy.
+            UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: not a photo that we take.
+        """
+
+        def prepare(others: int = 0) -> photo.PreparedJpeg:
+            return photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES, niceness=others)
 
         if photo.is_ready(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
-            # A thread would take longer to begin.
-            prepared = prepare()
+            with our_photo_errors():
+                # A thread would take longer to begin.
+                made = prepare()
         else:
-            prepared = await asyncio.get_running_loop().run_in_executor(self._decoder, prepare)
+            made = await decoded(self._decoder, client, prepare)
         metrics.count(metrics.IMAGES.labels(info.format.value))
         metrics.observe(metrics.IMAGE_BYTES, len(data))
-        return prepared
+        return PreparedPhoto(made.jpeg)
+
+
+async def decoded(decoder: FairQueue, client: str, work: Callable[[int], photo.PreparedJpeg]) -> photo.PreparedJpeg:
+    """Return what `work` makes of a photo when it is the turn of `client`; raises as `PhotoPreparer.prepare`."""
+    try:
+        with our_photo_errors():
+            return await decoder.run(client, work)
+    except QueueFullError:
+        raise ServerBusy(retry_after_seconds=BUSY_RETRY_AFTER_SECONDS) from None
 
 
 @contextmanager
@@ -80,9 +94,12 @@ def our_photo_errors() -> Iterator[None]:
     """Turn a PhotoError of the block into one of ours.
 
     Raises:
-        UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the block raised its PhotoError.
+        UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex, ServerBusy: the block raised its
+            PhotoError.
     """
     try:
         yield
+    except photo.NotInTime:
+        raise ServerBusy(retry_after_seconds=BUSY_RETRY_AFTER_SECONDS) from None
     except photo.PhotoError as error:
         raise _PHOTO_ERRORS[type(error)](str(error)) from error

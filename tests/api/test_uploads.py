@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import tracemalloc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -12,11 +13,17 @@ from app import resources
 from app.api import uploads
 from app.config.settings import Settings
 from app.main import create_app
-from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
+from app.runtime.memory_budget import MIN_RESERVED_BYTES, UPLOAD_MEMORY_BYTES
 from app.services.photos import UploadedPhoto
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import error_code, photo, upload
 from tests.support.serving import serving
+
+UPLOAD_HEAD = (
+    "POST /api/v1/classify HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n"
+    "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    '--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n\xff\xd8'
+)
 
 
 async def test_uploads_that_are_refused(api: httpx2.AsyncClient) -> None:
@@ -61,21 +68,76 @@ async def test_an_upload_over_the_limit_is_answered_before_it_has_arrived(api: h
 
 
 async def test_a_body_that_stops_arriving_is_given_up(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "CHUNK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.2)
 
     host, port = api.base_url.host, api.base_url.port
     reader, writer = await asyncio.open_connection(host, port)
     head = "POST /api/v1/classify HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n"
     writer.write(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-".encode())
-    assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"400"
+    answer = await asyncio.wait_for(reader.read(), 20)
+    assert answer.split()[1] == b"408"
+    assert b"connection: close" in answer
+    assert b'"request_timeout"' in answer
     writer.close()
+
+
+async def test_an_upload_has_to_arrive_at_a_pace(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A second's grace, then 1000 bytes for each second.
+    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 1.0)
+
+    reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
+    writer.write(UPLOAD_HEAD.encode())
+    answer = asyncio.create_task(reader.readline())
+    for _ in range(600):
+        if answer.done():
+            break
+        # No silence, but no photo either.
+        writer.write(b"x")
+        await asyncio.sleep(0.1)
+    assert (await answer).split()[1] == b"408"
+    writer.close()
+
+
+async def test_a_slow_upload_that_keeps_the_pace_is_taken(
+    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 1.0)
+    data = photo(5, (640, 480))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+            await asyncio.sleep(0.5)
+        yield b"\r\n--b--\r\n"
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = await api.post("/classify", content=pieces(), headers=form)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_promise_takes_no_memory(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Those who wait would be refused at once.
+    monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.01)
+    open_connections = []
+    head = UPLOAD_HEAD.replace("/classify", "/classify/batch").replace("1000000", str(UPLOAD_MEMORY_BYTES // 5))
+    for _ in range(5):
+        # Together they promise all memory that there is.
+        reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
+        writer.write(head.encode())
+        open_connections.append((reader, writer))
+    large = photo(1) + bytes(3 * 1024 * 1024)
+    answers = await asyncio.gather(*(upload(api, photo(seed) + large) for seed in range(5)))
+    assert [answer.status_code for answer in answers] == [200] * 5
+    for _, writer in open_connections:
+        writer.close()
 
 
 async def test_a_full_house_is_said_and_ends(
     settings: Settings, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 4 * uploads.MIN_RESERVED_BYTES)
+    monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 4 * MIN_RESERVED_BYTES)
     async with (
         serving(create_app(settings)) as url,
         httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
@@ -106,39 +168,3 @@ def test_a_photo_sent_byte_by_byte_takes_no_more_memory_than_its_bytes() -> None
     assert part.sha256 == hashlib.sha256(photo).hexdigest()
     # The pieces, their sum, and what bytearray takes in advance; a piece of its own would be 300 bytes for each.
     assert peak < 4 * len(photo)
-
-
-async def test_memory_is_lent_in_the_order_of_the_asking() -> None:
-    budget = MemoryBudget(100)
-    order: list[str] = []
-
-    async def hold(name: str, size: int, seconds: float) -> None:
-        async with budget.reserve(size, timeout_seconds=5):
-            order.append(name)
-            await asyncio.sleep(seconds)
-
-    async with asyncio.TaskGroup() as group:
-        for name, size in (("first", 60), ("large", 1000), ("small", 10)):
-            group.create_task(hold(name, size, 0.02))
-            await asyncio.sleep(0)
-    assert order == ["first", "large", "small"]
-
-
-async def test_memory_of_those_who_gave_up_is_free_again() -> None:
-    budget = MemoryBudget(100)
-    async with budget.reserve(100, timeout_seconds=5):
-        with pytest.raises(MemoryTimeoutError):
-            async with budget.reserve(50, timeout_seconds=0.01):
-                pytest.fail("there was none")
-        waiting = asyncio.create_task(_hold_some(budget))
-        await asyncio.sleep(0.01)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-    async with budget.reserve(100, timeout_seconds=0.01):
-        assert budget.free_bytes == 0
-    assert budget.free_bytes == 100
-
-
-async def _hold_some(budget: MemoryBudget) -> None:
-    async with budget.reserve(50, timeout_seconds=5):
-        pytest.fail("there was none")

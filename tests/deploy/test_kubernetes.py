@@ -16,6 +16,7 @@ from app.main import create_app
 from app.photo.sandbox import MEMORY_BYTES as DECODER_BYTES
 from app.resources import MAX_DECODERS
 from app.runtime.capacity import pool_limits, worker_bytes
+from app.runtime.fair_queue import EXTRA_THREADS
 from app.services.health import DATABASE_CHECK_TIMEOUT_SECONDS
 from tests.support.deploy_tools import DEPLOY, run_program, yaml_documents
 
@@ -106,7 +107,7 @@ def test_pods_have_room_for_the_worst_photos(
         [container] = one(built, "Deployment", name)["spec"]["template"]["spec"]["containers"]
         changes = {each["name"]: each["value"] for each in container.get("env", [])}
         settings = deployed_environment(monkeypatch, tmp_path, **changes)
-        needed = (settings.workers or 1) * (worker_bytes(settings) + MAX_DECODERS * DECODER_BYTES)
+        needed = (settings.workers or 1) * (worker_bytes(settings) + (MAX_DECODERS + EXTRA_THREADS) * DECODER_BYTES)
         limit = container["resources"]["limits"]["memory"]
         assert limit.endswith("Gi")
         assert int(limit.removesuffix("Gi")) * 1024**3 >= needed

@@ -90,6 +90,19 @@ def heic_10_bit(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
+def noisy_heic_10_bit(width: int, height: int) -> bytes:
+    """Return a HEIC with 10 bits per colour and as much in it as a camera's: 4 MB for 12 megapixels."""
+    picture = Image.radial_gradient("L").resize((width, height))
+    grey = Image.blend(picture, Image.effect_noise((width, height), 20), 0.3).tobytes()
+    pixels = bytearray(6 * width * height)
+    for colour in range(3):
+        pixels[2 * colour + 1 :: 6] = grey
+    buffer = io.BytesIO()
+    heic = pillow_heif.from_bytes("RGB;16", (width, height), bytes(pixels))
+    heic.save(buffer, quality=60, enc_params={"preset": "ultrafast"}, chroma="420")
+    return buffer.getvalue()
+
+
 def avif_photo(width: int = 640, height: int = 480, colour: Colour = RED, **options: object) -> bytes:
     return encode(Image.new("RGB", (width, height), colour), "AVIF", **options)
 
@@ -249,10 +262,13 @@ def webp_canvas_bomb(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<L", len(chunks) + 4) + b"WEBP" + chunks
 
 
-def rle_bmp(width: int, height: int, *, complete: bool = True) -> bytes:
-    """Return a run-length encoded BMP with 4 bits a pixel, which Pillow decodes in Python, pixel by pixel."""
+def rle_bmp(width: int, height: int, *, complete: bool = True, idle_steps: int = 0) -> bytes:
+    """Return a run-length encoded BMP with 4 bits a pixel, which Pillow decodes in Python, pixel by pixel.
+
+    Each of `idle_steps` is a move to where it is already (four bytes).
+    """
     row = b"".join(bytes([min(255, width - left), 0x12]) for left in range(0, width, 255)) + b"\0\0"
-    body = row * (height if complete else height // 2) + b"\0\x01"
+    body = b"\0\x02\0\0" * idle_steps + row * (height if complete else height // 2) + b"\0\x01"
     offset = 14 + 40 + 64
     header = struct.pack("<LllHHLLllLL", 40, width, height, 1, 4, 2, len(body), 0, 0, 16, 0)
     palette = b"".join(bytes([16 * i, 0, 255 - 16 * i, 0]) for i in range(16))

@@ -248,7 +248,7 @@ async def test_after_its_last_request_a_server_does_not_wait_for_streams() -> No
 
 @pytest.mark.parametrize("is_leaving", [False, True])
 async def test_who_stops_reading_is_cut_off(monkeypatch: pytest.MonkeyPatch, *, is_leaving: bool) -> None:
-    monkeypatch.setattr(draining, "UNREAD_CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(draining, "CHECK_SECONDS", 0.02)
     async with serving(sends_for_ever) as (server, clients, task):
         idle, stuck = await open_stream(clients, "/silent"), await open_stream(clients, "/endless")
         # asyncio's reader goes on until it has enough, and the kernel has buffers of megabytes.
@@ -292,7 +292,7 @@ async def test_a_socket_that_answers_no_ping_is_closed() -> None:
 
 
 async def test_a_slow_reader_is_none_who_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "UNREAD_CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(draining, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(draining, "UNREAD_SECONDS", 1.0)
     async with serving(sends_for_ever) as (_, clients, _):
         slow = await open_stream(clients, "/endless")

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from app.clock import utc_now
 from app.config.settings import ImageSettings, LibrarySettings
 from app.database.tables.accounts import User
 from app.database.tables.library import LibraryImage, StoredFile
+from app.runtime.fair_queue import fair_queue
 from app.services.library.rows import StoredName
 from app.services.library.service import LibraryService
 from app.services.photos import UploadedPhoto
@@ -46,7 +46,7 @@ async def library_on(
     engine: AsyncEngine, storage: Storage, *, quota_megabytes: float = 0, max_pixels: int = 50_000_000
 ) -> AsyncIterator[LibraryService]:
     """A library as a process of its own would have it."""
-    with ThreadPoolExecutor(2) as decoder:
+    with fair_queue(2, name="decode") as decoder:
         yield LibraryService(
             engine,
             storage,

@@ -22,12 +22,14 @@ from app.errors import (
     InvalidRequest,
     MissingImage,
     PayloadTooLarge,
+    RequestTimeout,
     ServerBusy,
     TooManyImages,
     TooManyPixels,
     UnsupportedImageFormat,
 )
 from app.resources import Resources
+from app.runtime.memory_budget import Lease
 from app.schemas.classify import (
     HIT_EXAMPLE,
     MISS_EXAMPLE,
@@ -52,7 +54,7 @@ BATCH_CONCURRENCY = 4
 
 _LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
 IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
-_FORM_ERRORS = (MissingImage, TooManyImages, PayloadTooLarge)
+_FORM_ERRORS = (MissingImage, TooManyImages, RequestTimeout, PayloadTooLarge)
 
 router = APIRouter(prefix="/classify", tags=["classification"])
 
@@ -135,18 +137,23 @@ async def classify_batch(
 
     An element that is an error has one of the codes of the single call.
     """
-    max_bytes = resources.settings.image.max_size_bytes
-    parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
+    limits = resources.settings.image
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
-    # Those that are classified, and the one that arrives.
-    async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
+    async with admitted(request, resources.upload_memory) as memory:
+        parts = read_parts(
+            request,
+            memory,
+            max_images=MAX_IMAGES_PER_CALL,
+            max_image_bytes=limits.max_size_bytes,
+            min_bytes_per_second=limits.min_upload_bytes_per_second,
+        )
         try:
             async for part in parts:
                 if isinstance(part, FormField):
                     continue
                 await slots.acquire()
-                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item()))
+                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item(), memory))
                 task.add_done_callback(lambda _: slots.release())
                 tasks.append(task)
         finally:
@@ -165,9 +172,16 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
     """
     upload: UploadedPhoto | None = None
     claimed_hash: str | None = None
-    max_bytes = resources.settings.image.max_size_bytes
-    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
-        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes):
+    limits = resources.settings.image
+    async with admitted(request, resources.upload_memory) as memory:
+        parts = read_parts(
+            request,
+            memory,
+            max_images=1,
+            max_image_bytes=limits.max_size_bytes,
+            min_bytes_per_second=limits.min_upload_bytes_per_second,
+        )
+        async for part in parts:
             match part:
                 case FormField(name="image_hash", value=value):
                     claimed_hash = _claimed_hash(value)
@@ -185,12 +199,13 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
 
 
 async def _classify_item(
-    classifier: ClassifierService, part: UploadedPhoto | ImageTooLarge, caller: Caller
+    classifier: ClassifierService, part: UploadedPhoto | ImageTooLarge, caller: Caller, memory: Lease
 ) -> ClassifyResponse | ErrorResponse:
     try:
         if isinstance(part, ImageTooLarge):
             raise part
-        return _classified(await classifier.classify(part, caller))
+        with memory.working_on(len(part.data)):
+            return _classified(await classifier.classify(part, caller))
     except AppError as error:
         with logger.contextualize(request_id=caller.request_id):
             log_error(error)

@@ -24,6 +24,7 @@ from app.errors import (
     MissingImage,
     PayloadTooLarge,
     QuotaExceeded,
+    RequestTimeout,
     ServerBusy,
     StorageUnavailable,
     TokenExpired,
@@ -48,6 +49,7 @@ _UPLOAD_ERRORS = describe_errors(
     ImageTooComplex,
     MissingImage,
     TooManyImages,
+    RequestTimeout,
     PayloadTooLarge,
     ImageTooLarge,
     QuotaExceeded,
@@ -80,8 +82,16 @@ async def upload(
     """Keep a picture: JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF."""
     max_bytes = resources.settings.library.max_upload_bytes
     picture: UploadedPhoto | None = None
-    async with admitted(request, resources.upload_memory, max_bytes=max_bytes):
-        async for part in read_parts(request, max_images=1, max_image_bytes=max_bytes, image_field=FILE_FIELD):
+    async with admitted(request, resources.upload_memory) as memory:
+        parts = read_parts(
+            request,
+            memory,
+            max_images=1,
+            max_image_bytes=max_bytes,
+            min_bytes_per_second=resources.settings.image.min_upload_bytes_per_second,
+            image_field=FILE_FIELD,
+        )
+        async for part in parts:
             match part:
                 case FormField():
                     continue
@@ -91,7 +101,7 @@ async def upload(
                     picture = part
         if picture is None:
             raise missing_image(FILE_FIELD)
-        return ImageAnswer.model_validate(await library.add(account.id, picture))
+        return ImageAnswer.model_validate(await library.add(account.id, picture, client=memory.client))
 
 
 @router.get("/", responses=describe_errors(*_COMMON_ERRORS))

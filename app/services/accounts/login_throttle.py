@@ -5,7 +5,6 @@ outrun the count. All processes share it, in the database.
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +15,7 @@ from app.database.statements import Statement, execute, upsert
 from app.database.tables.accounts import LoginFailure
 from app.database.transactions import write
 from app.errors import TooManyLogins
+from app.runtime.client_key import client_key
 
 ACCOUNT, ADDRESS = "account", "address"
 # Failures that cost nothing: typing errors, and a household or an office behind one address.
@@ -23,8 +23,6 @@ FREE_FAILURES = {ACCOUNT: 5, ADDRESS: 30}
 FIRST_PAUSE_SECONDS = 1.0
 # Bounded, since a stranger can lock an account out for that long.
 MAX_PAUSE_SECONDS = 60.0
-# What a household or a server is given at least (RFC 6177, 2).
-IPV6_NETWORK_BITS = 64
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 
@@ -81,15 +79,8 @@ class LoginThrottle:
 
 
 def _subjects(account: str, address: str | None) -> dict[str, str]:
-    names: Sequence[tuple[str, str | None]] = [(ACCOUNT, account), (ADDRESS, address and _household(address))]
+    names: Sequence[tuple[str, str | None]] = [(ACCOUNT, account), (ADDRESS, address and client_key(address))]
     return {kind: hashlib.sha256(f"{kind}:{name}".encode()).hexdigest() for kind, name in names if name is not None}
-
-
-def _household(address: str) -> str:
-    """Return an IPv4 address as it is, and of an IPv6 address the network: its owner has all of the 2^64 addresses."""
-    if ipaddress.ip_address(address).version == 4:
-        return address
-    return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
 
 
 def _pause(kind: str, failures: int) -> timedelta:

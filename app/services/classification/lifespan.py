@@ -1,7 +1,6 @@
 """What a process needs to classify photos: the right to call the model, and what becomes of its answers."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.base import ModelClient
 from app.config.settings import ImageSettings
 from app.database.heartbeat import Heartbeat
+from app.runtime.fair_queue import FairQueue
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
@@ -26,7 +26,7 @@ async def open_classifier(
     log: RequestLog,
     model_client: ModelClient,
     fallback: ModelClient | None,
-    decoder: ThreadPoolExecutor,
+    decoder: FairQueue,
     spending: Spending,
 ) -> AsyncIterator[ClassifierService]:
     """Classify photos for the length of the block; at its end, wait for the model calls under way.

@@ -5,7 +5,6 @@ No connection is held while the model works: each step is a short transaction of
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from app.clients.base import ModelClient
@@ -17,6 +16,7 @@ from app.observability.request_id import new_request_id
 from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
+from app.runtime.fair_queue import FairQueue
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
 from app.services.classification.store import ClassificationStore
@@ -29,8 +29,8 @@ from app.services.spending.service import Spending
 class ClassifierService:
     """Looks photos up and classifies them.
 
-    `decoder` is the bounded pool that decodes pixels off the event loop, `fallback` the model that is asked when the
-    budget is used up.
+    `decoder` is the queue of those whose pixels are decoded, `fallback` the model that is asked when the budget is
+    used up.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ClassifierService:
         cache: CacheService,
         recorder: RequestRecorder,
         model_client: ModelClient,
-        decoder: ThreadPoolExecutor,
+        decoder: FairQueue,
         image_settings: ImageSettings,
         store: ClassificationStore,
         spending: Spending,
@@ -92,6 +92,7 @@ class ClassifierService:
             HashMismatch: `claimed_hash` is not the hash of the bytes.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
             LimitReached: the photo is new, and the caller may not ask for a new one now.
+            ServerBusy: too many photos wait to be decoded.
             ModelError: the model gave no valid answer; nothing is cached or logged.
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
@@ -156,7 +157,9 @@ class ClassifierService:
                 # Waiting for others has taken what a call may need; no request waits for twice the time.
                 raise ModelTimeout
             with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
-                prepared = await self._preparer.prepare(upload.data, info, max_edge=settings.image_max_edge_pixels)
+                prepared = await self._preparer.prepare(
+                    upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
+                )
             result = await client.classify(prepared, bill.meter)
             with span("cache.save"):
                 saved = await self._store.save_and_release(image_hash, result, model=client.model, bill=bill)

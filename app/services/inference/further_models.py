@@ -39,6 +39,8 @@ class FurtherModels(Generic[T]):
         image_hash: str,
         opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]],
         store: Callable[[CachedResult, bool], Awaitable[T]],
+        *,
+        asks_for: str,
     ) -> T:
         """Store what the model says of a picture, and return what `store` does.
 
@@ -47,6 +49,7 @@ class FurtherModels(Generic[T]):
             image_hash: SHA-256 of the picture.
             opened: holds the picture in memory; used only when the model has to be asked.
             store: gets what the model says, and whether that cost nothing.
+            asks_for: whose turn it has to be where the picture is decoded.
 
         Raises:
             InvalidRequest: the picture is none that we take.
@@ -56,7 +59,7 @@ class FurtherModels(Generic[T]):
 
         async def ask_and_store() -> tuple[CachedResult, T | BaseException]:
             earlier = await self._find(client.model, image_hash)
-            result = earlier or await self._ask(client, opened)
+            result = earlier or await self._ask(client, opened, asks_for)
             # A failure is this caller's alone: the others store the result for themselves.
             (stored,) = await asyncio.gather(store(result, earlier is not None), return_exceptions=True)
             return result, stored
@@ -96,10 +99,11 @@ class FurtherModels(Generic[T]):
         return await read(self._engine, select_latest)
 
     async def _ask(
-        self, client: ModelClient, opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]]
+        self, client: ModelClient, opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]], asks_for: str
     ) -> CachedResult:
         async with opened() as upload:
             info = self._preparer.inspect(upload.data)
-            photo = await self._preparer.prepare(upload.data, info, max_edge=client.settings.image_max_edge_pixels)
+            max_edge = client.settings.image_max_edge_pixels
+            photo = await self._preparer.prepare(upload.data, info, max_edge=max_edge, client=asks_for)
             result = await client.classify(photo)
         return CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)

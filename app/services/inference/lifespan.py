@@ -1,13 +1,13 @@
 """What a process needs for inference: the models by name, and what they have said already."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
 from app.config.settings import Settings
+from app.runtime.fair_queue import FairQueue
 from app.runtime.memory_budget import MemoryBudget
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
@@ -30,7 +30,7 @@ async def open_inference(
     cache: CacheService,
     library: LibraryService,
     recorder: RequestRecorder,
-    decoder: ThreadPoolExecutor,
+    decoder: FairQueue,
     memory: MemoryBudget,
 ) -> AsyncIterator[tuple[ModelCatalogue, InferenceService]]:
     """Run models for the length of the block; at its end, wait for what is under way and close those loaded here.

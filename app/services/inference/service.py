@@ -137,21 +137,25 @@ class InferenceService:
         async def log_and_store(result: CachedResult, from_cache: bool) -> Inference:
             return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
 
-        return await self._further_models.answer(client, image.sha256, partial(self._opened, image), log_and_store)
+        return await self._further_models.answer(
+            client, image.sha256, partial(self._opened, image, caller), log_and_store, asks_for=caller.client
+        )
 
     async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
         # A photo that is known does not have to be read.
         answer = await self._classifier.look_up(image.sha256, caller)
         if answer is None:
-            async with self._opened(image) as upload:
+            async with self._opened(image, caller) as upload:
                 answer = await self._classifier.classify(upload, caller)
         return answer
 
     @asynccontextmanager
-    async def _opened(self, image: LibraryImage) -> AsyncIterator[UploadedPhoto]:
+    async def _opened(self, image: LibraryImage, caller: Caller) -> AsyncIterator[UploadedPhoto]:
         """Read a picture, once there is memory for it, and hold that for the length of the block."""
         try:
-            async with self._memory.reserve(image.size_bytes, timeout_seconds=MEMORY_TIMEOUT_SECONDS):
+            async with self._memory.reserve(
+                image.size_bytes, client=caller.client, timeout_seconds=MEMORY_TIMEOUT_SECONDS
+            ):
                 data = await self._library.read(image)
                 # The shared cache believes no claimed hash, not even that of our own storage.
                 sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())

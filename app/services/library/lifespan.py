@@ -1,7 +1,6 @@
 """What a process needs of the library: its storage, and the sweep that removes files without a picture."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,15 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings
 from app.errors import AppError
 from app.runtime.background import running
+from app.runtime.fair_queue import FairQueue
 from app.services.library.service import LibraryService
 from app.services.library.sweep import sweep_regularly
 from app.storage import StorageError, open_storage
 
 
 @asynccontextmanager
-async def open_library(
-    settings: Settings, engine: AsyncEngine, *, decoder: ThreadPoolExecutor
-) -> AsyncIterator[LibraryService]:
+async def open_library(settings: Settings, engine: AsyncEngine, *, decoder: FairQueue) -> AsyncIterator[LibraryService]:
     """Keep pictures for the length of the block.
 
     Args:

@@ -4,11 +4,9 @@ A file is in the storage before a row names it, and stays there until no row doe
 row, which the sweep removes, but never a row without a file. docs/decisions/library-files.md tells why.
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
@@ -20,6 +18,7 @@ from app.clock import utc_now
 from app.config.settings import ImageSettings, LibrarySettings
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable
+from app.runtime.fair_queue import FairQueue
 from app.services.library.filenames import display_name
 from app.services.library.files import is_whole, remove_files
 from app.services.library.rows import (
@@ -35,7 +34,7 @@ from app.services.library.rows import (
     remove_images,
 )
 from app.services.library.sweep import ABANDONED_AFTER_SECONDS
-from app.services.photos import UploadedPhoto, our_photo_errors
+from app.services.photos import UploadedPhoto, decoded, our_photo_errors
 from app.storage import FileMissingError, Storage, StorageError
 
 THUMBNAIL_EDGE_PIXELS = 256
@@ -48,14 +47,14 @@ FILE_TO_ROW_MAX_SECONDS = ABANDONED_AFTER_SECONDS / 2
 
 
 class LibraryService:
-    """Keeps people's pictures; `decoder` is the bounded pool that decodes pixels off the event loop."""
+    """Keeps people's pictures; `decoder` is the queue of those whose pixels are decoded."""
 
     def __init__(
         self,
         engine: AsyncEngine,
         storage: Storage,
         *,
-        decoder: ThreadPoolExecutor,
+        decoder: FairQueue,
         image_settings: ImageSettings,
         library_settings: LibrarySettings,
     ) -> None:
@@ -65,15 +64,17 @@ class LibraryService:
         self._image_settings = image_settings
         self._quota_bytes = library_settings.quota_bytes
 
-    async def add(self, account_id: int, upload: UploadedPhoto) -> LibraryImage:
+    async def add(self, account_id: int, upload: UploadedPhoto, *, client: str = "") -> LibraryImage:
         """Add a picture to an account's library. One that any account has already is not decoded or written again,
-        unless its file is lost or damaged: then all accounts that have it get it back.
+        unless its file is lost or damaged: then all accounts that have it get it back. Others are decoded when it is
+        the turn of `client`.
 
         Raises:
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
             QuotaExceeded: the account's library would become too large.
             InvalidToken: the account was deleted meanwhile.
             StorageUnavailable: the file cannot be kept just now.
+            ServerBusy: too many pictures wait to be decoded.
         """
         with our_photo_errors():
             info = photo.inspect_photo(
@@ -82,14 +83,14 @@ class LibraryService:
         size = info.size or await self._size_of_equal(upload.sha256)
         made = None
         if size is None:
-            made = await self._thumbnail(upload.data, info)
+            made = await self._thumbnail(upload.data, info, client)
             size = made.width, made.height
         filename = display_name(upload.filename, info.format)
         new = NewImage(account_id, upload.sha256, filename, info.format, *size, len(upload.data))
         damaged = await self._damaged(upload.sha256)
         image = await self._add_row(new, None) if damaged is None else None
         if image is None:
-            made = made or await self._thumbnail(upload.data, info)
+            made = made or await self._thumbnail(upload.data, info, client)
             stored = StoredName(upload.sha256, secrets.token_hex(VERSION_BYTES))
             written_at = time.time()
             with _our_storage_errors():
@@ -239,20 +240,20 @@ class LibraryService:
         del values["user_id"]
         return LibraryImage(**values, id=added.image_id, created_at=created_at, version=added.version)
 
-    async def _thumbnail(self, data: bytes, info: photo.PhotoInfo) -> photo.PreparedJpeg:
+    async def _thumbnail(self, data: bytes, info: photo.PhotoInfo, client: str) -> photo.PreparedJpeg:
         """Decode the picture, which proves that it is whole, and return it small."""
 
-        def make() -> photo.PreparedJpeg:
-            with our_photo_errors():
-                # Not plain: a picture that is small already is to be decoded as well.
-                return photo.prepare_photo(
-                    data,
-                    replace(info, is_plain=False),
-                    max_edge=THUMBNAIL_EDGE_PIXELS,
-                    max_bytes=THUMBNAIL_MAX_BYTES,
-                )
+        def make(others: int) -> photo.PreparedJpeg:
+            # Not plain: a picture that is small already is to be decoded as well.
+            return photo.prepare_photo(
+                data,
+                replace(info, is_plain=False),
+                max_edge=THUMBNAIL_EDGE_PIXELS,
+                max_bytes=THUMBNAIL_MAX_BYTES,
+                niceness=others,
+            )
 
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, make)
+        return await decoded(self._decoder, client, make)
 
     async def _pieces(self, name: str) -> AsyncGenerator[bytes]:
         with _our_storage_errors():

@@ -11,6 +11,7 @@ from app.categories import Category
 from app.clock import utc_now
 from app.database.statements import Statement, can_update_joined, rows_of_placeholders, timestamp_text
 from app.observability.request_id import new_request_id
+from app.runtime.client_key import client_key
 
 _LOG_COLUMNS = (
     "request_id, user_id, ip_address, image_hash, image_size, category, confidence, from_cache, processing_time_ms,"
@@ -34,6 +35,11 @@ class Caller:
     api_key_id: int | None = None
     key_budget_micros: int | None = None
     account_id: int | None = None
+
+    @property
+    def client(self) -> str:
+        """Whose turn it is, and whose share, where something is scarce: the address, else the user."""
+        return client_key(self.ip_address) or self.user_id or ""
 
     def or_user(self, user_id: str | None) -> "Caller":
         """The same caller, with `user_id` where none is known yet."""
