@@ -1,12 +1,13 @@
 """Guessing passwords is slow: after some failures in a row, an account or an address has to wait for the next try.
 
 An attempt counts as failed before its password is looked at, and is taken back when it was right: many at once do not
-outrun the count. All processes share it, in the database.
+outrun the count. All processes share it, in the database. Sign-ups from an address are counted in the same way, and
+none is taken back: also the refused ones ask whether a name is taken.
 """
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, select, update
@@ -15,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.database.statements import Statement, execute, upsert
 from app.database.tables.accounts import LoginFailure
 from app.database.transactions import write
-from app.errors import TooManyLogins
+from app.errors import AppError, TooManyLogins, TooManySignUps
 
-ACCOUNT, ADDRESS = "account", "address"
+ACCOUNT, ADDRESS, SIGN_UP = "account", "address", "sign_up"
 # Failures that cost nothing: typing errors, and a household or an office behind one address.
-FREE_FAILURES = {ACCOUNT: 5, ADDRESS: 30}
+FREE_FAILURES = {ACCOUNT: 5, ADDRESS: 30, SIGN_UP: 10}
 FIRST_PAUSE_SECONDS = 1.0
 # Bounded, since a stranger can lock an account out for that long.
 MAX_PAUSE_SECONDS = 60.0
@@ -40,8 +41,18 @@ class LoginThrottle:
         Raises:
             TooManyLogins: it is too early for one; nothing is counted.
         """
-        subjects = _subjects(account, address)
+        await self._count(_subjects(account, address), TooManyLogins)
 
+    async def sign_up(self, address: str | None) -> None:
+        """Count a sign-up from an address, where that is known.
+
+        Raises:
+            TooManySignUps: it is too early for one; nothing is counted.
+        """
+        if address is not None:
+            await self._count({SIGN_UP: _subject(SIGN_UP, _household(address))}, TooManySignUps)
+
+    async def _count(self, subjects: Mapping[str, str], too_early: type[AppError]) -> None:
         async def count(connection: AsyncConnection) -> None:
             now = datetime.now(UTC).replace(tzinfo=None)
             for subject in sorted(subjects.values()):
@@ -56,7 +67,7 @@ class LoginThrottle:
                 failures = 0 if age > FORGOTTEN_AFTER else failures
                 wait = _pause(kind, failures) - age
                 if wait > timedelta(0):
-                    raise TooManyLogins(retry_after_seconds=wait.total_seconds())
+                    raise too_early(retry_after_seconds=wait.total_seconds())
                 await connection.execute(
                     update(LoginFailure)
                     .where(LoginFailure.subject == subject)
@@ -82,7 +93,11 @@ class LoginThrottle:
 
 def _subjects(account: str, address: str | None) -> dict[str, str]:
     names: Sequence[tuple[str, str | None]] = [(ACCOUNT, account), (ADDRESS, address and _household(address))]
-    return {kind: hashlib.sha256(f"{kind}:{name}".encode()).hexdigest() for kind, name in names if name is not None}
+    return {kind: _subject(kind, name) for kind, name in names if name is not None}
+
+
+def _subject(kind: str, name: str) -> str:
+    return hashlib.sha256(f"{kind}:{name}".encode()).hexdigest()
 
 
 def _household(address: str) -> str:

@@ -6,7 +6,7 @@ No answer tells whether a name exists, except where a client asks for that very 
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from loguru import logger
@@ -18,7 +18,15 @@ from app.clock import utc_now
 from app.database.tables.accounts import User
 from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
-from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
+from app.errors import (
+    EmailTaken,
+    InvalidRequest,
+    InvalidToken,
+    LoginFailed,
+    ReauthenticationRequired,
+    SignUpClosed,
+    UsernameTaken,
+)
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.tokens import Token, TokenIssuer
@@ -28,6 +36,8 @@ USERNAME_KEY_MAX_LENGTH = 64
 EMAIL_KEY_MAX_LENGTH = 254
 # SQLite takes 32 766 parameters.
 IDS_PER_QUERY = 10_000
+# How long after a log-in its token alone allows a change of the account: a token that is stolen is usually older.
+FRESH_FOR = timedelta(minutes=10)
 # Never the password's hash: who needs that asks for it by name.
 _COLUMNS = (User.id, User.username, User.email, User.token_generation, User.created_at)
 
@@ -48,11 +58,21 @@ class Session:
 
     account: Account
     generation: int
+    issued_at: datetime
     expires_at: datetime
 
 
 class AccountService:
-    """Signs people up and in, and knows them by their tokens."""
+    """Signs people up and in, and knows them by their tokens.
+
+    Args:
+        engine: the database.
+        passwords: hashes and compares them.
+        tokens: makes and reads them.
+        throttle: slows down guessing, and sign-ups.
+        library: its pictures are deleted with an account.
+        is_sign_up_open: whether a client may make an account.
+    """
 
     def __init__(
         self,
@@ -62,12 +82,27 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        is_sign_up_open: bool = True,
     ) -> None:
         self._engine = engine
         self._passwords = passwords
         self._tokens = tokens
         self._throttle = throttle
         self._library = library
+        self._is_sign_up_open = is_sign_up_open
+
+    async def sign_up(self, username: str, email: str, password: str, address: str | None) -> Account:
+        """Make an account for a client; `address` is where it comes from.
+
+        Raises:
+            SignUpClosed: only an operator makes accounts here.
+            TooManySignUps: there were too many from this address just now.
+            InvalidRequest, UsernameTaken, EmailTaken, ServerBusy: as for `register`.
+        """
+        if not self._is_sign_up_open:
+            raise SignUpClosed
+        await self._throttle.sign_up(address)
+        return await self.register(username, email, password)
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
@@ -107,21 +142,40 @@ class AccountService:
         """Return a token for a client that knows the password; `address` is where the attempt comes from.
 
         Raises:
-            LoginFailed: there is no such account, or it has another password; it takes the same time to say so.
+            LoginFailed: there is no such account, it has another password, or it is disabled; it takes the same time
+                to say so.
             TooManyLogins: there were too many failures just now.
         """
-        key = name_key(username)
-        await self._throttle.begin(key, address)
+        user_id, generation = await self._owner_of(username, password, address)
+        return self._tokens.issue(user_id, generation)
 
-        async def find(connection: AsyncConnection) -> Row[int, int, str] | None:
-            query = select(User.id, User.token_generation, User.password_hash).where(User.username_key == key)
-            return (await connection.execute(query)).one_or_none()
+    async def confirm(self, session: Session, current_password: str | None, address: str | None) -> None:
+        """Do nothing if the owner of the account has just logged in, or knows its password.
 
-        user = await read(self._engine, find)
-        if not await self._passwords.matches(password, None if user is None else user.password_hash) or user is None:
-            raise LoginFailed
-        await self._throttle.succeed(key, address)
-        return self._tokens.issue(user.id, user.token_generation)
+        Raises:
+            ReauthenticationRequired: the token is old and no password was given, or the password is wrong.
+            TooManyLogins: there were too many failures just now.
+        """
+        if current_password is None:
+            if utc_now() - session.issued_at > FRESH_FOR:
+                raise ReauthenticationRequired
+            return
+        try:
+            user_id, _ = await self._owner_of(session.account.username, current_password, address)
+        except LoginFailed:
+            raise ReauthenticationRequired("current_password is wrong.") from None
+        if user_id != session.account.id:
+            # It was renamed meanwhile, and another account has its old name and this password.
+            raise ReauthenticationRequired
+
+    async def end_tokens(self, account: Account) -> None:
+        """End all tokens of an account, that of the request too."""
+
+        async def raise_generation(connection: AsyncConnection) -> None:
+            values = {"token_generation": User.token_generation + 1, "updated_at": utc_now()}
+            await connection.execute(update(User).where(User.id == account.id).values(**values))
+
+        await write(self._engine, raise_generation)
 
     async def session_of(self, token: str) -> Session:
         """Return what a token stands for, for connections that outlive a request.
@@ -138,7 +192,7 @@ class AccountService:
         if user is None or user.token_generation != claims.generation:
             raise InvalidToken
         account = Account(user.id, user.username, user.email, user.created_at)
-        return Session(account, claims.generation, claims.expires_at)
+        return Session(account, claims.generation, claims.issued_at, claims.expires_at)
 
     async def generations_of(self, user_ids: Collection[int]) -> dict[int, int]:
         """Return the generation of tokens that counts for each account; those that are gone are left out."""
@@ -205,6 +259,22 @@ class AccountService:
             await self._library.delete_all(account.id)
             is_gone = await write(self._engine, delete_user)
         logger.info("account {} was deleted", account.id)
+
+    async def _owner_of(self, username: str, password: str, address: str | None) -> tuple[int, int]:
+        """Return id and generation of the account with this name and password. Raises as `log_in`."""
+        key = name_key(username)
+        await self._throttle.begin(key, address)
+
+        async def find(connection: AsyncConnection) -> Row[int, int, str, datetime | None] | None:
+            columns = User.id, User.token_generation, User.password_hash, User.disabled_at
+            return (await connection.execute(select(*columns).where(User.username_key == key))).one_or_none()
+
+        user = await read(self._engine, find)
+        is_right = await self._passwords.matches(password, None if user is None else user.password_hash)
+        if user is None or not is_right or user.disabled_at is not None:
+            raise LoginFailed
+        await self._throttle.succeed(key, address)
+        return user.id, user.token_generation
 
     async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:
         async def find(connection: AsyncConnection) -> bool:

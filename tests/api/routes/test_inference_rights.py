@@ -38,7 +38,7 @@ async def unsigned(service: httpx2.AsyncClient, settings: Settings) -> str:
 
 async def expired(service: httpx2.AsyncClient, settings: Settings) -> str:
     claims = jwt.decode(await log_in(service), options={"verify_signature": False})
-    issuer = TokenIssuer(kept_secret_key(settings.data_dir), timedelta(seconds=-10))
+    issuer = TokenIssuer([kept_secret_key(settings.data_dir)], timedelta(seconds=-10))
     return issuer.issue(int(claims["sub"]), claims["gen"]).text
 
 
