@@ -82,7 +82,7 @@ async def test_everybody_may_see_the_models(service: httpx2.AsyncClient) -> None
     answer = await service.get("/models")
     assert answer.status_code == 200
     names = [item["name"] for item in answer.json()["items"]]
-    assert names == ["custom", "local", "default", "dummy"]
+    assert names == ["custom", "default", "dummy"]
     assert [item["name"] for item in answer.json()["items"] if item["is_default"]] == ["dummy"]
     default = next(item for item in answer.json()["items"] if item["name"] == "default")
     assert (default["alias_of"], default["provider"], default["model"]) == ("custom", "custom", "test-vision")

@@ -1,6 +1,7 @@
 """Tokens: which key signs, which verify, and what claims no token of ours has."""
 
 import base64
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ CLAIMS = {"sub": "5", "gen": 0, "iat": TOMORROW - 86_400, "exp": TOMORROW, "jti"
 def signed(key: str = TOKEN_KEY, headers: dict[str, Any] | None = None, **changes: Any) -> str:
     claims = {name: value for name, value in (CLAIMS | changes).items() if value is not MISSING}
     # Of the parts below jwt.encode, which looks at some claims itself.
-    return jwt.PyJWS().encode(jwt.api_jwt.json.dumps(claims).encode(), key, algorithm="HS256", headers=headers)
+    return jwt.PyJWS().encode(json.dumps(claims).encode(), key, algorithm="HS256", headers=headers)
 
 
 def test_what_is_issued_is_read() -> None:
@@ -37,8 +38,7 @@ def test_what_is_issued_is_read() -> None:
     [
         *(("sub", value) for value in (
             MISSING, None, True, 5, 5.0, [], ["5"], {}, {"5": 5}, "", "0", "-1", "+5", " 5", "5 ", "5\n", "1_0", "05",
-            "5.0",
-            "0x5", "٥", "５", "abc", "NaN", "\x00", "9223372036854775808", "9" * 19, "9" * 400, "5; DROP TABLE users",
+            "5.0", "0x5", "٥", "５", "abc", "NaN", "\x00", "9223372036854775808", "9" * 19, "9" * 400,
         )),
         *(("gen", value) for value in (
             MISSING, None, True, False, "0", 0.0, -1, 2**32, 10**30, [], {}, float("nan"), float("inf"),
@@ -48,8 +48,8 @@ def test_what_is_issued_is_read() -> None:
             MISSING, None, "soon", [], {}, 10**30, float("inf"), float("nan"), TOMORROW + 0.5, str(TOMORROW),
         )),
         *(("jti", value) for value in (MISSING, None, 5, [], {})),
-        *(("nbf", value) for value in ("later", [], TOMORROW, float("inf"))),
-        *(("aud", value) for value in ("device", ["a"], 5)),
+        ("nbf", "later"), ("nbf", []), ("nbf", TOMORROW), ("nbf", float("inf")),
+        ("aud", "device"), ("aud", ["a"]), ("aud", 5),
     ],
 )  # fmt: skip
 def test_odd_claims_of_a_token_that_we_signed_are_refused(claim: str, value: Any) -> None:
