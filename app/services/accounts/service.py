@@ -3,53 +3,37 @@
 No answer tells whether a name exists, except where a client asks for that very name at sign-up.
 """
 
-import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from loguru import logger
-from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.accounts import User
-from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import (
-    EmailTaken,
-    InvalidRequest,
     InvalidToken,
     LoginFailed,
     ReauthenticationRequired,
     SignUpClosed,
-    UsernameTaken,
+    TooManySignUps,
 )
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
 from app.services.accounts.tokens import Token, TokenIssuer
+from app.services.accounts.weak_passwords import check_password
 from app.services.library.service import LibraryService
+from app.services.throttle import Subject, Throttle, household_of
 
-USERNAME_KEY_MAX_LENGTH = 64
-EMAIL_KEY_MAX_LENGTH = 254
 # SQLite takes 32 766 parameters.
 IDS_PER_QUERY = 10_000
 # How long after a log-in its token alone allows a change of the account: a token that is stolen is usually older.
 FRESH_FOR = timedelta(minutes=10)
 # Never the password's hash: who needs that asks for it by name.
 _COLUMNS = (User.id, User.username, User.email, User.token_generation, User.created_at)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One account, as its owner sees it."""
-
-    id: int
-    username: str
-    email: str
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +53,7 @@ class AccountService:
         engine: the database.
         passwords: hashes and compares them.
         tokens: makes and reads them.
-        throttle: slows down guessing, and sign-ups.
+        throttle: slows down guessing.
         library: its pictures are deleted with an account.
         is_sign_up_open: whether a client may make an account.
     """
@@ -90,6 +74,7 @@ class AccountService:
         self._throttle = throttle
         self._library = library
         self._is_sign_up_open = is_sign_up_open
+        self._sign_ups = Throttle(engine, TooManySignUps)
 
     async def sign_up(self, username: str, email: str, password: str, address: str | None) -> Account:
         """Make an account for a client; `address` is where it comes from.
@@ -101,7 +86,8 @@ class AccountService:
         """
         if not self._is_sign_up_open:
             raise SignUpClosed
-        await self._throttle.sign_up(address)
+        if address is not None:
+            await self._sign_ups.begin({Subject.SIGN_UP: household_of(address)})
         return await self.register(username, email, password)
 
     async def register(self, username: str, email: str, password: str) -> Account:
@@ -109,34 +95,11 @@ class AccountService:
 
         Raises:
             UsernameTaken, EmailTaken: another account has it.
-            InvalidRequest: the name or the address is too long.
+            InvalidRequest: the name or the address is too long, or the password is one that is guessed.
             ServerBusy: too many sign up at the moment.
         """
-        created_at = utc_now()
-        values = {
-            "username": username,
-            "username_key": name_key(username),
-            "email": email,
-            "email_key": email_key(email),
-            "password_hash": await self._passwords.hash(password),
-            "created_at": created_at,
-            "updated_at": created_at,
-        }
-
-        async def insert_user(connection: AsyncConnection) -> int:
-            # Its salt makes the hash one of a kind: this is our row, of a try whose COMMIT had no answer.
-            is_ours = User.username_key == values["username_key"], User.password_hash == values["password_hash"]
-            if (known := await connection.scalar(select(User.id).where(*is_ours))) is not None:
-                return known
-            inserted = await connection.execute(insert(User).values(**values))
-            assert inserted.inserted_primary_key is not None  # noqa: S101 - an INSERT of one row
-            return int(inserted.inserted_primary_key[0])
-
-        try:
-            user_id = await write(self._engine, insert_user)
-        except IntegrityError:
-            raise await self._what_is_taken(values) from None
-        return Account(user_id, username, email, created_at)
+        await check_password(password, username=username, email=email)
+        return await insert_account(self._engine, username, email, await self._passwords.hash(password))
 
     async def log_in(self, username: str, password: str, address: str | None) -> Token:
         """Return a token for a client that knows the password; `address` is where the attempt comes from.
@@ -216,49 +179,23 @@ class AccountService:
 
         Raises:
             UsernameTaken, EmailTaken: another account has it.
+            WeakPassword: the password is one that is guessed.
             InvalidToken: the account is gone.
         """
-        values: dict[str, Any] = {"updated_at": utc_now()}
-        if username is not None:
-            values |= {"username": username, "username_key": name_key(username)}
-        if email is not None:
-            values |= {"email": email, "email_key": email_key(email)}
+        password_hash = None
         if password is not None:
-            values |= {
-                "password_hash": await self._passwords.hash(password),
-                "token_generation": User.token_generation + 1,
-            }
-
-        async def update_user(connection: AsyncConnection) -> Row[int, str, str, int, datetime] | None:
-            await connection.execute(update(User).where(User.id == account.id).values(**values))
-            return (await connection.execute(select(*_COLUMNS).where(User.id == account.id))).one_or_none()
-
-        try:
-            user = await write(self._engine, update_user)
-        except IntegrityError:
-            raise await self._what_is_taken(values, except_id=account.id) from None
-        if user is None:
+            await check_password(password, username=username or account.username, email=email or account.email)
+            password_hash = await self._passwords.hash(password)
+        changed = await update_account(
+            self._engine, account.id, username=username, email=email, password_hash=password_hash
+        )
+        if changed is None:
             raise InvalidToken
-        return Account(user.id, user.username, user.email, user.created_at)
+        return changed
 
     async def delete(self, account: Account) -> None:
         """Delete an account and all that belongs to it."""
-
-        async def delete_user(connection: AsyncConnection) -> bool:
-            # An upload locks the account as well: none comes between the look and the deletion.
-            await connection.execute(select(User.id).where(User.id == account.id).with_for_update())
-            image = select(LibraryImage.id).where(LibraryImage.user_id == account.id).limit(1)
-            if await connection.scalar(image) is not None:
-                return False
-            await connection.execute(delete(User).where(User.id == account.id))
-            return True
-
-        # The pictures first, by the library, which knows their files; an upload under way may add one more.
-        is_gone = False
-        while not is_gone:
-            await self._library.delete_all(account.id)
-            is_gone = await write(self._engine, delete_user)
-        logger.info("account {} was deleted", account.id)
+        await delete_account(self._engine, self._library, account.id)
 
     async def _owner_of(self, username: str, password: str, address: str | None) -> tuple[int, int]:
         """Return id and generation of the account with this name and password. Raises as `log_in`."""
@@ -275,34 +212,3 @@ class AccountService:
             raise LoginFailed
         await self._throttle.succeed(key, address)
         return user.id, user.token_generation
-
-    async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:
-        async def find(connection: AsyncConnection) -> bool:
-            taken = select(User.id).where(User.username_key == values.get("username_key"), User.id != except_id)
-            return (await connection.scalar(taken)) is not None
-
-        return UsernameTaken() if await read(self._engine, find) else EmailTaken()
-
-
-def name_key(username: str) -> str:
-    """Return what two user names have in common that are the same to a reader.
-
-    Raises:
-        InvalidRequest: it is too long.
-    """
-    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
-    if len(key) > USERNAME_KEY_MAX_LENGTH:
-        raise InvalidRequest("username: it is too long.")
-    return key
-
-
-def email_key(email: str) -> str:
-    """Return what two spellings of an email address have in common.
-
-    Raises:
-        InvalidRequest: it is too long, since some letters become three.
-    """
-    key = email.casefold()
-    if len(key) > EMAIL_KEY_MAX_LENGTH:
-        raise InvalidRequest("email: it is too long.")
-    return key

@@ -14,8 +14,8 @@ from app.clock import utc_now
 from app.config.accounts import AccountSettings
 from app.config.settings import Settings
 from app.main import create_app
-from app.services.accounts import login_throttle
 from app.services.accounts.tokens import kept_secret_key
+from app.services.throttle import FREE_FAILURES, Subject
 from tests.support.people import USER, bearer, code, log_in, sign_up
 from tests.support.serving import serving
 
@@ -75,7 +75,7 @@ async def test_a_stolen_token_does_not_guess_the_password(service: httpx2.AsyncC
     await sign_up(service)
     old = aged(settings, await log_in(service), OLD)
     statuses = []
-    for _ in range(login_throttle.FREE_FAILURES[login_throttle.ACCOUNT] + 1):
+    for _ in range(FREE_FAILURES[Subject.ACCOUNT] + 1):
         body = {"email": "thief@example.com", "current_password": "guess"}
         statuses.append((await service.put("/users/me", headers=old, json=body)).status_code)
     assert statuses == [403] * (len(statuses) - 1) + [429]
@@ -114,7 +114,7 @@ async def test_logging_out_everywhere(service: httpx2.AsyncClient) -> None:
 
 
 async def test_sign_ups_from_an_address_are_slow(service: httpx2.AsyncClient) -> None:
-    free = login_throttle.FREE_FAILURES[login_throttle.SIGN_UP]
+    free = FREE_FAILURES[Subject.SIGN_UP]
     # Also those that only ask whether a name is taken, and many at once.
     answers = await asyncio.gather(*(service.post("/users/", json=USER) for _ in range(free + 5)))
     statuses = [answer.status_code for answer in answers]

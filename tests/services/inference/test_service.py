@@ -14,7 +14,7 @@ from app.config.model import ModelSettings
 from app.config.settings import Settings
 from app.errors import ImageNotFound, UnknownModel
 from app.resources import Resources, open_resources
-from app.services.accounts.service import Account
+from app.services.accounts.rows import Account
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.photos import UploadedPhoto
 from tests.fakes.counted_model import CountedModel
