@@ -9,13 +9,16 @@ AppError 500 internal_error
 │   ├── CorruptImage corrupt_image
 │   ├── TooManyPixels too_many_pixels
 │   ├── ImageTooComplex image_too_complex
-│   └── UnknownModel unknown_model
+│   ├── UnknownModel unknown_model
+│   └── WeakPassword weak_password
 ├── AdminKeyRequired 401 admin_key_required
 ├── DashboardLoginRequired 401 dashboard_login_required
 ├── AuthenticationRequired 401 authentication_required
-│   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
+│   ├── InvalidToken invalid_token                  forged, of an account that is gone or disabled, or ended
 │   ├── TokenExpired token_expired
 │   └── LoginFailed login_failed
+├── SignUpClosed 403 sign_up_closed
+├── ReauthenticationRequired 403 reauthentication_required
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
@@ -37,6 +40,7 @@ AppError 500 internal_error
 │   └── AddressLimit address_limit
 ├── HeadersTooLarge 431 headers_too_large
 ├── TooManyLogins 429 too_many_logins
+├── TooManySignUps 429 too_many_sign_ups
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
@@ -116,6 +120,11 @@ class UnknownModel(InvalidRequest):
     message = "There is no model of this name. GET /models lists those that can be chosen."
 
 
+class WeakPassword(InvalidRequest):
+    code = "weak_password"
+    message = "This password is among the first that are guessed. Choose another."
+
+
 class AdminKeyRequired(AppError):
     status = 401
     code = "admin_key_required"
@@ -148,6 +157,18 @@ class TokenExpired(AuthenticationRequired):
 class LoginFailed(AuthenticationRequired):
     code = "login_failed"
     message = "User name or password is wrong."
+
+
+class SignUpClosed(AppError):
+    status = 403
+    code = "sign_up_closed"
+    message = "Accounts are made by the operator of this service only."
+
+
+class ReauthenticationRequired(AppError):
+    status = 403
+    code = "reauthentication_required"
+    message = "Log in again just before this change, or send your current_password with it."
 
 
 class NotFound(AppError):
@@ -265,6 +286,12 @@ class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
     message = "Too many failed log-ins. Wait a moment before the next."
+
+
+class TooManySignUps(AppError):
+    status = 429
+    code = "too_many_sign_ups"
+    message = "Too many accounts were made from this address. Wait a moment before the next."
 
 
 class TooManyTasks(AppError):

@@ -35,7 +35,7 @@ COMMENT='图片分类全局缓存表';
 CREATE TABLE IF NOT EXISTS `request_log` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `request_id` VARCHAR(64) NOT NULL COMMENT '请求唯一ID',
-  `user_id` VARCHAR(64) DEFAULT NULL COMMENT '用户ID/设备ID',
+  `user_id` VARCHAR(64) COLLATE utf8mb4_bin DEFAULT NULL COMMENT '用户ID/设备ID',
   `ip_address` VARCHAR(45) DEFAULT NULL COMMENT '客户端IP地址',
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希',
   `image_size` INT UNSIGNED DEFAULT NULL COMMENT '图片大小(字节)',
@@ -101,7 +101,7 @@ COMMENT='分时段统计';
 
 -- Sums over all requests of a user.
 CREATE TABLE IF NOT EXISTS `stats_user` (
-  `user_id` VARCHAR(64) NOT NULL COMMENT '用户ID/设备ID',
+  `user_id` VARCHAR(64) COLLATE utf8mb4_bin NOT NULL COMMENT '用户ID/设备ID',
   `requests` BIGINT UNSIGNED NOT NULL COMMENT '请求数',
   `hits` BIGINT UNSIGNED NOT NULL COMMENT '缓存命中数',
   `first_request_at` DATETIME NOT NULL COMMENT '首次请求时间',
@@ -115,7 +115,7 @@ COMMENT='用户统计';
 CREATE TABLE IF NOT EXISTS `stats_visitor` (
   `day` DATE NOT NULL COMMENT '日期(统计时区)',
   `kind` VARCHAR(4) NOT NULL COMMENT 'user或ip',
-  `visitor` VARCHAR(64) NOT NULL COMMENT '用户ID或IP地址',
+  `visitor` VARCHAR(64) COLLATE utf8mb4_bin NOT NULL COMMENT '用户ID或IP地址',
   PRIMARY KEY (`day`, `kind`, `visitor`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='每日访客';
@@ -168,6 +168,7 @@ CREATE TABLE IF NOT EXISTS `users` (
   `token_generation` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '令牌代数(改密码后旧令牌失效)',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
   `updated_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '修改时间',
+  `disabled_at` DATETIME DEFAULT NULL COMMENT '停用时间(空为可用)',
   PRIMARY KEY (`id`),
   UNIQUE KEY `uk_username_key` (`username_key`),
   UNIQUE KEY `uk_email_key` (`email_key`)
@@ -347,4 +348,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0002' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0004' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

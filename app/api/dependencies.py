@@ -15,7 +15,8 @@ from starlette.types import Scope
 from app.errors import AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
-from app.services.accounts.service import Account, AccountService, Session
+from app.services.accounts.rows import Account
+from app.services.accounts.service import AccountService, Session
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.health import HealthService

@@ -28,6 +28,7 @@ from app.errors import (
     PayloadTooLarge,
     ServerBusy,
     TooManyLogins,
+    TooManySignUps,
     TooManyStreams,
     TooManyTasks,
 )
@@ -43,6 +44,7 @@ REFUSALS: tuple[type[AppError], ...] = (
     ModelBusy,
     *LIMIT_ERRORS,
     TooManyLogins,
+    TooManySignUps,
     TooManyTasks,
     TooManyStreams,
 )

@@ -2,14 +2,15 @@
 
 import re
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from app.config.source import SettingsGroup
 
 _NAMED_CLASS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})=(?P<target>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
 
+LOCAL_PROVIDER = "local"
 # Of any model, so that the tables hold it whole.
 MODEL_NAME_MAX_LENGTH = 255
 
@@ -22,7 +23,7 @@ class DescriptionLanguage(StrEnum):
 class ModelSettings(SettingsGroup):
     """Which model looks at the photos, and how long we wait for it."""
 
-    provider: str = Field("local", validation_alias="LLM_PROVIDER", min_length=1)
+    provider: str = Field(LOCAL_PROVIDER, validation_alias="LLM_PROVIDER", min_length=1)
     """local, openai, claude, custom, the name of an installed plugin, or package.module:Class."""
     api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY")
     model: str | None = Field(None, validation_alias="LLM_MODEL")
@@ -41,6 +42,11 @@ class ModelSettings(SettingsGroup):
     description_language: DescriptionLanguage = Field(
         DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
     )
+    local_model: bool | None = Field(None, validation_alias="LOCAL_MODEL")
+    """on: `local` can be chosen beside another provider, at 220 MB of each worker; off: it cannot.
+
+    Empty: on where it is the provider, else off.
+    """
     further_models: dict[str, str] = Field({}, validation_alias="MODELS")
     """Comma-separated name=package.module:Class: further models that people may choose for their pictures."""
 
@@ -48,6 +54,17 @@ class ModelSettings(SettingsGroup):
     @classmethod
     def _split_models(cls, value: Any) -> Any:
         return named_classes(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _local_model_of_local_provider(self) -> Self:
+        if self.provider == LOCAL_PROVIDER and self.local_model is False:
+            raise ValueError("LOCAL_MODEL=off needs another LLM_PROVIDER than local")
+        return self
+
+    @property
+    def offers_local(self) -> bool:
+        """Whether the local model can be chosen by name."""
+        return self.provider == LOCAL_PROVIDER if self.local_model is None else self.local_model
 
     @property
     def total_timeout_seconds(self) -> float:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from sqlalchemy.engine import URL
 
+from app.config.accounts import AccountSettings
 from app.config.addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config.database import DatabaseSettings
 from app.config.logs import LogLevel, LogSettings
@@ -22,7 +23,6 @@ from app.config.source import SettingsGroup, problems_of
 from app.config.spending import SpendingSettings
 from app.photo import PhotoFormat
 
-SECRET_KEY_MIN_BYTES = 32
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -108,23 +108,6 @@ class StatisticsSettings(SettingsGroup):
             return ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError("not an IANA time zone name such as Asia/Shanghai") from error
-
-
-class AccountSettings(SettingsGroup):
-    """Accounts and their tokens."""
-
-    secret_key: SecretStr = Field(SecretStr(""), validation_alias="SECRET_KEY")
-    """Signs tokens: 32 bytes or more (openssl rand -hex 32). Empty in development: made once, and kept in DATA_DIR."""
-    token_minutes: int = Field(60 * 24, validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES", ge=1, le=60 * 24 * 365)
-    """How long a log-in lasts."""
-
-    @field_validator("secret_key")
-    @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        # RFC 7518, 3.2: a key for HS256 is at least as long as the hash.
-        if value and len(value.get_secret_value().encode()) < SECRET_KEY_MIN_BYTES:
-            raise ValueError(f"at least {SECRET_KEY_MIN_BYTES} bytes are needed, such as from openssl rand -hex 32")
-        return value
 
 
 class LibrarySettings(SettingsGroup):

@@ -59,6 +59,13 @@ Password = Annotated[
     AfterValidator(_encodable),
 ]
 
+CurrentPassword = Annotated[
+    str,
+    Field(max_length=PASSWORD_MAX_LENGTH, examples=["testpassword123"]),
+    AfterValidator(_encodable),
+    Field(description="Your password, where your token is older than ten minutes."),
+]
+
 
 class NewUser(BaseModel):
     """A new account."""
@@ -74,6 +81,13 @@ class UserChanges(BaseModel):
     username: Username | None = None
     email: Email | None = None
     password: Password | None = None
+    current_password: CurrentPassword | None = None
+
+
+class Confirmation(BaseModel):
+    """What proves that the account's owner is there."""
+
+    current_password: CurrentPassword | None = None
 
 
 class UserAnswer(BaseModel):

@@ -97,4 +97,4 @@ async def test_the_example_answers(folder: Path, settings: Settings, engine: Asy
             )
             assert said["confidence"] > 0.9
         names = [item["name"] for item in (await service.get("/models")).json()["items"]]
-        assert names == ["custom", "local", "colours", "default", "dummy"]
+        assert names == ["custom", "colours", "default", "dummy"]

@@ -51,7 +51,7 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
         yield AccountService(
             engine,
             passwords=passwords,
-            tokens=TokenIssuer(TOKEN_KEY, timedelta(days=1)),
+            tokens=TokenIssuer([TOKEN_KEY], timedelta(days=1)),
             throttle=LoginThrottle(engine),
             library=library,
         )
@@ -62,7 +62,7 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
 async def session(accounts: AccountService) -> Session:
     """A user who has signed up and in."""
     account = await accounts.register("testuser", "test@example.com", "testpassword123")
-    return Session(account, 0, utc_now() + timedelta(days=1))
+    return Session(account, 0, utc_now(), utc_now() + timedelta(days=1))
 
 
 @pytest.fixture

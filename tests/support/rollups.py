@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -39,7 +39,6 @@ async def figures(engine: AsyncEngine, days: Sequence[date] = DAYS, zone: ZoneIn
 
 def computed(
     records: Sequence[RequestRecord],
-    same_user: Callable[[str], str],
     days: Sequence[date] = DAYS,
     zone: ZoneInfo = SHANGHAI,
 ) -> dict[str, Any]:
@@ -47,10 +46,10 @@ def computed(
     users = defaultdict[str, list[RequestRecord]](list)
     for each in records:
         if each.user_id is not None:
-            users[same_user(each.user_id)].append(each)
+            users[each.user_id].append(each)
     on = {day: [each for each in records if each.created_at.astimezone(zone).date() == day] for day in days}
     return {
-        "days": {day: _computed_day(rows, same_user) for day, rows in on.items()},
+        "days": {day: _computed_day(rows) for day, rows in on.items()},
         "categories": {day: _computed_shares(rows) for day, rows in on.items()},
         "users": [
             {
@@ -66,7 +65,7 @@ def computed(
     }
 
 
-def _computed_day(rows: Sequence[RequestRecord], same_user: Callable[[str], str]) -> dict[str, Any]:
+def _computed_day(rows: Sequence[RequestRecord]) -> dict[str, Any]:
     hits = sum(row.from_cache for row in rows)
     whole = len(rows) or 1
     return {
@@ -74,7 +73,7 @@ def _computed_day(rows: Sequence[RequestRecord], same_user: Callable[[str], str]
         "cache_hits": hits,
         "cache_misses": len(rows) - hits,
         "cache_hit_rate": pytest.approx(100 * hits / whole, abs=ROUNDED_2),
-        "unique_users": len({same_user(row.user_id) for row in rows if row.user_id is not None}),
+        "unique_users": len({row.user_id for row in rows if row.user_id is not None}),
         "unique_ips": len({row.ip_address for row in rows if row.ip_address is not None}),
         "avg_processing_time_ms": pytest.approx(sum(row.processing_time_ms for row in rows) / whole, abs=ROUNDED_2),
         # Of the ledger, which has no rows here.
@@ -121,8 +120,3 @@ def random_records(count: int, seed: int = 1) -> list[RequestRecord]:
             )
         )
     return records
-
-
-def users_of(engine: AsyncEngine) -> Callable[[str], str]:
-    """Which user ids are one user there: MySQL's collation does not look at the case."""
-    return str if engine.dialect.name == "sqlite" else str.casefold

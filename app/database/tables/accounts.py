@@ -37,6 +37,7 @@ class User(Base):
     )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="修改时间")
+    disabled_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="停用时间(空为可用)")
 
     __table_args__ = (
         Index("uk_username_key", "username_key", unique=True),

@@ -14,6 +14,7 @@ from app.database.tables.columns import (
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
+    comparison_key,
     current_timestamp,
 )
 
@@ -25,7 +26,7 @@ class RequestLog(Base):
 
     id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
     request_id: Mapped[str] = mapped_column(String(64), comment="请求唯一ID")
-    user_id: Mapped[str | None] = mapped_column(String(64), comment="用户ID/设备ID")
+    user_id: Mapped[str | None] = mapped_column(comparison_key(64), comment="用户ID/设备ID")
     ip_address: Mapped[str | None] = mapped_column(String(45), comment="客户端IP地址")
     image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希")
     image_size: Mapped[int | None] = mapped_column(UnsignedInteger, comment="图片大小(字节)")

@@ -5,7 +5,14 @@ from datetime import date, datetime
 from sqlalchemy import BigInteger, Date, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.tables.columns import TABLE_OPTIONS, Base, TinyUnsignedInteger, UnsignedBigInteger, UtcDateTime
+from app.database.tables.columns import (
+    TABLE_OPTIONS,
+    Base,
+    TinyUnsignedInteger,
+    UnsignedBigInteger,
+    UtcDateTime,
+    comparison_key,
+)
 
 
 class PeriodTotals(Base):
@@ -36,7 +43,7 @@ class UserTotals(Base):
 
     __tablename__ = "stats_user"
 
-    user_id: Mapped[str] = mapped_column(String(64), primary_key=True, comment="用户ID/设备ID")
+    user_id: Mapped[str] = mapped_column(comparison_key(64), primary_key=True, comment="用户ID/设备ID")
     requests: Mapped[int] = mapped_column(UnsignedBigInteger, comment="请求数")
     hits: Mapped[int] = mapped_column(UnsignedBigInteger, comment="缓存命中数")
     first_request_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="首次请求时间")
@@ -55,7 +62,7 @@ class Visitor(Base):
 
     day: Mapped[date] = mapped_column(Date, primary_key=True, comment="日期(统计时区)")
     kind: Mapped[str] = mapped_column(String(4), primary_key=True, comment="user或ip")
-    visitor: Mapped[str] = mapped_column(String(64), primary_key=True, comment="用户ID或IP地址")
+    visitor: Mapped[str] = mapped_column(comparison_key(64), primary_key=True, comment="用户ID或IP地址")
 
     __table_args__ = ({"comment": "每日访客", **TABLE_OPTIONS},)
 

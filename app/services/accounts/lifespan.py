@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config.settings import Settings
+from app.config.settings import Environment, Settings
 from app.errors import AppError
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
@@ -33,7 +33,14 @@ async def open_accounts(
     passwords = PasswordHasher()
     try:
         yield AccountService(
-            engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library
+            engine,
+            passwords=passwords,
+            tokens=tokens,
+            throttle=LoginThrottle(engine),
+            library=library,
+            is_sign_up_open=settings.account.is_sign_up_open(
+                in_production=settings.environment is Environment.PRODUCTION
+            ),
         )
     finally:
         passwords.close()
@@ -41,9 +48,9 @@ async def open_accounts(
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:
     try:
-        key = settings.account.secret_key.get_secret_value() or kept_secret_key(settings.data_dir)
+        keys = settings.account.secret_keys or [kept_secret_key(settings.data_dir)]
     except (OSError, ValueError) as error:
         raise AppError(
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
-    return TokenIssuer(key, timedelta(minutes=settings.account.token_minutes))
+    return TokenIssuer(keys, timedelta(minutes=settings.account.token_minutes))

@@ -3,43 +3,38 @@
 No answer tells whether a name exists, except where a client asks for that very name at sign-up.
 """
 
-import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 
-from loguru import logger
-from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.accounts import User
-from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
-from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, UsernameTaken
+from app.errors import (
+    InvalidToken,
+    LoginFailed,
+    ReauthenticationRequired,
+    SignUpClosed,
+    TooManySignUps,
+)
+from app.runtime.client_key import client_key
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
 from app.services.accounts.tokens import Token, TokenIssuer
+from app.services.accounts.weak_passwords import check_password
 from app.services.library.service import LibraryService
+from app.services.throttle import Subject, Throttle
 
-USERNAME_KEY_MAX_LENGTH = 64
-EMAIL_KEY_MAX_LENGTH = 254
 # SQLite takes 32 766 parameters.
 IDS_PER_QUERY = 10_000
+# How long after a log-in its token alone allows a change of the account: a token that is stolen is usually older.
+FRESH_FOR = timedelta(minutes=10)
 # Never the password's hash: who needs that asks for it by name.
 _COLUMNS = (User.id, User.username, User.email, User.token_generation, User.created_at)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One account, as its owner sees it."""
-
-    id: int
-    username: str
-    email: str
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +43,21 @@ class Session:
 
     account: Account
     generation: int
+    issued_at: datetime
     expires_at: datetime
 
 
 class AccountService:
-    """Signs people up and in, and knows them by their tokens."""
+    """Signs people up and in, and knows them by their tokens.
+
+    Args:
+        engine: the database.
+        passwords: hashes and compares them.
+        tokens: makes and reads them.
+        throttle: slows down guessing.
+        library: its pictures are deleted with an account.
+        is_sign_up_open: whether a client may make an account.
+    """
 
     def __init__(
         self,
@@ -62,66 +67,79 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        is_sign_up_open: bool = True,
     ) -> None:
         self._engine = engine
         self._passwords = passwords
         self._tokens = tokens
         self._throttle = throttle
         self._library = library
+        self._is_sign_up_open = is_sign_up_open
+        self._sign_ups = Throttle(engine, TooManySignUps)
+
+    async def sign_up(self, username: str, email: str, password: str, address: str | None) -> Account:
+        """Make an account for a client; `address` is where it comes from.
+
+        Raises:
+            SignUpClosed: only an operator makes accounts here.
+            TooManySignUps: there were too many from this address just now.
+            InvalidRequest, UsernameTaken, EmailTaken, ServerBusy: as for `register`.
+        """
+        if not self._is_sign_up_open:
+            raise SignUpClosed
+        if address is not None:
+            await self._sign_ups.begin({Subject.SIGN_UP: client_key(address)})
+        return await self.register(username, email, password)
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
 
         Raises:
             UsernameTaken, EmailTaken: another account has it.
-            InvalidRequest: the name or the address is too long.
+            InvalidRequest: the name or the address is too long, or the password is one that is guessed.
             ServerBusy: too many sign up at the moment.
         """
-        created_at = utc_now()
-        values = {
-            "username": username,
-            "username_key": name_key(username),
-            "email": email,
-            "email_key": email_key(email),
-            "password_hash": await self._passwords.hash(password),
-            "created_at": created_at,
-            "updated_at": created_at,
-        }
-
-        async def insert_user(connection: AsyncConnection) -> int:
-            # Its salt makes the hash one of a kind: this is our row, of a try whose COMMIT had no answer.
-            is_ours = User.username_key == values["username_key"], User.password_hash == values["password_hash"]
-            if (known := await connection.scalar(select(User.id).where(*is_ours))) is not None:
-                return known
-            inserted = await connection.execute(insert(User).values(**values))
-            assert inserted.inserted_primary_key is not None  # noqa: S101 - an INSERT of one row
-            return int(inserted.inserted_primary_key[0])
-
-        try:
-            user_id = await write(self._engine, insert_user)
-        except IntegrityError:
-            raise await self._what_is_taken(values) from None
-        return Account(user_id, username, email, created_at)
+        await check_password(password, username=username, email=email)
+        return await insert_account(self._engine, username, email, await self._passwords.hash(password))
 
     async def log_in(self, username: str, password: str, address: str | None) -> Token:
         """Return a token for a client that knows the password; `address` is where the attempt comes from.
 
         Raises:
-            LoginFailed: there is no such account, or it has another password; it takes the same time to say so.
+            LoginFailed: there is no such account, it has another password, or it is disabled; it takes the same time
+                to say so.
             TooManyLogins: there were too many failures just now.
         """
-        key = name_key(username)
-        await self._throttle.begin(key, address)
+        user_id, generation = await self._owner_of(username, password, address)
+        return self._tokens.issue(user_id, generation)
 
-        async def find(connection: AsyncConnection) -> Row[int, int, str] | None:
-            query = select(User.id, User.token_generation, User.password_hash).where(User.username_key == key)
-            return (await connection.execute(query)).one_or_none()
+    async def confirm(self, session: Session, current_password: str | None, address: str | None) -> None:
+        """Do nothing if the owner of the account has just logged in, or knows its password.
 
-        user = await read(self._engine, find)
-        if not await self._passwords.matches(password, None if user is None else user.password_hash) or user is None:
-            raise LoginFailed
-        await self._throttle.succeed(key, address)
-        return self._tokens.issue(user.id, user.token_generation)
+        Raises:
+            ReauthenticationRequired: the token is old and no password was given, or the password is wrong.
+            TooManyLogins: there were too many failures just now.
+        """
+        if current_password is None:
+            if utc_now() - session.issued_at > FRESH_FOR:
+                raise ReauthenticationRequired
+            return
+        try:
+            user_id, _ = await self._owner_of(session.account.username, current_password, address)
+        except LoginFailed:
+            raise ReauthenticationRequired("current_password is wrong.") from None
+        if user_id != session.account.id:
+            # It was renamed meanwhile, and another account has its old name and this password.
+            raise ReauthenticationRequired
+
+    async def end_tokens(self, account: Account) -> None:
+        """End all tokens of an account, that of the request too."""
+
+        async def raise_generation(connection: AsyncConnection) -> None:
+            values = {"token_generation": User.token_generation + 1, "updated_at": utc_now()}
+            await connection.execute(update(User).where(User.id == account.id).values(**values))
+
+        await write(self._engine, raise_generation)
 
     async def session_of(self, token: str) -> Session:
         """Return what a token stands for, for connections that outlive a request.
@@ -138,7 +156,7 @@ class AccountService:
         if user is None or user.token_generation != claims.generation:
             raise InvalidToken
         account = Account(user.id, user.username, user.email, user.created_at)
-        return Session(account, claims.generation, claims.expires_at)
+        return Session(account, claims.generation, claims.issued_at, claims.expires_at)
 
     async def generations_of(self, user_ids: Collection[int]) -> dict[int, int]:
         """Return the generation of tokens that counts for each account; those that are gone are left out."""
@@ -162,77 +180,36 @@ class AccountService:
 
         Raises:
             UsernameTaken, EmailTaken: another account has it.
+            WeakPassword: the password is one that is guessed.
             InvalidToken: the account is gone.
         """
-        values: dict[str, Any] = {"updated_at": utc_now()}
-        if username is not None:
-            values |= {"username": username, "username_key": name_key(username)}
-        if email is not None:
-            values |= {"email": email, "email_key": email_key(email)}
+        password_hash = None
         if password is not None:
-            values |= {
-                "password_hash": await self._passwords.hash(password),
-                "token_generation": User.token_generation + 1,
-            }
-
-        async def update_user(connection: AsyncConnection) -> Row[int, str, str, int, datetime] | None:
-            await connection.execute(update(User).where(User.id == account.id).values(**values))
-            return (await connection.execute(select(*_COLUMNS).where(User.id == account.id))).one_or_none()
-
-        try:
-            user = await write(self._engine, update_user)
-        except IntegrityError:
-            raise await self._what_is_taken(values, except_id=account.id) from None
-        if user is None:
+            await check_password(password, username=username or account.username, email=email or account.email)
+            password_hash = await self._passwords.hash(password)
+        changed = await update_account(
+            self._engine, account.id, username=username, email=email, password_hash=password_hash
+        )
+        if changed is None:
             raise InvalidToken
-        return Account(user.id, user.username, user.email, user.created_at)
+        return changed
 
     async def delete(self, account: Account) -> None:
         """Delete an account and all that belongs to it."""
+        await delete_account(self._engine, self._library, account.id)
 
-        async def delete_user(connection: AsyncConnection) -> bool:
-            # An upload locks the account as well: none comes between the look and the deletion.
-            await connection.execute(select(User.id).where(User.id == account.id).with_for_update())
-            image = select(LibraryImage.id).where(LibraryImage.user_id == account.id).limit(1)
-            if await connection.scalar(image) is not None:
-                return False
-            await connection.execute(delete(User).where(User.id == account.id))
-            return True
+    async def _owner_of(self, username: str, password: str, address: str | None) -> tuple[int, int]:
+        """Return id and generation of the account with this name and password. Raises as `log_in`."""
+        key = name_key(username)
+        await self._throttle.begin(key, address)
 
-        # The pictures first, by the library, which knows their files; an upload under way may add one more.
-        is_gone = False
-        while not is_gone:
-            await self._library.delete_all(account.id)
-            is_gone = await write(self._engine, delete_user)
-        logger.info("account {} was deleted", account.id)
+        async def find(connection: AsyncConnection) -> Row[int, int, str, datetime | None] | None:
+            columns = User.id, User.token_generation, User.password_hash, User.disabled_at
+            return (await connection.execute(select(*columns).where(User.username_key == key))).one_or_none()
 
-    async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:
-        async def find(connection: AsyncConnection) -> bool:
-            taken = select(User.id).where(User.username_key == values.get("username_key"), User.id != except_id)
-            return (await connection.scalar(taken)) is not None
-
-        return UsernameTaken() if await read(self._engine, find) else EmailTaken()
-
-
-def name_key(username: str) -> str:
-    """Return what two user names have in common that are the same to a reader.
-
-    Raises:
-        InvalidRequest: it is too long.
-    """
-    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
-    if len(key) > USERNAME_KEY_MAX_LENGTH:
-        raise InvalidRequest("username: it is too long.")
-    return key
-
-
-def email_key(email: str) -> str:
-    """Return what two spellings of an email address have in common.
-
-    Raises:
-        InvalidRequest: it is too long, since some letters become three.
-    """
-    key = email.casefold()
-    if len(key) > EMAIL_KEY_MAX_LENGTH:
-        raise InvalidRequest("email: it is too long.")
-    return key
+        user = await read(self._engine, find)
+        is_right = await self._passwords.matches(password, None if user is None else user.password_hash)
+        if user is None or not is_right or user.disabled_at is not None:
+            raise LoginFailed
+        await self._throttle.succeed(key, address)
+        return user.id, user.token_generation

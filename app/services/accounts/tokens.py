@@ -1,15 +1,23 @@
-"""Tokens: what proves, for a limited time, that a client has logged in. JSON Web Tokens (RFC 7519), HS256 only."""
+"""Tokens: what proves, for a limited time, that a client has logged in. JSON Web Tokens (RFC 7519), HS256 only.
 
+There may be two keys, while an operator replaces one by the other: the first signs, both verify. A token names its key
+by `kid`, which is made of the key and tells nothing of it.
+"""
+
+import hmac
 import os
+import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import jwt
 
 from app.clock import utc_now
-from app.config.settings import SECRET_KEY_MIN_BYTES
+from app.config.accounts import SECRET_KEY_MIN_BYTES
 from app.errors import InvalidToken, TokenExpired
 
 ALGORITHM = "HS256"
@@ -17,6 +25,12 @@ ALGORITHM = "HS256"
 SECRET_KEY_FILE = "secret-key"  # noqa: S105 - its name
 # Longer than any token of ours; a longer one is not worth looking at.
 TOKEN_MAX_CHARACTERS = 4096
+KEY_ID_CHARACTERS = 16
+# As `issue` writes it: int() would also take "+5", " 5", "1_0" and digits of other scripts.
+_ACCOUNT_ID = re.compile(r"[1-9][0-9]{0,18}")
+# What the columns can hold, on each database.
+_MAX_ACCOUNT_ID = 2**63 - 1
+_MAX_GENERATION = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +44,20 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says: whose it is, and of which generation of the account's tokens."""
+    """What a valid token says: whose it is, of which generation of the account's tokens, and how old it is."""
 
     user_id: int
     generation: int
+    issued_at: datetime
     expires_at: datetime
 
 
 class TokenIssuer:
-    """Makes tokens and checks them; knows nothing of accounts."""
+    """Makes tokens and checks them; knows nothing of accounts. Of `secret_keys` the first signs, all verify."""
 
-    def __init__(self, secret_key: str, lifetime: timedelta) -> None:
-        self._secret_key = secret_key
+    def __init__(self, secret_keys: Sequence[str], lifetime: timedelta) -> None:
+        self._keys = {_key_id(key): key for key in secret_keys}
+        self._signing_key_id = _key_id(secret_keys[0])
         self._lifetime = lifetime
 
     def issue(self, user_id: int, generation: int) -> Token:
@@ -55,7 +71,8 @@ class TokenIssuer:
             "exp": expires_at,
             "jti": secrets.token_hex(16),
         }
-        text = jwt.encode(claims, self._secret_key, algorithm=ALGORITHM)
+        key_id = self._signing_key_id
+        text = jwt.encode(claims, self._keys[key_id], algorithm=ALGORITHM, headers={"kid": key_id})
         return Token(text, expires_at, int(self._lifetime.total_seconds()))
 
     def read(self, text: str) -> Claims:
@@ -68,18 +85,60 @@ class TokenIssuer:
         if len(text) > TOKEN_MAX_CHARACTERS:
             raise InvalidToken
         try:
-            claims = jwt.decode(
-                text,
-                self._secret_key,
-                algorithms=[ALGORITHM],
-                # The clock of the machine that has issued it may be a little ahead of ours.
-                options={"require": ["sub", "exp", "iat", "jti"], "verify_iat": False},
-            )
-            return Claims(int(claims["sub"]), int(claims["gen"]), datetime.fromtimestamp(claims["exp"], UTC))
+            *others, last = self._keys_of(text)
+            for key in others:
+                try:
+                    return _read(text, key)
+                except jwt.InvalidSignatureError:
+                    continue
+            return _read(text, last)
         except jwt.ExpiredSignatureError:
             raise TokenExpired from None
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError):
+        # RecursionError: brackets in brackets, which the JSON of a header may be.
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             raise InvalidToken from None
+
+    def _keys_of(self, text: str) -> list[str]:
+        """Return the key that a token names, or all where it names none, as those of earlier versions.
+
+        Raises:
+            KeyError, TypeError, jwt.InvalidTokenError: it names none of ours, or is no token.
+        """
+        header = jwt.get_unverified_header(text)
+        return [self._keys[header["kid"]]] if "kid" in header else list(self._keys.values())
+
+
+def _read(text: str, key: str) -> Claims:
+    claims = jwt.decode(
+        text,
+        key,
+        algorithms=[ALGORITHM],
+        # The clock of the machine that has issued it may be a little ahead of ours.
+        options={"require": ["sub", "exp", "iat", "jti"], "verify_iat": False},
+    )
+    if not _ACCOUNT_ID.fullmatch(claims["sub"]):
+        raise ValueError
+    return Claims(
+        user_id=_whole_number(int(claims["sub"]), up_to=_MAX_ACCOUNT_ID),
+        generation=_whole_number(claims["gen"], up_to=_MAX_GENERATION),
+        issued_at=_moment(claims["iat"]),
+        expires_at=_moment(claims["exp"]),
+    )
+
+
+def _moment(value: Any) -> datetime:
+    return datetime.fromtimestamp(_whole_number(value, up_to=2**63), UTC)
+
+
+def _whole_number(value: Any, *, up_to: int) -> int:
+    # `true` is an int of Python, and 1.5 would be cut.
+    if type(value) is not int or not 0 <= value <= up_to:
+        raise ValueError
+    return value
+
+
+def _key_id(key: str) -> str:
+    return hmac.digest(key.encode(), b"kid", "sha256").hex()[:KEY_ID_CHARACTERS]
 
 
 def kept_secret_key(folder: Path) -> str:

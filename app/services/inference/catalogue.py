@@ -1,8 +1,9 @@
 """Which models one may ask for by name. Only the service's own is there from the start: the others cost memory.
 
 Each is loaded by the first request for it, off the event loop, once for all requests. What cannot be
-loaded is tried again at the next request. Further models never see LLM_API_KEY or LLM_BASE_URL: these belong to the
-provider that they were made for.
+loaded is tried again at the next request. The local model can be asked for beside another one only where the operator
+says so (LOCAL_MODEL): it takes 220 MB of each worker. Further models never see LLM_API_KEY or LLM_BASE_URL: these
+belong to the provider that they were made for.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from app.config.model import ModelSettings
 from app.errors import UnknownModel
 from app.runtime.background import SingleFlight
 
-# What is asked for when no name is given, as the specification has it.
+# What is asked for when no name is given, as the specification has it: the model of the service.
 DEFAULT_MODEL_NAME = "dummy"
 SERVICE_ALIAS = "default"
 LOCAL = "local"
@@ -54,12 +55,12 @@ class ModelCatalogue:
         self.service_client = service_client
         self._settings = settings
         self._service_name = service_client.provider if ":" in settings.provider else settings.provider
-        self._aliases = {SERVICE_ALIAS: self._service_name, DEFAULT_MODEL_NAME: LOCAL}
+        self._aliases = {SERVICE_ALIAS: self._service_name, DEFAULT_MODEL_NAME: self._service_name}
         reserved = {self._service_name, *self._aliases, *BUILT_IN_PROVIDERS}
         if clashes := sorted(reserved & set(settings.further_models)):
             raise ModelConfigurationError(f"MODELS: {', '.join(clashes)} means something else already.")
         # Name -> what LLM_PROVIDER would be called for it.
-        self._targets = {LOCAL: LOCAL}
+        self._targets = {LOCAL: LOCAL} if settings.offers_local else {}
         self._targets |= {name: name for name in plugin_names() if name not in self._aliases}
         self._targets |= settings.further_models
         self._targets.pop(self._service_name, None)
@@ -122,7 +123,7 @@ class ModelCatalogue:
 
     def _description(self, name: str, meant: str) -> str:
         if name == DEFAULT_MODEL_NAME:
-            return "The specification's default name: answers with the local model, no made-up result."
+            return "The specification's default name: the model of this service, no made-up result."
         if name == SERVICE_ALIAS:
             return "The model of this service, whose answers all clients share."
         text = "Ships with the service and runs in it." if meant == LOCAL else "Registered by the operator."

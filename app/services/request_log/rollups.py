@@ -121,11 +121,11 @@ class Rollups:
         statements = []
         rows: list[object] = []
         if users:
-            # Not by case, because the collation of MySQL does not look at it either.
-            rows = [value for user in sorted(users, key=str.casefold) for value in (user, *users[user])]
+            # By code points, as the binary collation of these columns does.
+            rows = [value for user in sorted(users) for value in (user, *users[user])]
             statements.append(Statement(_upsert_users(self._dialect, len(users)), rows))
         for (day, kind), seen in sorted(visitors.items()):
-            rows = [value for visitor in sorted(seen, key=str.casefold) for value in (day, kind, visitor)]
+            rows = [value for visitor in sorted(seen) for value in (day, kind, visitor)]
             statements.append(Statement(_insert_visitors(self._dialect, len(seen)), rows))
             statements.append(Statement(_count_visitors(self._dialect), (day, kind, self._shard)))
         rows = []

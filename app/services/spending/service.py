@@ -6,7 +6,6 @@ What cannot be written down, since the database is away, is kept and written lat
 import random
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address, ip_address, ip_network
 from zoneinfo import ZoneInfo
 
 from loguru import logger
@@ -20,6 +19,7 @@ from app.database.statements import Statement, timestamp_text
 from app.errors import AddressLimit, AppError, BudgetExhausted, UserLimit
 from app.observability import metrics
 from app.runtime.background import OutageLog, every
+from app.runtime.client_key import client_key
 from app.services.request_log.record import Caller
 from app.services.spending.bill import Bill
 from app.services.spending.ledger import Ledger
@@ -33,8 +33,6 @@ FORGET_SECONDS = 3600.0
 KEPT = timedelta(days=2)
 # A bill is about a kilobyte: a day of an outage at one photo a second.
 MAX_KEPT = 100_000
-# As the routing tables of providers have it: a customer gets at least a /64 (RFC 6177).
-IPV6_PREFIX = 64
 ALL = "all"
 DEFAULT_PHOTOS_PER_ADDRESS = 100
 
@@ -181,7 +179,7 @@ class Spending:
         day = day_in_utc(now.astimezone(self._zone).date(), self._zone)
         limits: list[Limit] = []
         if self._photos_per_address and caller.ip_address is not None and caller.api_key_id is None:
-            scope = f"ip:{network_of(caller.ip_address)}"
+            scope = f"ip:{client_key(caller.ip_address)}"
             limits.append(PhotoLimit(scope, hour, hour + timedelta(hours=1), self._photos_per_address, AddressLimit))
         if self._settings.photos_per_user and caller.user_id is not None:
             limits.append(PhotoLimit(f"user:{caller.user_id}", *day, self._settings.photos_per_user, UserLimit))
@@ -193,11 +191,3 @@ class Spending:
         if (budget := self._settings.daily_budget_micros) is not None:
             limits.append(Budget(ALL, *day, budget, BudgetExhausted))
         return limits
-
-
-def network_of(address: str) -> str:
-    """Return the network that counts as one caller: the address itself, of IPv6 its /64."""
-    parsed = ip_address(address)
-    if isinstance(parsed, IPv6Address):
-        return str(ip_network((parsed, IPV6_PREFIX), strict=False))
-    return str(parsed)

@@ -3,9 +3,8 @@
 They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each, but for
 a series, is one statement, so it sees one state of the database. Money is the ledger's sums
 (app/services/spending/ledger.py), never a product of counts. Ratios, averages and money are computed here in decimals,
-so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which
-user ids are one user is the database's matter: the specification's collation on MySQL takes "Device-A" and "device-a"
-for the same, SQLite does not.
+so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros.
+User ids are compared byte by byte on every database: "Device-A" and "device-a" are two users.
 """
 
 import asyncio

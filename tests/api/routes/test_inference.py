@@ -12,12 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import Settings
 from app.database.tables.classification import CachedImage
 from app.database.tables.request_log import RequestLog
+from app.main import create_app
 from tests.fakes.counted_model import CountedModel
 from tests.fakes.images import RED, jpeg_photo, png_photo
 from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, refusal
 from tests.fakes.model_server import FakeModelServer
 from tests.support.library_api import files_of, person, upload
 from tests.support.people import code
+from tests.support.serving import serving
 
 PATH = "/images/inference"
 JPEG = jpeg_photo()
@@ -142,31 +144,51 @@ async def test_a_model_that_refuses(
 # ----- other models
 
 
-async def test_dummy_is_the_local_model(
-    service: httpx2.AsyncClient, owner: Headers, model_server: FakeModelServer, engine: AsyncEngine
+async def test_dummy_is_the_model_of_the_service(
+    service: httpx2.AsyncClient, owner: Headers, model_server: FakeModelServer
 ) -> None:
-    listed = {item["name"]: item for item in (await service.get("/models")).json()["items"]}
-    # Not loaded, because no request has asked for it.
-    assert listed["local"]["model"] is None
     image_id = await image_of(service, owner)
     body = (await ask(service, owner, image_id)).json()
-    assert body["model_name"] == "dummy"
-    assert body["model"].startswith("local/")
-    assert body["from_cache"] is False
-    by_name = (await ask(service, owner, image_id, "local")).json()
-    assert (by_name["from_cache"], by_name["confidence"]) == (True, body["confidence"])
+    assert (body["model_name"], body["model"], model_server.call_count) == ("dummy", "test-vision", 1)
     listed = {item["name"]: item for item in (await service.get("/models")).json()["items"]}
     assert listed["dummy"] == {
         "name": "dummy",
-        "provider": "local",
-        "model": body["model"],
+        "provider": "custom",
+        "model": "test-vision",
         "is_default": True,
-        "alias_of": "local",
+        "alias_of": "custom",
         "description": listed["dummy"]["description"],
     }
-    # A demo never answers for the service's model.
-    assert model_server.call_count == 0
-    assert await rows(engine, CachedImage.id) == []
+
+
+async def test_the_local_model_is_chosen_where_the_operator_allows_it(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    model = settings.model.model_copy(update={"local_model": True})
+    async with (
+        serving(create_app(settings.model_copy(update={"model": model}))) as url,
+        httpx2.AsyncClient(base_url=url, timeout=120) as service,
+    ):
+        listed = {item["name"]: item for item in (await service.get("/models")).json()["items"]}
+        # Not loaded, because no request has asked for it.
+        assert listed["local"]["model"] is None
+        owner = await person(service)
+        image_id = await image_of(service, owner)
+        body = (await ask(service, owner, image_id, "local")).json()
+        assert body["model"].startswith("local/")
+        assert body["from_cache"] is False
+        again = (await ask(service, owner, image_id, "local")).json()
+        assert (again["from_cache"], again["confidence"]) == (True, body["confidence"])
+        # A demo never answers for the service's model.
+        assert model_server.call_count == 0
+        assert await rows(engine, CachedImage.id) == []
+
+
+async def test_a_stranger_loads_no_local_model(service: httpx2.AsyncClient, owner: Headers) -> None:
+    answer = await ask(service, owner, await image_of(service, owner), "local")
+    assert code(answer) == (400, "unknown_model")
+    names = [item["name"] for item in (await service.get("/models")).json()["items"]]
+    assert "local" not in names
 
 
 async def test_nobody_pays_twice_for_another_model(
@@ -266,7 +288,7 @@ async def test_an_unknown_model(service: httpx2.AsyncClient, owner: Headers) -> 
     answer = await ask(service, owner, await image_of(service, owner), "resnet50")
     assert code(answer) == (400, "unknown_model")
     known = answer.json()["error"]["details"]["known"]
-    assert known == ["custom", "local", "CountedModel", "BrokenModel", "missing", "default", "dummy"]
+    assert known == ["custom", "CountedModel", "BrokenModel", "missing", "default", "dummy"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ async def unsigned(service: httpx2.AsyncClient, settings: Settings) -> str:
 
 async def expired(service: httpx2.AsyncClient, settings: Settings) -> str:
     claims = jwt.decode(await log_in(service), options={"verify_signature": False})
-    issuer = TokenIssuer(kept_secret_key(settings.data_dir), timedelta(seconds=-10))
+    issuer = TokenIssuer([kept_secret_key(settings.data_dir)], timedelta(seconds=-10))
     return issuer.issue(int(claims["sub"]), claims["gen"]).text
 
 
@@ -82,7 +82,7 @@ async def test_everybody_may_see_the_models(service: httpx2.AsyncClient) -> None
     answer = await service.get("/models")
     assert answer.status_code == 200
     names = [item["name"] for item in answer.json()["items"]]
-    assert names == ["custom", "local", "default", "dummy"]
+    assert names == ["custom", "default", "dummy"]
     assert [item["name"] for item in answer.json()["items"] if item["is_default"]] == ["dummy"]
     default = next(item for item in answer.json()["items"] if item["name"] == "default")
     assert (default["alias_of"], default["provider"], default["model"]) == ("custom", "custom", "test-vision")

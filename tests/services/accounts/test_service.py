@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import utc_now
 from app.errors import EmailTaken, InvalidToken, LoginFailed, ServerBusy, TooManyLogins, UsernameTaken
 from app.services.accounts import passwords as passwords_module
-from app.services.accounts.login_throttle import ADDRESS, FREE_FAILURES, LoginThrottle
+from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import SECRET_KEY_FILE, kept_secret_key
+from app.services.throttle import FREE_FAILURES, Subject
 from tests.support.databases import lost_answers
 from tests.support.people import TOKEN_KEY
 
@@ -24,22 +25,22 @@ async def test_a_sign_up_whose_commit_had_no_answer_is_done(
     accounts: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with lost_answers(engine, monkeypatch) as lost:
-        account = await accounts.register("somebody", "somebody@example.com", "password")
+        account = await accounts.register("somebody", "somebody@example.com", "testpassword123")
     assert lost
-    token = await accounts.log_in("somebody", "password", None)
+    token = await accounts.log_in("somebody", "testpassword123", None)
     assert (await accounts.session_of(token.text)).account == account
     # A user with the same password is not taken for the same person.
     with pytest.raises(UsernameTaken):
-        await accounts.register("somebody", "other@example.com", "password")
+        await accounts.register("somebody", "other@example.com", "testpassword123")
     with pytest.raises(EmailTaken):
-        await accounts.register("other", "somebody@example.com", "password")
+        await accounts.register("other", "somebody@example.com", "testpassword123")
 
 
 async def test_sign_ups_do_not_keep_people_from_logging_in(
     accounts: AccountService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passwords_module, "MAX_WAITING", 3)
-    await accounts.register("somebody", "somebody@example.com", "password")
+    await accounts.register("somebody", "somebody@example.com", "testpassword123")
     is_free = threading.Event()
     hashing: Any = accounts._passwords._hash
     hash_password = hashing.hash
@@ -53,21 +54,21 @@ async def test_sign_ups_do_not_keep_people_from_logging_in(
         # The hash that unknown names are compared with.
         accounts._passwords._unknown = hash_password("unknown")
         sign_ups = [
-            asyncio.create_task(accounts.register(f"user{number}", f"{number}@example.com", "password"))
+            asyncio.create_task(accounts.register(f"user{number}", f"{number}@example.com", "testpassword123"))
             for number in range(5)
         ]
         try:
-            assert await asyncio.wait_for(accounts.log_in("somebody", "password", None), 5)
+            assert await asyncio.wait_for(accounts.log_in("somebody", "testpassword123", None), 5)
         finally:
             is_free.set()
         outcomes = await asyncio.gather(*sign_ups, return_exceptions=True)
     assert sum(isinstance(outcome, ServerBusy) for outcome in outcomes) == 2
-    assert await accounts.register("late", "late@example.com", "password")
+    assert await accounts.register("late", "late@example.com", "testpassword123")
 
 
 async def test_all_addresses_of_a_household_are_one(engine: AsyncEngine) -> None:
     throttle = LoginThrottle(engine)
-    for number in range(FREE_FAILURES[ADDRESS]):
+    for number in range(FREE_FAILURES[Subject.ADDRESS]):
         await throttle.begin(f"account{number}", f"2001:db8:1:2:{number:x}::1")
     with pytest.raises(TooManyLogins):
         await throttle.begin("another", "2001:db8:1:2:ffff::1")
@@ -76,7 +77,7 @@ async def test_all_addresses_of_a_household_are_one(engine: AsyncEngine) -> None
 
 
 async def test_a_token_of_a_clock_that_is_ahead_counts(accounts: AccountService) -> None:
-    account = await accounts.register("somebody", "somebody@example.com", "password")
+    account = await accounts.register("somebody", "somebody@example.com", "testpassword123")
     issued_at = utc_now() + timedelta(seconds=20)
     claims = {"sub": str(account.id), "gen": 0, "iat": issued_at, "exp": issued_at + timedelta(days=1), "jti": "a"}
     assert (await accounts.session_of(jwt.encode(claims, TOKEN_KEY, algorithm="HS256"))).account == account
@@ -87,7 +88,7 @@ async def test_a_token_of_a_clock_that_is_ahead_counts(accounts: AccountService)
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password(
     accounts: AccountService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await accounts.register("somebody", "somebody@example.com", "password")
+    await accounts.register("somebody", "somebody@example.com", "testpassword123")
     compared: list[str] = []
     hashing: Any = accounts._passwords._hash
     verify = hashing.verify

@@ -14,7 +14,7 @@ from app.config.model import ModelSettings
 from app.config.settings import Settings
 from app.errors import ImageNotFound, UnknownModel
 from app.resources import Resources, open_resources
-from app.services.accounts.service import Account
+from app.services.accounts.rows import Account
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.photos import UploadedPhoto
 from tests.fakes.counted_model import CountedModel
@@ -64,7 +64,7 @@ async def test_it_asks_for_the_specifications_name_by_default(
     resources: Resources, account: Account, image_id: int
 ) -> None:
     inference = await resources.inference.infer(account.id, image_id)
-    assert (inference.model_name, inference.model[:6]) == ("dummy", "local/")
+    assert (inference.model_name, inference.model[:6]) == ("dummy", "test-v")
 
 
 async def test_what_is_not_there(resources: Resources, account: Account, image_id: int) -> None:
@@ -148,11 +148,31 @@ async def test_the_local_model_may_be_the_services() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize(
+    ("provider", "local_model", "offered"),
+    [
+        ("local", None, True),
+        ("local", "on", True),
+        ("custom", None, False),
+        ("custom", "on", True),
+        ("custom", "off", False),
+    ],
+)
+def test_whether_the_local_model_can_be_chosen(provider: str, local_model: str | None, offered: bool) -> None:
+    values = {"LLM_PROVIDER": provider} | ({} if local_model is None else {"LOCAL_MODEL": local_model})
+    assert ModelSettings.model_validate(values).offers_local is offered
+
+
+def test_the_services_own_model_cannot_be_switched_off() -> None:
+    with pytest.raises(ValueError, match="LOCAL_MODEL=off needs another LLM_PROVIDER"):
+        ModelSettings.model_validate({"LLM_PROVIDER": "local", "LOCAL_MODEL": "off"})
+
+
 async def test_a_class_may_be_the_services() -> None:
     settings = model_settings(f"{HERE}:CountedModel")
     client = client_of(settings)
     models = ModelCatalogue(client, settings)
-    assert [choice.name for choice in models.choices()] == ["CountedModel", "local", "default", "dummy"]
+    assert [choice.name for choice in models.choices()] == ["CountedModel", "default", "dummy"]
     await models.close()
     await client.close()
 

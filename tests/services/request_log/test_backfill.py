@@ -19,7 +19,7 @@ from app.services.request_log.record import RequestRecord
 from app.services.request_log.service import RequestLogService
 from tests.support.databases import recorder_on
 from tests.support.records import record
-from tests.support.rollups import DAYS, SHANGHAI, computed, figures, random_records, stats_on, users_of
+from tests.support.rollups import DAYS, SHANGHAI, computed, figures, random_records, stats_on
 
 NEW_YORK = ZoneInfo("America/New_York")
 # New York is behind, so its days begin in the middle of Shanghai's.
@@ -33,7 +33,7 @@ async def counted_for_shanghai(engine: AsyncEngine, records: list[RequestRecord]
 
 
 async def assert_counted_for(engine: AsyncEngine, records: list[RequestRecord], zone: ZoneInfo) -> None:
-    assert await figures(engine, MORE_DAYS, zone) == computed(records, users_of(engine), MORE_DAYS, zone)
+    assert await figures(engine, MORE_DAYS, zone) == computed(records, MORE_DAYS, zone)
 
 
 async def test_what_is_right_costs_one_select(engine: AsyncEngine) -> None:

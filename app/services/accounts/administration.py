@@ -1,0 +1,116 @@
+"""What an operator does with other people's accounts. An account that is disabled keeps its pictures and results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import utc_now
+from app.database.tables.accounts import User
+from app.database.transactions import read, write
+from app.services.accounts.passwords import PasswordHasher
+from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
+from app.services.accounts.weak_passwords import check_password
+from app.services.library.service import LibraryService
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account, and since when it is disabled, if it is."""
+
+    account: Account
+    disabled_at: datetime | None
+
+
+class UnknownAccount(Exception):
+    """There is no account of this name; the text says so."""
+
+
+class AccountAdministration:
+    """Lists, makes, disables and deletes accounts."""
+
+    def __init__(self, engine: AsyncEngine, passwords: PasswordHasher) -> None:
+        self._engine = engine
+        self._passwords = passwords
+
+    async def list_all(self) -> list[AccountState]:
+        """Return all accounts in the order in which they were made."""
+        return await self._find()
+
+    async def create(self, username: str, email: str, password: str) -> Account:
+        """Make an account, whatever SIGN_UP says.
+
+        Raises:
+            UsernameTaken, EmailTaken: another account has it.
+            InvalidRequest: the name or the address is too long, or the password is one that is guessed.
+        """
+        await check_password(password, username=username, email=email)
+        return await insert_account(self._engine, username, email, await self._passwords.hash(password))
+
+    async def disable(self, username: str) -> None:
+        """End all tokens of an account, and let nobody log in to it.
+
+        Raises:
+            UnknownAccount: there is none of this name.
+        """
+        # The tokens count again for nobody when it is enabled: they may be why it was disabled.
+        await self._change(username, {"disabled_at": utc_now(), "token_generation": User.token_generation + 1})
+
+    async def enable(self, username: str) -> None:
+        """Let its owner log in again.
+
+        Raises:
+            UnknownAccount: there is none of this name.
+        """
+        await self._change(username, {"disabled_at": None})
+
+    async def reset_password(self, username: str, password: str) -> None:
+        """Give an account a new password, which ends all its tokens.
+
+        Raises:
+            UnknownAccount: there is none of this name.
+            WeakPassword: the password is one that is guessed.
+        """
+        account = (await self._get(username)).account
+        await check_password(password, username=account.username, email=account.email)
+        await update_account(self._engine, account.id, password_hash=await self._passwords.hash(password))
+
+    async def delete(self, username: str, library: LibraryService) -> None:
+        """Delete an account with its pictures, which `library` has, and its results.
+
+        Raises:
+            UnknownAccount: there is none of this name.
+            StorageUnavailable: the storage of the pictures cannot be reached.
+        """
+        state = await self._get(username)
+        await delete_account(self._engine, library, state.account.id)
+
+    async def _change(self, username: str, values: dict[str, Any]) -> None:
+        state = await self._get(username)
+
+        async def change(connection: AsyncConnection) -> None:
+            changed = update(User).where(User.id == state.account.id).values(**values, updated_at=utc_now())
+            await connection.execute(changed)
+
+        await write(self._engine, change)
+
+    async def _get(self, username: str) -> AccountState:
+        found = await self._find(User.username_key == name_key(username))
+        if not found:
+            raise UnknownAccount(f"There is no account {username}.")
+        return found[0]
+
+    async def _find(self, *conditions: ColumnElement[bool]) -> list[AccountState]:
+        async def find(
+            connection: AsyncConnection,
+        ) -> Sequence[Row[int, str, str, datetime, datetime | None]]:
+            columns = User.id, User.username, User.email, User.created_at, User.disabled_at
+            return (await connection.execute(select(*columns).where(*conditions).order_by(User.id))).all()
+
+        return [
+            AccountState(Account(row.id, row.username, row.email, row.created_at), row.disabled_at)
+            for row in await read(self._engine, find)
+        ]
