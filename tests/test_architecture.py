@@ -46,7 +46,9 @@ FORBIDDEN = {
 
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
-    "accounts": {"library"},
+    "accounts": {"audit", "library", "throttle"},
+    "api_keys": {"audit", "throttle"},
+    "audit": set(),
     "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log"},
     "events": {"accounts", "redis"},
@@ -58,6 +60,7 @@ SERVICES: dict[str, set[str]] = {
     "request_log": set(),
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
+    "throttle": set(),
 }
 
 TOP_LEVEL = {
