@@ -10,12 +10,16 @@ AppError 500 internal_error
 │   ├── TooManyPixels too_many_pixels
 │   ├── ImageTooComplex image_too_complex
 │   └── UnknownModel unknown_model
-├── AdminKeyRequired 401 admin_key_required
+├── ApiKeyRequired 401 api_key_required
+│   └── InvalidApiKey invalid_api_key                wrong, expired or revoked
 ├── DashboardLoginRequired 401 dashboard_login_required
 ├── AuthenticationRequired 401 authentication_required
 │   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
 │   ├── TokenExpired token_expired
 │   └── LoginFailed login_failed
+├── Forbidden 403 forbidden
+│   ├── InsufficientScope insufficient_scope
+│   └── NetworkNotAllowed network_not_allowed
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
@@ -31,6 +35,7 @@ AppError 500 internal_error
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
 ├── TooManyLogins 429 too_many_logins
+├── TooManyWrongKeys 429 too_many_wrong_keys
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
@@ -110,16 +115,21 @@ class UnknownModel(InvalidRequest):
     message = "There is no model of this name. GET /models lists those that can be chosen."
 
 
-class AdminKeyRequired(AppError):
+class ApiKeyRequired(AppError):
     status = 401
-    code = "admin_key_required"
-    message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+    code = "api_key_required"
+    message = "Send an API key in the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+
+
+class InvalidApiKey(ApiKeyRequired):
+    code = "invalid_api_key"
+    message = "This API key is not valid, or not any more."
 
 
 class DashboardLoginRequired(AppError):
     status = 401
     code = "dashboard_login_required"
-    message = "Log in with any user name and the service's ADMIN_API_KEY as the password."
+    message = "Log in with any user name, and as the password an API key that may see statistics."
     challenge = 'Basic realm="Image Classifier", charset="UTF-8"'
 
 
@@ -142,6 +152,22 @@ class TokenExpired(AuthenticationRequired):
 class LoginFailed(AuthenticationRequired):
     code = "login_failed"
     message = "User name or password is wrong."
+
+
+class Forbidden(AppError):
+    status = 403
+    code = "forbidden"
+    message = "This is not for you."
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+    message = "This API key may not do that; details.scope is what it would need."
+
+
+class NetworkNotAllowed(Forbidden):
+    code = "network_not_allowed"
+    message = "Requests from this address are not accepted here."
 
 
 class NotFound(AppError):
@@ -222,6 +248,12 @@ class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
     message = "Too many failed log-ins. Wait a moment before the next."
+
+
+class TooManyWrongKeys(AppError):
+    status = 429
+    code = "too_many_wrong_keys"
+    message = "Too many wrong API keys came from this address. Wait a moment before the next."
 
 
 class TooManyTasks(AppError):

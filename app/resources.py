@@ -18,6 +18,9 @@ from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts
 from app.services.accounts.service import AccountService
+from app.services.api_keys.lifespan import open_api_keys
+from app.services.api_keys.service import ApiKeyService
+from app.services.audit.service import AuditLog
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.lifespan import open_classifier
@@ -52,6 +55,8 @@ class Resources:
 
     settings: Settings
     upload_memory: MemoryBudget
+    audit: AuditLog
+    api_keys: ApiKeyService
     cache: CacheService
     request_log: RequestLogService
     classifier: ClassifierService
@@ -88,6 +93,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         heartbeat = await enter(open_heartbeat(engine))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
+        audit = AuditLog(engine)
+        api_keys = await enter(open_api_keys(settings.cache, engine, audit=audit))
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
         await model_client.start()
@@ -114,7 +121,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
-        accounts = await enter(open_accounts(settings, engine, library=library))
+        accounts = await enter(open_accounts(settings, engine, library=library, audit=audit))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -148,6 +155,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         yield Resources(
             settings=settings,
             upload_memory=upload_memory,
+            audit=audit,
+            api_keys=api_keys,
             cache=cache,
             request_log=log.service,
             classifier=classifier,
