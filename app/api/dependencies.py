@@ -50,7 +50,7 @@ _oauth2 = OAuth2PasswordBearer(tokenUrl="users/token", scheme_name="Account", au
 
 
 # For /docs alone: app/api/access.py has looked at the key before any route is found.
-TAKES_KEY = Depends(HTTPBearer(scheme_name="ApiKey", description="An API key, where one is needed.", auto_error=False))
+TAKES_KEY = Depends(
     HTTPBearer(scheme_name="ApiKey", description="An API key, where keys are needed.", auto_error=False)
 )
 
