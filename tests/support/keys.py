@@ -1,5 +1,7 @@
 """API keys for tests."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,6 +11,16 @@ from app.services.api_keys.administration import NewKey, create_key, end_key
 from app.services.api_keys.key import Scope
 
 ADMIN_API_KEY = "an-admin-key-for-tests"
+
+
+DEADLINE_SECONDS = 60.0
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the condition holds; nothing tells a test when a process has looked at the table of keys."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 async def key_of(
