@@ -9,8 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.tables import api_keys
-from app.services.api_keys.key import hash_of
+from app.main import create_app
+from app.services.api_keys.key import Scope, hash_of
 from tests.support.command_line import run
+from tests.support.keys import key_of
+from tests.support.serving import serving
 
 
 async def test_a_key_is_made_listed_and_revoked(settings: Settings, engine: AsyncEngine, tmp_path: Path) -> None:
@@ -65,3 +68,16 @@ async def test_what_cannot_be_a_key_is_refused(
     assert "Traceback" not in done.messages
     async with engine.connect() as connection:
         assert (await connection.execute(select(api_keys.ApiKey.id))).all() == []
+
+
+async def test_the_client_sends_the_key_of_the_environment(
+    settings: Settings, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    key = await key_of(engine, Scope.STATS)
+    async with serving(create_app(settings)) as url:
+        refused = await run("stats", "--server", url, "--json", cwd=tmp_path)
+        assert (refused.status, refused.output) == (1, "")
+        assert "api_key_required" in refused.messages
+        shown = await run("stats", "--server", url, "--json", cwd=tmp_path, IMAGE_CLASSIFIER_API_KEY=key.text)
+        assert shown.status == 0, shown.messages
+        assert json.loads(shown.output)["today"]["total_requests"] == 0
