@@ -34,6 +34,7 @@ AppError 500 internal_error
 ├── PayloadTooLarge 413 payload_too_large
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
+├── MisdirectedRequest 421 misdirected_request
 ├── TooManyLogins 429 too_many_logins
 ├── TooManyWrongKeys 429 too_many_wrong_keys
 ├── TooManyTasks 429 too_many_tasks
@@ -242,6 +243,12 @@ class ImageTooLarge(PayloadTooLarge):
 class QuotaExceeded(PayloadTooLarge):
     code = "quota_exceeded"
     message = "Your library is full. Delete some images first."
+
+
+class MisdirectedRequest(AppError):
+    status = 421
+    code = "misdirected_request"
+    message = "There is no service of this name here."
 
 
 class TooManyLogins(AppError):

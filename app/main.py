@@ -47,7 +47,7 @@ from app.observability.tracing import start_tracing
 from app.resources import open_resources
 from app.server.shutdown import on_shutdown
 from app.web import dashboard, demo, index
-from app.web.documentation import add_redoc
+from app.web.documentation import add_documentation
 from app.web.pages import mount_assets
 
 # 500 hashes and a user id take about 35 kB of JSON.
@@ -94,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="图片分类服务",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         telemetry=_telemetry(settings),
     )
@@ -118,7 +119,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(demo.router)
     app.include_router(index.router)
     mount_assets(app)
-    add_redoc(app)
+    add_documentation(app)
 
     policy = AccessPolicy(settings)
     # The last added is the outermost.

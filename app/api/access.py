@@ -7,7 +7,8 @@ closed rather than open. Account routes are judged by the tokens of accounts alo
 import base64
 import binascii
 import ipaddress
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -19,7 +20,14 @@ from app.api.dependencies import address_of, resources_of
 from app.api.errors import error_response, log_error
 from app.config.access import Network
 from app.config.settings import Settings
-from app.errors import ApiKeyRequired, AppError, DashboardLoginRequired, InsufficientScope, NetworkNotAllowed
+from app.errors import (
+    ApiKeyRequired,
+    AppError,
+    DashboardLoginRequired,
+    InsufficientScope,
+    MisdirectedRequest,
+    NetworkNotAllowed,
+)
 from app.services.api_keys import key as keys
 from app.services.api_keys.key import ApiKey
 from app.services.api_keys.service import ApiKeyService
@@ -68,6 +76,8 @@ _SCOPES = {
     Area.STATISTICS: keys.Scope.STATS,
     Area.ADMINISTRATION: keys.Scope.ADMIN,
 }
+# By load balancers and Prometheus, which know no name.
+_ASKED_BY_ADDRESS = frozenset({Area.PROBES, Area.METRICS})
 _ADMIN_AREAS = frozenset({Area.STATISTICS, Area.ADMINISTRATION, Area.METRICS})
 
 
@@ -96,6 +106,7 @@ class AccessPolicy:
         self._requires_key = access.require_api_key
         self._public_statistics = access.public_statistics
         self._closes_statistics = settings.closes_statistics
+        self._hosts = frozenset(access.allowed_hosts)
         everyone = _membership(access.allowed_networks)
         self._networks = _Networks(everyone, _membership(access.admin_networks) or everyone)
 
@@ -114,6 +125,8 @@ class AccessPolicy:
             return
         area = area or area_of(_path_of(scope))
         self._check_network(scope, area)
+        if self._hosts and area not in _ASKED_BY_ADDRESS and not self._is_host(Headers(scope=scope).get("host", "")):
+            raise MisdirectedRequest
         keys_of_service = resources_of(scope).api_keys
         needed = _SCOPES.get(area)
         state["is_admitted"] = True
@@ -123,6 +136,12 @@ class AccessPolicy:
         if not key.may(needed):
             raise InsufficientScope(details={"scope": needed})
         state["api_key"] = key
+
+    def _is_host(self, sent: str) -> bool:
+        # Without the port; an IPv6 address has colons of its own, in brackets.
+        host = re.sub(r":\d*$", "", sent.lower()).removesuffix(".")
+        _, dot, parent = host.partition(".")
+        return host in self._hosts or (bool(dot) and any(f"*.{name}" in self._hosts for name in _parents(parent)))
 
     def _is_closed(self, area: Area, keys_of_service: ApiKeyService) -> bool:
         if area is Area.CLASSIFICATION:
@@ -200,6 +219,13 @@ def _path_of(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _parents(name: str) -> Iterator[str]:
+    """Yield a name and those above it: a.example.com, example.com, com."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
 
 
 def _membership(networks: tuple[Network, ...]) -> Callable[[str], bool] | None:

@@ -1,6 +1,7 @@
 """Who may ask: API keys, networks, hosts, and how often. All of it is optional, and off by default."""
 
 import ipaddress
+import re
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -21,6 +22,19 @@ class AccessSettings(SettingsGroup):
     """Comma-separated addresses and networks (CIDR) that may ask; empty: any. Health checks are exempt."""
     admin_networks: tuple[Network, ...] = Field((), validation_alias="ADMIN_NETWORKS")
     """The same for changes by hand, metrics, dashboard and statistics; empty: ALLOWED_NETWORKS."""
+    allowed_hosts: tuple[str, ...] = Field((), validation_alias="ALLOWED_HOSTS")
+    """Comma-separated names that a request's Host may have, *.example.com too; empty: any. Probes are exempt."""
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        hosts = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[a-z0-9_.-]+|\[[0-9a-f:.]+\]", host):
+                raise ValueError(f"{host!r} is no host such as photos.example.com or *.example.com, without a port")
+        return hosts
 
     @field_validator("allowed_networks", "admin_networks", mode="before")
     @classmethod
