@@ -37,6 +37,7 @@ AppError 500 internal_error
 ├── MisdirectedRequest 421 misdirected_request
 ├── TooManyLogins 429 too_many_logins
 ├── TooManyWrongKeys 429 too_many_wrong_keys
+├── RateLimited 429 rate_limited
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
@@ -261,6 +262,12 @@ class TooManyWrongKeys(AppError):
     status = 429
     code = "too_many_wrong_keys"
     message = "Too many wrong API keys came from this address. Wait a moment before the next."
+
+
+class RateLimited(AppError):
+    status = 429
+    code = "rate_limited"
+    message = "Too many requests in the last minute; details.per_minute is how many may be made."
 
 
 class TooManyTasks(AppError):

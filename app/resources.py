@@ -33,6 +33,7 @@ from app.services.inference.lifespan import open_inference
 from app.services.inference.service import InferenceService
 from app.services.library.lifespan import open_library
 from app.services.library.service import LibraryService
+from app.services.rate_limits import RateLimits
 from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
@@ -57,6 +58,7 @@ class Resources:
     upload_memory: MemoryBudget
     audit: AuditLog
     api_keys: ApiKeyService
+    rate_limits: RateLimits
     cache: CacheService
     request_log: RequestLogService
     classifier: ClassifierService
@@ -157,6 +159,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             upload_memory=upload_memory,
             audit=audit,
             api_keys=api_keys,
+            rate_limits=RateLimits(redis, per_address=settings.access.requests_per_minute_per_address),
             cache=cache,
             request_log=log.service,
             classifier=classifier,

@@ -56,6 +56,7 @@ SERVICES: dict[str, set[str]] = {
     "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
+    "rate_limits": {"redis", "throttle"},
     "redis": set(),
     "request_log": set(),
     "statistics": {"health", "request_log"},

@@ -78,6 +78,8 @@ _SCOPES = {
 }
 # By load balancers and Prometheus, which know no name.
 _ASKED_BY_ADDRESS = frozenset({Area.PROBES, Area.METRICS})
+# Files of pages come in dozens, and cost next to nothing.
+_NOT_LIMITED = frozenset({Area.PROBES, Area.METRICS, Area.PAGES})
 _ADMIN_AREAS = frozenset({Area.STATISTICS, Area.ADMINISTRATION, Area.METRICS})
 
 
@@ -106,6 +108,7 @@ class AccessPolicy:
         self._requires_key = access.require_api_key
         self._public_statistics = access.public_statistics
         self._closes_statistics = settings.closes_statistics
+        self._limits_addresses = access.requests_per_minute_per_address is not None
         self._hosts = frozenset(access.allowed_hosts)
         everyone = _membership(access.allowed_networks)
         self._networks = _Networks(everyone, _membership(access.admin_networks) or everyone)
@@ -131,10 +134,14 @@ class AccessPolicy:
         needed = _SCOPES.get(area)
         state["is_admitted"] = True
         if needed is None or not self._is_closed(area, keys_of_service):
+            if self._limits_addresses and area not in _NOT_LIMITED:
+                await resources_of(scope).rate_limits.count_address(address_of(scope))
             return
         key = await _key_of(scope, area, keys_of_service)
         if not key.may(needed):
             raise InsufficientScope(details={"scope": needed})
+        if key.rate_per_minute is not None:
+            await resources_of(scope).rate_limits.count_key(key.id, key.rate_per_minute)
         state["api_key"] = key
 
     def _is_host(self, sent: str) -> bool:

@@ -29,6 +29,7 @@ from app.errors import (
     NetworkNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
     ServerBusy,
     TooManyLogins,
     TooManyStreams,
@@ -42,12 +43,12 @@ from app.services.request_log.error_counts import count_error
 # Only the operator can change them.
 NEEDS_OPERATOR = (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted, ModelWeightsMissing)
 # Whom we refuse for want of room, or because they come too often.
-REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyWrongKeys, TooManyTasks, TooManyStreams)
+REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyWrongKeys, RateLimited, TooManyTasks, TooManyStreams)
 for refusal in REFUSALS:
     # Shown from the start: Prometheus takes a series that is born with its first event for one that has not grown.
     metrics.REFUSED_REQUESTS.labels(refusal.code)
 # What a route that takes API keys may answer (app/api/access.py).
-KEY_ERRORS = (ApiKeyRequired, InvalidApiKey, InsufficientScope, NetworkNotAllowed, TooManyWrongKeys)
+KEY_ERRORS = (ApiKeyRequired, InvalidApiKey, InsufficientScope, NetworkNotAllowed, TooManyWrongKeys, RateLimited)
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
 # For an error that lasts until an operator changes a setting.

@@ -22,6 +22,10 @@ class AccessSettings(SettingsGroup):
     """Comma-separated addresses and networks (CIDR) that may ask; empty: any. Health checks are exempt."""
     admin_networks: tuple[Network, ...] = Field((), validation_alias="ADMIN_NETWORKS")
     """The same for changes by hand, metrics, dashboard and statistics; empty: ALLOWED_NETWORKS."""
+    requests_per_minute_per_address: int | None = Field(
+        None, validation_alias="REQUESTS_PER_MINUTE_PER_ADDRESS", ge=1, le=1_000_000
+    )
+    """Requests without an API key from one address, of IPv6 from one /64 network; empty: no limit."""
     allowed_hosts: tuple[str, ...] = Field((), validation_alias="ALLOWED_HOSTS")
     """Comma-separated names that a request's Host may have, *.example.com too; empty: any. Probes are exempt."""
 

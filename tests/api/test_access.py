@@ -195,3 +195,21 @@ async def test_who_pays_is_known(settings: Settings, engine: AsyncEngine) -> Non
         state = {"request_id": "r", "started_at": 0.0, "api_key": key}
         caller = caller_of({"type": "http", "state": state, "client": ("192.0.2.1", 1)}, None)
     assert (caller.api_key_id, caller.key_budget_micros) == (new.id, 7)
+
+
+async def test_requests_per_minute_are_limited_by_key_and_by_address(settings: Settings, engine: AsyncEngine) -> None:
+    async with service_with(settings, requests_per_minute_per_address=5) as client, of_api(client) as api:
+        # The fast path, the routes, accounts; each address by itself.
+        answers = [await check(api, "0" * 64) for _ in range(20)]
+        assert answers[0].status_code == 200
+        assert (answers[-1].status_code, error_code(answers[-1])) == (429, "rate_limited")
+        assert int(answers[-1].headers["Retry-After"]) >= 1
+        assert (await client.get("/models")).status_code == 429
+        for path in ("/health", "/docs", "/metrics"):
+            assert (await client.get(path)).status_code == 200
+        assert (await client.get("/models", headers={"X-Forwarded-For": "192.0.2.5"})).status_code == 200
+    slow, quick = await key_of(engine, Scope.CLASSIFY, rate_per_minute=5), await key_of(engine, Scope.CLASSIFY)
+    async with service_with(settings, requests_per_minute_per_address=5) as client, of_api(client) as api:
+        for key, last in ((slow, 429), (quick, 200)):
+            statuses = [(await check(api, "0" * 64, headers=bearer(key.text))).status_code for _ in range(20)]
+            assert (statuses[0], statuses[-1]) == (200, last)
