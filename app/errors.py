@@ -11,7 +11,8 @@ AppError 500 internal_error
 │   ├── ImageTooComplex image_too_complex
 │   ├── UnknownModel unknown_model
 │   └── WeakPassword weak_password
-├── AdminKeyRequired 401 admin_key_required
+├── ApiKeyRequired 401 api_key_required
+│   └── InvalidApiKey invalid_api_key                wrong, expired or revoked
 ├── DashboardLoginRequired 401 dashboard_login_required
 ├── AuthenticationRequired 401 authentication_required
 │   ├── InvalidToken invalid_token                  forged, of an account that is gone or disabled, or ended
@@ -19,6 +20,9 @@ AppError 500 internal_error
 │   └── LoginFailed login_failed
 ├── SignUpClosed 403 sign_up_closed
 ├── ReauthenticationRequired 403 reauthentication_required
+├── Forbidden 403 forbidden
+│   ├── InsufficientScope insufficient_scope
+│   └── NetworkNotAllowed network_not_allowed
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
@@ -38,9 +42,12 @@ AppError 500 internal_error
 │   ├── BudgetExhausted budget_exhausted            until the next day; what is known is still answered
 │   ├── UserLimit user_limit
 │   └── AddressLimit address_limit
+├── MisdirectedRequest 421 misdirected_request
 ├── HeadersTooLarge 431 headers_too_large
 ├── TooManyLogins 429 too_many_logins
 ├── TooManySignUps 429 too_many_sign_ups
+├── TooManyWrongKeys 429 too_many_wrong_keys
+├── RateLimited 429 rate_limited
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
@@ -125,16 +132,21 @@ class WeakPassword(InvalidRequest):
     message = "This password is among the first that are guessed. Choose another."
 
 
-class AdminKeyRequired(AppError):
+class ApiKeyRequired(AppError):
     status = 401
-    code = "admin_key_required"
-    message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+    code = "api_key_required"
+    message = "Send an API key in the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+
+
+class InvalidApiKey(ApiKeyRequired):
+    code = "invalid_api_key"
+    message = "This API key is not valid, or not any more."
 
 
 class DashboardLoginRequired(AppError):
     status = 401
     code = "dashboard_login_required"
-    message = "Log in with any user name and the service's ADMIN_API_KEY as the password."
+    message = "Log in with any user name, and as the password an API key that may see statistics."
     challenge = 'Basic realm="Image Classifier", charset="UTF-8"'
 
 
@@ -169,6 +181,22 @@ class ReauthenticationRequired(AppError):
     status = 403
     code = "reauthentication_required"
     message = "Log in again just before this change, or send your current_password with it."
+
+
+class Forbidden(AppError):
+    status = 403
+    code = "forbidden"
+    message = "This is not for you."
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+    message = "This API key may not do that; details.scope is what it would need."
+
+
+class NetworkNotAllowed(Forbidden):
+    code = "network_not_allowed"
+    message = "Requests from this address are not accepted here."
 
 
 class NotFound(AppError):
@@ -282,6 +310,12 @@ class HeadersTooLarge(AppError):
     message = "The request has more than 100 header lines, or more than 64 KB of them."
 
 
+class MisdirectedRequest(AppError):
+    status = 421
+    code = "misdirected_request"
+    message = "There is no service of this name here."
+
+
 class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
@@ -292,6 +326,18 @@ class TooManySignUps(AppError):
     status = 429
     code = "too_many_sign_ups"
     message = "Too many accounts were made from this address. Wait a moment before the next."
+
+
+class TooManyWrongKeys(AppError):
+    status = 429
+    code = "too_many_wrong_keys"
+    message = "Too many wrong API keys came from this address. Wait a moment before the next."
+
+
+class RateLimited(AppError):
+    status = 429
+    code = "rate_limited"
+    message = "Too many requests in the last minute; details.per_minute is how many may be made."
 
 
 class TooManyTasks(AppError):

@@ -18,6 +18,9 @@ from app.runtime.fair_queue import fair_queue
 from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts
 from app.services.accounts.service import AccountService
+from app.services.api_keys.lifespan import open_api_keys
+from app.services.api_keys.service import ApiKeyService
+from app.services.audit.service import AuditLog
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.lifespan import open_classifier
@@ -30,6 +33,7 @@ from app.services.inference.lifespan import open_inference
 from app.services.inference.service import InferenceService
 from app.services.library.lifespan import open_library
 from app.services.library.service import LibraryService
+from app.services.rate_limits import RateLimits
 from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
@@ -53,6 +57,9 @@ class Resources:
 
     settings: Settings
     upload_memory: MemoryBudget
+    audit: AuditLog
+    api_keys: ApiKeyService
+    rate_limits: RateLimits
     cache: CacheService
     request_log: RequestLogService
     classifier: ClassifierService
@@ -89,6 +96,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         heartbeat = await enter(open_heartbeat(engine))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
+        audit = AuditLog(engine)
+        api_keys = await enter(open_api_keys(settings.cache, engine, audit=audit))
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
         await model_client.start()
@@ -123,7 +132,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
-        accounts = await enter(open_accounts(settings, engine, library=library))
+        accounts = await enter(open_accounts(settings, engine, library=library, audit=audit))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -157,6 +166,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         yield Resources(
             settings=settings,
             upload_memory=upload_memory,
+            audit=audit,
+            api_keys=api_keys,
+            rate_limits=RateLimits(redis, per_address=settings.access.requests_per_minute_per_address),
             cache=cache,
             request_log=log.service,
             classifier=classifier,

@@ -341,6 +341,37 @@ CREATE TABLE IF NOT EXISTS `budget_use` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='限额使用情况';
 
+-- API keys; a key itself is kept nowhere.
+CREATE TABLE IF NOT EXISTS `api_key` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `name` VARCHAR(64) NOT NULL COMMENT '名称',
+  `key_hash` VARCHAR(64) NOT NULL COMMENT '密钥的SHA-256',
+  `scopes` VARCHAR(64) NOT NULL COMMENT '权限',
+  `budget_micros` BIGINT UNSIGNED DEFAULT NULL COMMENT '每日预算',
+  `rate_per_minute` INTEGER UNSIGNED DEFAULT NULL COMMENT '每分钟请求数',
+  `created_at` DATETIME NOT NULL COMMENT '创建时间',
+  `expires_at` DATETIME DEFAULT NULL COMMENT '过期时间',
+  `revoked_at` DATETIME DEFAULT NULL COMMENT '吊销时间',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uk_key_hash` (`key_hash`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='API密钥';
+
+-- Who did what that an operator may have to answer for.
+CREATE TABLE IF NOT EXISTS `audit_log` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `at` DATETIME NOT NULL COMMENT '时间(UTC)',
+  `actor` VARCHAR(128) NOT NULL COMMENT '操作者',
+  `action` VARCHAR(64) NOT NULL COMMENT '操作',
+  `subject` VARCHAR(128) DEFAULT NULL COMMENT '对象',
+  `ip_address` VARCHAR(45) DEFAULT NULL COMMENT 'IP地址',
+  `details` JSON NOT NULL COMMENT '详情',
+  PRIMARY KEY (`id`),
+  KEY `idx_at` (`at`),
+  KEY `idx_subject` (`subject`, `at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='审计日志';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,

@@ -46,7 +46,9 @@ FORBIDDEN = {
 
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
-    "accounts": {"library", "throttle"},
+    "accounts": {"audit", "library", "throttle"},
+    "api_keys": {"audit", "throttle"},
+    "audit": set(),
     "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log", "spending"},
     "events": {"accounts", "redis"},
@@ -54,6 +56,7 @@ SERVICES: dict[str, set[str]] = {
     "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
+    "rate_limits": {"redis", "throttle"},
     "redis": set(),
     "request_log": set(),
     "spending": {"request_log"},

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.dependencies import client_address
 from app.api.errors import error_response
+from app.api.response_headers import secured
 from app.api.routes.metrics import METRICS_PATH
 from app.errors import AppError, PayloadTooLarge
 from app.observability import metrics, tracing
@@ -60,7 +61,8 @@ class RequestContextMiddleware:
             kind = message["type"]
             if kind in {"http.response.start", "websocket.accept"}:
                 status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
+                headers = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
+                message["headers"] = secured(headers, scope, status) if kind == "http.response.start" else headers
             elif kind == "websocket.close":
                 if status == CLIENT_CLOSED_REQUEST:
                     # What the server makes of it when nothing was accepted.

@@ -5,6 +5,7 @@ the next photo.
 """
 
 import json
+import os
 import threading
 from itertools import count
 from typing import Any
@@ -29,6 +30,17 @@ OPERATORS_CODES = frozenset(
 PROXYS_PASSING_STATUSES = frozenset({429, 502, 503})
 # The code of an answer that the service would not give.
 NOT_OURS = "http_error"
+
+
+# In the environment, since other users of the machine can read a command's options.
+API_KEY_VARIABLE = "IMAGE_CLASSIFIER_API_KEY"
+
+
+def _headers(user_id: str | None) -> dict[bytes, bytes]:
+    headers = {b"X-User-ID": user_id.encode()} if user_id else {}
+    if key := os.environ.get(API_KEY_VARIABLE, "").strip():
+        headers[b"X-API-Key"] = key.encode()
+    return headers
 
 
 class RequestFailed(Exception):
@@ -59,7 +71,7 @@ class ServiceConnection:
         self._address = str(httpx2.URL(server).copy_with(userinfo=b""))
         self._http = httpx2.Client(
             base_url=f"{server.rstrip('/')}/api/v1",
-            headers={b"X-User-ID": user_id.encode()} if user_id else None,
+            headers=_headers(user_id),
             timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )

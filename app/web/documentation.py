@@ -1,47 +1,82 @@
-"""ReDoc without a third party: its script is served without the address of the logo that it loads from another host."""
+"""Swagger UI and ReDoc without a third party, each under a policy that lets it load nothing else.
 
+Swagger UI's page starts its script inline: the policy names that script by its hash. ReDoc's script is served without
+the address of the logo that it loads from another host.
+"""
+
+import base64
+import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
 import fastapi_offline
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_redoc_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.responses import HTMLResponse, Response
 
 from app.web.pages import HEADERS
 
 # Where fastapi-offline serves the files of Swagger UI and ReDoc.
 FILES = "/static-offline-docs"
-# ReDoc styles its elements one by one, and searches in a worker that it makes itself.
+DOCS_PATH = "/docs"
+# Both style their elements one by one; ReDoc searches in a worker that it makes itself.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # ReDoc takes its logo out of the page when the picture cannot be loaded; an empty address makes no request.
 _LOGO = b'"https://cdn.redoc.ly/redoc/logo-mini.svg"'
 _SCRIPT_PATH = "/redoc.js"
-_SCRIPT_HEADERS = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+_SCRIPT_HEADERS = {"Cache-Control": "max-age=3600"}
+_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def add_redoc(app: FastAPI) -> None:
-    """Serve /redoc and its script."""
+def add_documentation(app: FastAPI) -> None:
+    """Serve /docs, where its log-in by OAuth2 comes back to, /redoc and its script."""
+    redirect_path = f"{DOCS_PATH}/oauth2-redirect"
+
+    @app.get(DOCS_PATH, include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        page = get_swagger_ui_html(
+            openapi_url=f"{root}{app.openapi_url}",
+            title=f"{app.title} - Swagger UI",
+            oauth2_redirect_url=redirect_path,
+            swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{FILES}/favicon.png",
+            swagger_ui_parameters=app.swagger_ui_parameters,
+        )
+        return _with_policy(page)
+
+    @app.get(redirect_path, include_in_schema=False)
+    async def docs_redirect() -> HTMLResponse:
+        return _with_policy(get_swagger_ui_oauth2_redirect_html())
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "")
-        response = get_redoc_html(
+        page = get_redoc_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=f"{app.title} - ReDoc",
             redoc_js_url=f"{root}{_SCRIPT_PATH}",
             redoc_favicon_url=f"{root}{FILES}/favicon.png",
             with_google_fonts=False,
         )
-        response.headers.update(HEADERS | {"Content-Security-Policy": CONTENT_SECURITY_POLICY})
-        return response
+        return _with_policy(page)
 
     @app.get(_SCRIPT_PATH, include_in_schema=False)
     def script() -> Response:
         return Response(_script(), media_type="text/javascript", headers=_SCRIPT_HEADERS)
+
+
+def _with_policy(page: HTMLResponse) -> HTMLResponse:
+    """Return the page with our headers; what it has inline, and nothing else, may run."""
+    hashes = [hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(bytes(page.body))]
+    scripts = "".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
+    page.headers.update(HEADERS | {"Content-Security-Policy": CONTENT_SECURITY_POLICY.format(scripts=scripts)})
+    return page
 
 
 @cache

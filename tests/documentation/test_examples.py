@@ -17,6 +17,7 @@ import pytest
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelNotFound
 from app.clients.registry import create_model_client
+from app.config.access import AccessSettings
 from app.config.model import ModelSettings
 from app.config.settings import PROJECT_ROOT, CacheSettings, Settings, StatisticsSettings
 from app.main import create_app
@@ -40,6 +41,8 @@ async def service(tmp_path: Path) -> AsyncIterator[str]:
             "database": {"url": f"sqlite:///{tmp_path}/test.db"},
             "model": ModelSettings.model_validate({"provider": "local", "description_language": "zh"}),
             "cache": CacheSettings.model_validate({"admin_api_key": DOCUMENTED_KEY}),
+            # The page shows the statistics of a service without keys.
+            "access": AccessSettings.model_validate({"public_statistics": True}),
             "statistics": StatisticsSettings.model_validate({"timezone": noon}),
         }
     )

@@ -15,7 +15,7 @@ async def test_a_person_logs_in_and_calls(page: Page, service: httpx2.AsyncClien
     await dialog.get_by_label("password:").fill(USER["password"])
     await dialog.get_by_role("button", name="Apply given OAuth2 credentials").click()
     await expect(dialog.get_by_role("button", name="Remove authorization")).to_be_visible()
-    await dialog.get_by_role("button", name="Close").click()
+    await dialog.get_by_role("button", name="Close").first.click()
 
     operation = page.locator("#operations-users-get_me_users_me_get")
     await operation.locator(".opblock-summary-control").click()

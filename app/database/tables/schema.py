@@ -2,6 +2,8 @@
 
 from app.database.tables import (
     accounts,
+    api_keys,
+    audit,
     classification,
     heartbeat,
     inference,
@@ -14,6 +16,8 @@ from app.database.tables.columns import Base
 
 __all__ = [
     "accounts",
+    "api_keys",
+    "audit",
     "classification",
     "heartbeat",
     "inference",

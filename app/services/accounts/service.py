@@ -26,6 +26,7 @@ from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
 from app.services.accounts.tokens import Token, TokenIssuer
 from app.services.accounts.weak_passwords import check_password
+from app.services.audit.service import Action, AuditLog
 from app.services.library.service import LibraryService
 from app.services.throttle import Subject, Throttle
 
@@ -67,6 +68,7 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        audit: AuditLog,
         is_sign_up_open: bool = True,
     ) -> None:
         self._engine = engine
@@ -74,6 +76,7 @@ class AccountService:
         self._tokens = tokens
         self._throttle = throttle
         self._library = library
+        self._audit = audit
         self._is_sign_up_open = is_sign_up_open
         self._sign_ups = Throttle(engine, TooManySignUps)
 
@@ -210,6 +213,10 @@ class AccountService:
         user = await read(self._engine, find)
         is_right = await self._passwords.matches(password, None if user is None else user.password_hash)
         if user is None or not is_right or user.disabled_at is not None:
+            # Without the name: a person may have typed the password there.
+            subject = None if user is None else f"account:{user.id}"
+            await self._audit.record(Action.LOG_IN_FAILED, "anonymous", subject, address)
             raise LoginFailed
         await self._throttle.succeed(key, address)
+        await self._audit.record(Action.LOG_IN, f"account:{user.id}", f"account:{user.id}", address)
         return user.id, user.token_generation

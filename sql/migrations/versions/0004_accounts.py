@@ -13,7 +13,7 @@ from app.database.migration_steps import add_column
 from app.database.tables.columns import comparison_key
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
