@@ -47,6 +47,8 @@ from app.services.tasks.service import TaskService
 
 # A photo at the limits takes up to 500 MB while it is decoded (app/photo), in each of several workers.
 MAX_DECODERS = 2
+# Beside the largest photo, what its form takes, and the piece that has just arrived.
+UPLOAD_FORM_BYTES = 1024 * 1024
 # Objects between two rounds of the garbage collector; Python's own 700 mean a round every ten requests.
 GC_ALLOCATIONS = 20_000
 
@@ -102,7 +104,12 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         stack.push_async_callback(model_client.close)
         await model_client.start()
         decoder = stack.enter_context(fair_queue(min(available_cores(), MAX_DECODERS), name="decode"))
-        upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES, share_bytes=_client_share(settings))
+        largest = max(settings.image.max_size_bytes, settings.library.max_upload_bytes) + UPLOAD_FORM_BYTES
+        upload_memory = MemoryBudget(
+            UPLOAD_MEMORY_BYTES,
+            share_bytes=max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest),
+            reserve_bytes=largest,
+        )
         spending = await enter(open_spending(settings, engine, model_client=model_client))
         fallback = await enter(open_fallback(settings, model_client))
 
@@ -182,9 +189,3 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=events,
             tasks=tasks,
         )
-
-
-def _client_share(settings: Settings) -> int:
-    """Return what one client may hold of the memory for uploads: at least one photo as large as any, and its form."""
-    largest = max(settings.image.max_size_bytes, settings.library.max_upload_bytes)
-    return max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest + 1024 * 1024)

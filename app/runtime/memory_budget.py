@@ -1,7 +1,9 @@
 """A bound on the memory that uploads take: lent as bytes arrive, and of all there is only a share to each client.
 
 A promise to send ten megabytes takes nothing; ten megabytes that have arrived take ten. Uploads that hold a part of
-what they need and wait for each other would wait without end, so the youngest of them gives up.
+what they need and wait for each other would wait without end, so the last part of the memory is for one of them at a
+time, the oldest that waits: it gets all that it needs, and gives it back. Should that not suffice, the youngest gives
+up.
 """
 
 import asyncio
@@ -63,11 +65,17 @@ class Lease:
 
 
 class MemoryBudget:
-    """`total_bytes` for all, of which one client holds at most `share_bytes` (None: all)."""
+    """`total_bytes` for all, of which one client holds at most `share_bytes` (None: all).
 
-    def __init__(self, total_bytes: int, *, share_bytes: int | None = None) -> None:
+    `reserve_bytes`: the last part, of all and of each share, is for one upload at a time.
+    """
+
+    def __init__(self, total_bytes: int, *, share_bytes: int | None = None, reserve_bytes: int = 0) -> None:
         self._free = total_bytes
         self._share = total_bytes if share_bytes is None else min(share_bytes, total_bytes)
+        self._reserve = min(reserve_bytes, self._share // 2)
+        # Which upload may use the reserve of a client's share, or (None) of all.
+        self._first: dict[str | None, Lease] = {}
         self._held_by: defaultdict[str, int] = defaultdict(int)
         self._leases: set[Lease] = set()
         self._queue: set[Lease] = set()
@@ -83,6 +91,7 @@ class MemoryBudget:
             yield lease
         finally:
             self._leases.remove(lease)
+            self._first = {scope: first for scope, first in self._first.items() if first is not lease}
             self.give_back(lease, lease.held_bytes)
 
     @asynccontextmanager
@@ -104,9 +113,10 @@ class MemoryBudget:
     def take(self, lease: Lease, size_bytes: int) -> bool:
         """Lend `lease` so much more, unless there is not so much, or an older upload waits for it."""
         # A small upload does not overtake a large one, which would otherwise wait without end.
-        for other in self._waiting():
-            if other.age < lease.age and (other.client == lease.client or self._share_suffices(other)):
-                return False
+        if not self._is_first(lease):
+            for other in self._waiting():
+                if other.age < lease.age and (other.client == lease.client or self._share_suffices(other)):
+                    return False
         return self._lend(lease, size_bytes)
 
     async def wait(self, lease: Lease, size_bytes: int, timeout_seconds: float) -> None:
@@ -120,7 +130,7 @@ class MemoryBudget:
         self._queue.add(lease)
         try:
             async with asyncio.timeout(timeout_seconds):
-                self._end_deadlocks()
+                self._grant()
                 await lease.granted
         except TimeoutError:
             raise MemoryTimeoutError from None
@@ -140,11 +150,21 @@ class MemoryBudget:
     def _waiting(self) -> list[Lease]:
         return [lease for lease in self._queue if lease.granted is not None and not lease.granted.done()]
 
+    def _is_first(self, lease: Lease) -> bool:
+        return lease in self._first.values()
+
+    def _suffices(self, left_bytes: int, lease: Lease, scope: str | None) -> bool:
+        if left_bytes >= self._reserve:
+            return True
+        return left_bytes >= 0 and self._first.setdefault(scope, lease) is lease
+
     def _share_suffices(self, lease: Lease) -> bool:
-        return self._held_by.get(lease.client, 0) + lease.wanted_bytes <= self._share
+        left = self._share - self._held_by.get(lease.client, 0) - lease.wanted_bytes
+        return self._suffices(left, lease, lease.client)
 
     def _lend(self, lease: Lease, size_bytes: int) -> bool:
-        if size_bytes > self._free or self._held_by.get(lease.client, 0) + size_bytes > self._share:
+        lease.wanted_bytes = size_bytes
+        if not self._share_suffices(lease) or not self._suffices(self._free - size_bytes, lease, None):
             return False
         lease.held_bytes += size_bytes
         self._free -= size_bytes
@@ -153,7 +173,7 @@ class MemoryBudget:
 
     def _grant(self) -> None:
         at_their_share = set[str]()
-        for lease in sorted(self._waiting(), key=lambda waiting: waiting.age):
+        for lease in sorted(self._waiting(), key=lambda waiting: (not self._is_first(waiting), waiting.age)):
             if lease.client in at_their_share or not self._share_suffices(lease):
                 at_their_share.add(lease.client)
                 continue

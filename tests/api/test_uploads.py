@@ -137,7 +137,8 @@ async def test_a_full_house_is_said_and_ends(
     settings: Settings, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "ADMISSION_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 4 * MIN_RESERVED_BYTES)
+    # Three, and one that has the other half for itself.
+    monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 6 * MIN_RESERVED_BYTES)
     async with (
         serving(create_app(settings)) as url,
         httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,

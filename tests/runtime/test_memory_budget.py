@@ -102,3 +102,18 @@ def test_a_network_is_one_client() -> None:
     assert client_key("192.0.2.1") != client_key("192.0.2.2")
     assert client_key("2001:db8::1") == client_key("2001:db8::ffff:1") != client_key("2001:db8:0:1::1")
     assert client_key(None) == ""
+
+
+async def test_the_last_part_is_for_one_upload_at_a_time_so_that_all_end() -> None:
+    budget = MemoryBudget(1000, share_bytes=400, reserve_bytes=100)
+
+    async def upload(client: str) -> None:
+        with budget.lease(client) as lease:
+            for _ in range(10):
+                await lease.grow(10, timeout_seconds=60)
+                # Others go on between two pieces.
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(upload(f"client {number % 5}") for number in range(100)))
+    assert budget.free_bytes == 1000
