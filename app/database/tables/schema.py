@@ -1,8 +1,27 @@
 """All tables together: what the migrations build, and what a test compares with them and with `sql/init.sql`."""
 
-from app.database.tables import accounts, classification, heartbeat, inference, library, request_log, statistics
+from app.database.tables import (
+    accounts,
+    classification,
+    heartbeat,
+    inference,
+    library,
+    request_log,
+    signatures,
+    statistics,
+)
 from app.database.tables.columns import Base
 
-__all__ = ["accounts", "classification", "heartbeat", "inference", "library", "metadata", "request_log", "statistics"]
+__all__ = [
+    "accounts",
+    "classification",
+    "heartbeat",
+    "inference",
+    "library",
+    "metadata",
+    "request_log",
+    "signatures",
+    "statistics",
+]
 
 metadata = Base.metadata
