@@ -284,6 +284,22 @@ CREATE TABLE IF NOT EXISTS `task_event` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='任务事件';
 
+-- API keys; a key itself is kept nowhere.
+CREATE TABLE IF NOT EXISTS `api_key` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `name` VARCHAR(64) NOT NULL COMMENT '名称',
+  `key_hash` VARCHAR(64) NOT NULL COMMENT '密钥的SHA-256',
+  `scopes` VARCHAR(64) NOT NULL COMMENT '权限',
+  `budget_micros` BIGINT UNSIGNED DEFAULT NULL COMMENT '每日预算',
+  `rate_per_minute` INTEGER UNSIGNED DEFAULT NULL COMMENT '每分钟请求数',
+  `created_at` DATETIME NOT NULL COMMENT '创建时间',
+  `expires_at` DATETIME DEFAULT NULL COMMENT '过期时间',
+  `revoked_at` DATETIME DEFAULT NULL COMMENT '吊销时间',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uk_key_hash` (`key_hash`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='API密钥';
+
 -- Nonces of signed requests: a copy of one is refused.
 CREATE TABLE IF NOT EXISTS `signature_nonce` (
   `nonce_hash` VARCHAR(64) NOT NULL COMMENT '密钥ID与随机数的SHA-256',

@@ -2,6 +2,7 @@
 
 from app.database.tables import (
     accounts,
+    api_keys,
     classification,
     heartbeat,
     inference,
@@ -14,6 +15,7 @@ from app.database.tables.columns import Base
 
 __all__ = [
     "accounts",
+    "api_keys",
     "classification",
     "heartbeat",
     "inference",
