@@ -3,6 +3,7 @@
 AppError 500 internal_error
 ├── InvalidRequest 400 invalid_request
 │   ├── HashMismatch hash_mismatch
+│   ├── DigestMismatch digest_mismatch
 │   ├── MissingImage missing_image
 │   ├── TooManyImages too_many_images
 │   ├── UnsupportedImageFormat unsupported_image_format
@@ -16,6 +17,9 @@ AppError 500 internal_error
 │   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
 │   ├── TokenExpired token_expired
 │   └── LoginFailed login_failed
+├── InvalidSignature 401 invalid_signature
+│   ├── SignatureExpired signature_expired
+│   └── NonceReused nonce_reused
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
@@ -73,6 +77,11 @@ class InvalidRequest(AppError):
 class HashMismatch(InvalidRequest):
     code = "hash_mismatch"
     message = "image_hash is not the SHA-256 of the uploaded bytes. Hash the very bytes that you send."
+
+
+class DigestMismatch(InvalidRequest):
+    code = "digest_mismatch"
+    message = "The body is not the one that Content-Digest names. Hash the very bytes of the whole body."
 
 
 class MissingImage(InvalidRequest):
@@ -142,6 +151,22 @@ class TokenExpired(AuthenticationRequired):
 class LoginFailed(AuthenticationRequired):
     code = "login_failed"
     message = "User name or password is wrong."
+
+
+class InvalidSignature(AppError):
+    status = 401
+    code = "invalid_signature"
+    message = "The request is not signed with an API key that counts, or not as it has arrived here."
+
+
+class SignatureExpired(InvalidSignature):
+    code = "signature_expired"
+    message = "The signature was made more than five minutes from now. Check the clock, and sign each request anew."
+
+
+class NonceReused(InvalidSignature):
+    code = "nonce_reused"
+    message = "A request with this nonce was here before. Sign each request with a new nonce."
 
 
 class NotFound(AppError):

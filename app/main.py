@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
+from app.api.credentials import CredentialsMiddleware
 from app.api.errors import add_error_handlers
 from app.api.fast_path import FastPath
 from app.api.middleware import (
@@ -133,6 +134,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
+    app.add_middleware(CredentialsMiddleware, upload_paths=UPLOAD_PATHS, max_bytes=JSON_BODY_MAX_BYTES)
     # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))

@@ -34,6 +34,9 @@ from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
 from app.services.request_log.service import RequestLogService
+from app.services.signatures.key_table import ApiKeyTable
+from app.services.signatures.lifespan import open_signatures
+from app.services.signatures.service import SignatureService
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
@@ -59,6 +62,7 @@ class Resources:
     health: HealthService
     dashboard: DashboardFeed
     accounts: AccountService
+    signatures: SignatureService
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
@@ -115,6 +119,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
         accounts = await enter(open_accounts(settings, engine, library=library))
+        signatures = await enter(open_signatures(engine, keys=ApiKeyTable(engine)))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -155,6 +160,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             health=health,
             dashboard=dashboard,
             accounts=accounts,
+            signatures=signatures,
             models=models,
             inference=inference,
             library=library,

@@ -56,6 +56,7 @@ SERVICES: dict[str, set[str]] = {
     "photos": set(),
     "redis": set(),
     "request_log": set(),
+    "signatures": set(),
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
 }

@@ -24,6 +24,7 @@ from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.request_log.record import Caller, user_id_of_account
 from app.services.request_log.service import RequestLogService
+from app.services.signatures.keys import SigningKey
 from app.services.statistics.service import StatsService
 from app.services.tasks.service import TaskService
 
@@ -91,11 +92,14 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     user = None if user_id is None else _user_id(user_id)
     # For the access log. An account that is logged in is what its token says.
     state.setdefault("user", user)
+    key: SigningKey | None = state.get("signing_key")
     return Caller(
         request_id=state["request_id"],
         user_id=user,
         ip_address=None if client is None else client_address(client[0]),
         started_at=state["started_at"],
+        api_key_id=None if key is None else key.id,
+        key_budget_micros=None if key is None else key.budget_micros,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from loguru import logger
 
+from app.api.credentials import held_until_checked
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
 from app.api.errors import describe_errors, error_body, log_error
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
@@ -128,11 +129,13 @@ async def classify_batch(
     An element that is an error has one of the codes of the single call.
     """
     max_bytes = resources.settings.image.max_size_bytes
-    parts = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
+    # Those that are classified, and the one that arrives.
+    held_bytes = (BATCH_CONCURRENCY + 1) * max_bytes
+    arriving = read_parts(request, max_images=MAX_IMAGES_PER_CALL, max_image_bytes=max_bytes)
+    parts = held_until_checked(request, arriving, max_bytes=held_bytes)
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
-    # Those that are classified, and the one that arrives.
-    async with admitted(request, resources.upload_memory, max_bytes=(BATCH_CONCURRENCY + 1) * max_bytes):
+    async with admitted(request, resources.upload_memory, max_bytes=held_bytes):
         try:
             async for part in parts:
                 if isinstance(part, FormField):
