@@ -165,7 +165,7 @@ def test_fields_that_are_not_as_documented(field: str) -> None:
 def test_nothing_but_our_error_comes_of_hostile_fields(
     components: list[str], parameters: list[str], signature: str, url: str
 ) -> None:
-    signature_input = f"sig1=({' '.join(components)}){''.join(parameters)};keyid=\"7\""
+    signature_input = f'sig1=({" ".join(components)}){"".join(parameters)};keyid="7"'
     request = request_with(signature_input, signature, url=url)
     with pytest.raises(InvalidSignature):
         check_signature(request, key_id_of(request), SECRET)
