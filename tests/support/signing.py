@@ -4,9 +4,12 @@ import base64
 import hashlib
 import hmac
 import secrets
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,15 +36,31 @@ class Key:
         return hashlib.sha256(self.text.encode()).digest()
 
 
+def _row(text: str, **columns: Any) -> dict[str, Any]:
+    key_hash = hashlib.sha256(text.encode()).hexdigest()
+    return {"name": secrets.token_hex(4), "key_hash": key_hash, "created_at": utc_now(), **columns}
+
+
 async def create_key(engine: AsyncEngine, *, scopes: str = "classify", **columns: Any) -> Key:
     """Put a new key into the table."""
     text = f"ic_{secrets.token_urlsafe(32)}"
-    key_hash = hashlib.sha256(text.encode()).hexdigest()
-    values = {"name": secrets.token_hex(4), "key_hash": key_hash, "scopes": scopes, "created_at": utc_now(), **columns}
     async with engine.begin() as connection:
+        values = _row(text, scopes=scopes, **columns)
         inserted = (await connection.execute(insert(ApiKey).values(**values))).inserted_primary_key
     assert inserted is not None
     return Key(inserted[0], text)
+
+
+def stored_key(database: Path, *, scopes: str = "classify") -> Key:
+    """Put a new key into the SQLite database of a running service."""
+    text = f"ic_{secrets.token_urlsafe(32)}"
+    row = _row(text, scopes=scopes)
+    row["created_at"] = row["created_at"].replace(tzinfo=None).isoformat(sep=" ")
+    statement = f"INSERT INTO api_key ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        number = connection.execute(statement, list(row.values())).lastrowid
+    assert number is not None
+    return Key(number, text)
 
 
 def content_digest(body: bytes, algorithm: str = "sha256") -> str:
