@@ -32,6 +32,7 @@ from app.api.routes import (
     requests,
     stats,
     tasks,
+    tokens,
     users,
     websocket,
 )
@@ -99,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)
-    for module in (classify, categories, stats, requests, health):
+    for module in (classify, categories, stats, requests, health, tokens):
         api.include_router(module.router)
     if settings.cache.admin_api_key:
         api.include_router(cache.router)
@@ -134,7 +135,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
-    app.add_middleware(CredentialsMiddleware, upload_paths=UPLOAD_PATHS, max_bytes=JSON_BODY_MAX_BYTES)
+    app.add_middleware(
+        CredentialsMiddleware,
+        upload_paths=UPLOAD_PATHS,
+        device_paths=f"{API_PREFIX}/classify",
+        max_bytes=JSON_BODY_MAX_BYTES,
+    )
     # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))

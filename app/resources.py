@@ -16,12 +16,13 @@ from app.observability.process_gauges import ProcessGauges
 from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.services.accounts.lifespan import open_accounts
+from app.services.accounts.lifespan import open_accounts, secret_keys
 from app.services.accounts.service import AccountService
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.lifespan import open_classifier
 from app.services.classification.service import ClassifierService
+from app.services.device_tokens import DeviceTokenService
 from app.services.events.feed import TaskEvents
 from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
@@ -63,6 +64,7 @@ class Resources:
     dashboard: DashboardFeed
     accounts: AccountService
     signatures: SignatureService
+    device_tokens: DeviceTokenService
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
@@ -119,7 +121,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
         accounts = await enter(open_accounts(settings, engine, library=library))
-        signatures = await enter(open_signatures(engine, keys=ApiKeyTable(engine)))
+        api_keys = ApiKeyTable(engine)
+        signatures = await enter(open_signatures(engine, keys=api_keys))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -161,6 +164,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             dashboard=dashboard,
             accounts=accounts,
             signatures=signatures,
+            device_tokens=DeviceTokenService(secret_keys(settings), api_keys),
             models=models,
             inference=inference,
             library=library,

@@ -49,6 +49,7 @@ SERVICES: dict[str, set[str]] = {
     "accounts": {"library"},
     "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log"},
+    "device_tokens": {"accounts", "signatures"},
     "events": {"accounts", "redis"},
     "health": set(),
     "inference": {"cache", "classification", "library", "photos", "request_log"},

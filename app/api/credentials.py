@@ -1,7 +1,8 @@
 """Who asks, where the request itself does not simply say it: pure ASGI middleware, before anything is answered.
 
 A signed request stands for its API key: `state["signing_key"]`. Its body is checked against its Content-Digest while it
-arrives, and a body that is another never reaches what would classify or store it.
+arrives, and a body that is another never reaches what would classify or store it. A device token says which device asks
+for a classification: `state["device"]`.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -15,6 +16,7 @@ from app.api.errors import error_response, log_error
 from app.api.middleware import read_ahead
 from app.api.uploads import Part
 from app.errors import AppError, PayloadTooLarge
+from app.services.device_tokens import is_device_token
 from app.services.photos import UploadedPhoto
 from app.services.signatures.digests import ContentDigest
 from app.services.signatures.verification import INPUT_FIELD, SIGNATURE_FIELD, SignedRequest
@@ -23,28 +25,40 @@ _SIGNATURE_FIELDS = {INPUT_FIELD.encode(), SIGNATURE_FIELD.encode()}
 
 
 class CredentialsMiddleware:
-    """Checks signatures.
+    """Checks signatures and device tokens.
 
     Args:
+        device_paths: beginning of the paths on which a device token counts.
         upload_paths: their bodies go on as they arrive, and what reads them has to end with their last byte; others
             are complete before the request goes on.
         max_bytes: of such another body.
     """
 
-    def __init__(self, app: ASGIApp, *, upload_paths: Collection[str], max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, upload_paths: Collection[str], device_paths: str, max_bytes: int) -> None:
         self._app = app
+        self._device_paths = device_paths
         self._upload_paths = frozenset(upload_paths)
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and any(name in _SIGNATURE_FIELDS for name, _ in scope["headers"]):
+        if scope["type"] == "http":
             try:
-                receive = await self._verified(scope, receive)
+                receive = await self._checked(scope, receive)
             except AppError as error:
                 log_error(error)
                 await error_response(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        for name, value in scope["headers"]:
+            if name == b"authorization" and scope["path"].startswith(self._device_paths):
+                kind, _, token = value.decode("latin-1").partition(" ")
+                if kind.lower() == "bearer" and is_device_token(token):
+                    scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token)
+        if any(name in _SIGNATURE_FIELDS for name, _ in scope["headers"]):
+            return await self._verified(scope, receive)
+        return receive
 
     async def _verified(self, scope: Scope, receive: Receive) -> Receive:
         """Check the signature; return a `receive` that fails where the body is not the signed one."""

@@ -18,6 +18,7 @@ from app.schemas.common import clean_user_id
 from app.services.accounts.service import Account, AccountService, Session
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
+from app.services.device_tokens import Device, DeviceTokenService
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.service import InferenceService
@@ -89,10 +90,12 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     """
     client = scope.get("client")
     state = scope["state"]
-    user = None if user_id is None else _user_id(user_id)
+    device: Device | None = state.get("device")
+    # A device is who its token says.
+    user = device.id if device is not None else None if user_id is None else _user_id(user_id)
     # For the access log. An account that is logged in is what its token says.
     state.setdefault("user", user)
-    key: SigningKey | None = state.get("signing_key")
+    key: SigningKey | None = state.get("signing_key") or (device.key if device is not None else None)
     return Caller(
         request_id=state["request_id"],
         user_id=user,
@@ -100,6 +103,7 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         started_at=state["started_at"],
         api_key_id=None if key is None else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
+        new_photos_per_day=None if device is None else device.new_photos_per_day,
     )
 
 
@@ -135,6 +139,7 @@ InferenceDep = Annotated[InferenceService, _opened(lambda resources: resources.i
 ModelsDep = Annotated[ModelCatalogue, _opened(lambda resources: resources.models)]
 LibraryDep = Annotated[LibraryService, _opened(lambda resources: resources.library)]
 TasksDep = Annotated[TaskService, _opened(lambda resources: resources.tasks)]
+DeviceTokensDep = Annotated[DeviceTokenService, _opened(lambda resources: resources.device_tokens)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -3,7 +3,7 @@
 import hmac
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.dependencies import CacheDep, ResourcesDep
@@ -11,18 +11,24 @@ from app.api.errors import describe_errors
 from app.errors import AdminKeyRequired, CacheEntryNotFound, DatabaseUnavailable, PayloadTooLarge, ServerBusy
 from app.schemas.cache import CorrectedEntry, CorrectedEntryResponse, Correction, RemovedEntryResponse
 from app.schemas.common import ImageHash
+from app.services.signatures.keys import SigningKey
 
 _bearer = HTTPBearer(scheme_name="AdminKey", description="The service's ADMIN_API_KEY.", auto_error=False)
 
 
 async def require_admin(
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], resources: ResourcesDep
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    resources: ResourcesDep,
 ) -> None:
-    """Refuse a request without the admin key.
+    """Refuse a request that neither has the admin key nor was signed with a key of this scope.
 
     Raises:
         AdminKeyRequired: no key, or another one.
     """
+    signer: SigningKey | None = request.scope["state"].get("signing_key")
+    if signer is not None and "admin" in signer.scopes:
+        return
     expected = resources.settings.cache.admin_api_key.get_secret_value()
     sent = "" if credentials is None else credentials.credentials
     # In constant time: how long a comparison takes shall not tell how much of a guess was right.

@@ -1,5 +1,6 @@
 """Tokens: what proves, for a limited time, that a client has logged in. JSON Web Tokens (RFC 7519), HS256 only."""
 
+import hashlib
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -80,6 +81,11 @@ class TokenIssuer:
             raise TokenExpired from None
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError):
             raise InvalidToken from None
+
+
+def id_of_key(secret_key: str) -> str:
+    """Return the `kid` of a key: it tells keys apart, and nothing of them."""
+    return hashlib.sha256(f"kid:{secret_key}".encode()).hexdigest()[:16]
 
 
 def kept_secret_key(folder: Path) -> str:
