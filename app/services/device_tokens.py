@@ -105,7 +105,7 @@ class DeviceTokenService:
             )
         except jwt.ExpiredSignatureError:
             raise TokenExpired("This device token has expired. Ask the app's server for another.") from None
-        except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError, RecursionError):
+        except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError):
             raise _invalid() from None
         # Signed by us, but perhaps by another version of us.
         numbers = (claims.get("new_photos_per_day", -1), claims.get("api_key_id", -1))
@@ -125,7 +125,7 @@ def _header(text: str) -> dict[str, Any]:
         return {}
     try:
         return dict(jwt.get_unverified_header(text))
-    except (jwt.InvalidTokenError, TypeError, ValueError, RecursionError):
+    except (jwt.InvalidTokenError, TypeError, ValueError):
         return {}
 
 

@@ -5,7 +5,7 @@ It covers the content as it stands on the wire: of a form the whole form, not th
 
 import hashlib
 import hmac
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import http_sf
 
@@ -28,7 +28,7 @@ class ContentDigest:
             DigestMismatch: it names no digest that can be checked.
         """
         try:
-            members = dict(http_sf.parse(field.encode(), tltype="dictionary", on_duplicate_key=_refuse))
+            members: Any = http_sf.parse(field.encode(), tltype="dictionary", on_duplicate_key=_refuse)
         except (ValueError, TypeError):
             raise DigestMismatch("Content-Digest is not a dictionary of structured fields (RFC 9651).") from None
         self._counted: list[tuple[_Hash, bytes]] = []

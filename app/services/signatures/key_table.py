@@ -33,11 +33,11 @@ class ApiKeyTable:
 
         async def find(connection: AsyncConnection) -> StoredKey | None:
             row = ApiKey
-            columns = (row.id, row.key_hash, row.scopes, row.budget_micros, row.expires_at, row.revoked_at)
+            columns = (row.key_hash, row.scopes, row.budget_micros, row.expires_at, row.revoked_at)
             found = (await connection.execute(select(*columns).where(row.id == key_id))).one_or_none()
             if found is None:
                 return None
-            key_id_, key_hash, scopes, *rest = found
-            return StoredKey(key_id_, key_hash, frozenset(scopes.split(",")), *rest)
+            key_hash, scopes, budget_micros, expires_at, revoked_at = found
+            return StoredKey(key_id, key_hash, frozenset(scopes.split(",")), budget_micros, expires_at, revoked_at)
 
         return await read(self._engine, find)

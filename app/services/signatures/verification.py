@@ -72,7 +72,7 @@ def key_id_of(request: SignedRequest) -> int:
     if sum(map(len, found.values())) > FIELDS_MAX_CHARACTERS:
         raise InvalidSignature(f"Signature-Input and Signature have more than {FIELDS_MAX_CHARACTERS} characters.")
     try:
-        inputs: dict[str, Any] = dict(http_sf.parse(found[INPUT_FIELD].encode(), tltype="dictionary"))
+        inputs: Any = http_sf.parse(found[INPUT_FIELD].encode(), tltype="dictionary")
     except (ValueError, TypeError):
         raise InvalidSignature("Signature-Input is not a dictionary of structured fields (RFC 9651).") from None
     if len(inputs) != 1:
