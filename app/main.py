@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -125,6 +126,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
     app.add_middleware(UnexpectedErrorMiddleware)
+    credentials: dict[str, Any] = {
+        "signed_paths": f"{API_PREFIX}/",
+        "device_paths": f"{API_PREFIX}/classify",
+        "upload_paths": UPLOAD_PATHS,
+        "max_bytes": JSON_BODY_MAX_BYTES,
+    }
+    app.add_middleware(CredentialsMiddleware, inside_cors=True, **credentials)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_allowed_origins),
@@ -135,12 +143,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
     )
-    app.add_middleware(
-        CredentialsMiddleware,
-        upload_paths=UPLOAD_PATHS,
-        device_paths=f"{API_PREFIX}/classify",
-        max_bytes=JSON_BODY_MAX_BYTES,
-    )
+    app.add_middleware(CredentialsMiddleware, inside_cors=False, **credentials)
     # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))

@@ -27,21 +27,38 @@ _SIGNATURE_FIELDS = {INPUT_FIELD.encode(), SIGNATURE_FIELD.encode()}
 class CredentialsMiddleware:
     """Checks signatures and device tokens.
 
+    It is there twice: before the fast path, and inside CORS for what a web page asks, which has an `Origin` and may
+    read no other answers.
+
     Args:
+        inside_cors: this is the second.
+        signed_paths: beginning of the paths on which a signature counts. Elsewhere it may be that of a gateway or of a
+            robot, which is no business of ours.
         device_paths: beginning of the paths on which a device token counts.
         upload_paths: their bodies go on as they arrive, and what reads them has to end with their last byte; others
             are complete before the request goes on.
         max_bytes: of such another body.
     """
 
-    def __init__(self, app: ASGIApp, *, upload_paths: Collection[str], device_paths: str, max_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        inside_cors: bool,
+        signed_paths: str,
+        device_paths: str,
+        upload_paths: Collection[str],
+        max_bytes: int,
+    ) -> None:
         self._app = app
+        self._inside_cors = inside_cors
+        self._signed_paths = signed_paths
         self._device_paths = device_paths
         self._upload_paths = frozenset(upload_paths)
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["path"].startswith(self._signed_paths):
             try:
                 receive = await self._checked(scope, receive)
             except AppError as error:
@@ -51,14 +68,25 @@ class CredentialsMiddleware:
         await self._app(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        # One pass, since every request takes it.
+        token, is_signed, has_origin = None, False, False
         for name, value in scope["headers"]:
-            if name == b"authorization" and scope["path"].startswith(self._device_paths):
-                kind, _, token = value.decode("latin-1").partition(" ")
-                if kind.lower() == "bearer" and is_device_token(token):
-                    scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token)
-        if any(name in _SIGNATURE_FIELDS for name, _ in scope["headers"]):
-            return await self._verified(scope, receive)
-        return receive
+            if name == b"authorization":
+                token = value
+            elif name in _SIGNATURE_FIELDS:
+                is_signed = True
+            elif name == b"origin":
+                has_origin = True
+        if has_origin is not self._inside_cors:
+            return receive
+        if token is not None and scope["path"].startswith(self._device_paths):
+            await self._recognise_device(scope, token.decode("latin-1"))
+        return await self._verified(scope, receive) if is_signed else receive
+
+    async def _recognise_device(self, scope: Scope, authorization: str) -> None:
+        kind, _, token = authorization.partition(" ")
+        if kind.lower() == "bearer" and is_device_token(token):
+            scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token)
 
     async def _verified(self, scope: Scope, receive: Receive) -> Receive:
         """Check the signature; return a `receive` that fails where the body is not the signed one."""

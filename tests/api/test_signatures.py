@@ -293,3 +293,30 @@ async def test_the_photo_is_answered_like_any_other(
     first = (await api.send(sign(form(api, photo(1)), key))).json()
     again = await api.send(sign(api.build_request("POST", CHECK, json={"image_hash": sha256(photo(1))}), key))
     assert (first["from_cache"], again.json()["data"], model_server.call_count) == (False, first["data"], 1)
+
+
+async def test_a_web_page_may_read_what_is_wrong(
+    api: httpx2.AsyncClient, key: Key, model_server: FakeModelServer
+) -> None:
+    """Its requests have an Origin, and take another way through the service."""
+    origin = {"Origin": "https://app.example"}
+    signed = sign(question(api, headers=origin), key)
+    assert await outcome(api, signed) == (200, "")
+    for request, code in (
+        (signed, "nonce_reused"),
+        (sign(question(api, headers=origin), Key(key.id, "another")), "invalid_signature"),
+        (sign(question(api, headers=origin), key, digest=content_digest(b"")), "digest_mismatch"),
+        (sign(form(api, photo(1), headers=origin), key, digest=content_digest(b"")), "digest_mismatch"),
+    ):
+        response = await api.send(request)
+        assert error_code(response) == code
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert model_server.call_count == 0
+
+
+async def test_signatures_of_others_are_no_business_of_ours(api: httpx2.AsyncClient) -> None:
+    """Such as those of robots and gateways, on pages."""
+    theirs = {"Signature-Input": 'sig=("@authority");created=1;keyid="x";tag="web-bot-auth"', "Signature": "sig=:aaaa:"}
+    root = api.base_url.copy_with(path="/health/live")
+    assert (await api.get(root, headers=theirs)).status_code == 200
+    assert await outcome(api, api.build_request("GET", "/categories", headers=theirs)) == INVALID

@@ -183,7 +183,11 @@ async def test_tokens_that_do_not_count(api: httpx2.AsyncClient) -> None:
         forged(api_key_id=999),
     ):
         assert await outcome(api, headers) == INVALID, headers
-    assert await outcome(api, forged(exp=now - timedelta(seconds=1))) == (401, "token_expired")
+    late = forged(exp=now - timedelta(seconds=1))
+    assert await outcome(api, late) == (401, "token_expired")
+    # A web page may read it, and ask for another.
+    response = await check(api, HASH, headers={**late, "Origin": "https://app.example"})
+    assert (error_code(response), response.headers["Access-Control-Allow-Origin"]) == ("token_expired", "*")
 
 
 async def test_a_token_whose_algorithm_is_none(api: httpx2.AsyncClient) -> None:
