@@ -50,7 +50,9 @@ UserId = Annotated[
     AfterValidator(clean_user_id),
     Field(description="Device or user id, at most 64 characters, for statistics only.", examples=["device_uuid_xxx"]),
 ]
-RequiredUserId = Annotated[str, AfterValidator(_required_user_id)]
+RequiredUserId = Annotated[
+    str, StringConstraints(min_length=1, max_length=USER_ID_MAX_LENGTH), AfterValidator(_required_user_id)
+]
 RequestId = Annotated[str, Field(description="Identifies the request in the log.", examples=[EXAMPLE_REQUEST_ID])]
 Timestamp = Annotated[datetime, Field(description="UTC, ISO 8601.", examples=[EXAMPLE_TIMESTAMP])]
 

@@ -3,6 +3,8 @@
 Whoever asks, and with real pictures where a file is expected: otherwise hardly a case would get behind the first look.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,12 @@ from tests.fakes.images import jpeg_photo
 from tests.servers.processes import free_port
 from tests.support.people import USER
 from tests.support.running import running
-from tests.support.signing import Key, sign, stored_key
+from tests.support.signing import COMPONENTS, Key, sign, stored_key
 
-CHECKED = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-)
+# It is right to refuse what the schema allows: a date before 1970, a hash of other bytes, a name with odd letters.
+UNCHECKED = {"positive_data_acceptance"}
+# It sends no key, or a wrong one, and the session puts the right one back.
+UNCHECKED_WITH_KEY = {"ignored_auth"}
 ADMIN_KEY = "an-admin-key-for-tests"
 OPERATIONS = 37
 
@@ -55,10 +54,16 @@ class Signs(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         body = request.body or b""
         content = body if isinstance(body, bytes) else body.encode()
-        fields = {"Host": str(request.url).split("/")[2]}
-        if "X-User-ID" in request.headers:
-            fields["X-User-ID"] = request.headers["X-User-ID"]
-        signed = sign(httpx2.Request(str(request.method), str(request.url), headers=fields, content=content), self._key)
+        fields: dict[str, str | bytes] = {"Host": str(request.url).split("/")[2]}
+        components = [name for name in COMPONENTS if content or name != "content-digest"]
+        if (user := request.headers.get("X-User-ID")) is not None:
+            fields["X-User-ID"] = user if isinstance(user, bytes) else user.encode("latin-1")
+            components.append("x-user-id;bs")
+        signed = sign(
+            httpx2.Request(str(request.method), str(request.url), headers=fields, content=content),
+            self._key,
+            components=components,
+        )
         for name in ("Content-Digest", "Signature-Input", "Signature"):
             if name in signed.headers:
                 request.headers[name] = signed.headers[name]
@@ -92,6 +97,14 @@ CALLERS: dict[str, Callable[[str, Path], AuthBase | None]] = {
 }
 
 
+def tell_hash(case: Any) -> None:
+    """Where a case has both a picture and a hash, make them fit every other time: chance never would."""
+    if isinstance(case.body, dict) and {"image", "image_hash"} <= case.body.keys():
+        data = getattr(case.body["image"], "data", b"")
+        if isinstance(data, bytes) and len(data) % 2:
+            case.body["image_hash"] = hashlib.sha256(data).hexdigest()
+
+
 @pytest.fixture
 def pictures() -> Iterator[None]:
     """Files are pictures, mostly: new ones and known ones, and now and then no picture at all."""
@@ -108,7 +121,9 @@ def test_no_operation_surprises(caller: str, pictures: None, environment: dict[s
     address = f"http://127.0.0.1:{port}"
     (tmp_path / "tmp").mkdir()
     load_all_checks()
-    checks = CHECKS.get_by_names(list(CHECKED))
+    unchecked = UNCHECKED | (set() if caller == "anonymous" else UNCHECKED_WITH_KEY)
+    checks = CHECKS.get_by_names([name for name in CHECKS.get_all_names() if name not in unchecked])
+    uploads = Counter[int]()
     with running("uvicorn", port, {**environment, "ADMIN_API_KEY": ADMIN_KEY}), requests.Session() as session:
         session.auth = CALLERS[caller](address, tmp_path / "data" / "image-classifier.db")
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
@@ -126,8 +141,13 @@ def test_no_operation_surprises(caller: str, pictures: None, environment: dict[s
             )
             @given(case=operation.as_strategy())
             def play(case: Any) -> None:
-                case.call_and_validate(checks=checks, session=session)
+                tell_hash(case)
+                response = case.call_and_validate(checks=checks, session=session)
+                if case.operation.path == "/api/v1/classify":
+                    uploads[response.status_code] += 1
 
             play()
             tried += 1
     assert tried == OPERATIONS
+    # Most got as far as an answer.
+    assert uploads[200] > sum(uploads.values()) / 2, uploads

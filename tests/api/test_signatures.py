@@ -20,7 +20,7 @@ from app.services.signatures.nonces import NonceTable
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import error_code, photo, sha256
 from tests.support.serving import serving
-from tests.support.signing import Key, content_digest, create_key, sign
+from tests.support.signing import COMPONENTS, Key, content_digest, create_key, sign
 
 CHECK = "/classify/check-cache"
 
@@ -60,6 +60,7 @@ async def test_signed_requests_of_every_kind_are_answered(api: httpx2.AsyncClien
         sign(question(api), key, components=by_parts),
         sign(question(api), key, parameters={"alg": "hmac-sha256", "expires": int(time.time()) + 60, "tag": "x"}),
         sign(question(api, headers={"X-User-ID": "device-1"}), key, components=more),
+        sign(question(api, headers={"X-User-ID": "设备".encode()}), key, components=[*COMPONENTS, "x-user-id;bs"]),
         sign(form(api, photo(1)), key),
         sign(form(api, photo(2), photo(3), path="/classify/batch"), key),
         sign(question(api), key, digest=content_digest(question(api).read(), "sha512")),

@@ -81,6 +81,9 @@ def component_value(request: httpx2.Request, name: str) -> str:
         "@query": f"?{url.query}",
         "@target-uri": f"{url.scheme}://{authority}{url.path}" + (f"?{url.query}" if url.query else ""),
     }
+    if name.endswith(";bs"):
+        values = [value for field, value in request.headers.raw if field.lower() == name.removesuffix(";bs").encode()]
+        return ", ".join(f":{base64.b64encode(value).decode()}:" for value in values)
     return derived[name] if name.startswith("@") else request.headers[name]
 
 
@@ -111,8 +114,9 @@ def sign(
         for name, value in values.items()
         if value is not None
     )
-    signature_input = "(" + " ".join(f'"{name}"' for name in covered) + f"){shown}"
-    lines = [f'"{name}": {component_value(request, name)}' for name in covered]
+    ids = {name: f'"{name.removesuffix(";bs")}"' + (";bs" if name.endswith(";bs") else "") for name in covered}
+    signature_input = f"({' '.join(ids.values())}){shown}"
+    lines = [f"{shown_id}: {component_value(request, name)}" for name, shown_id in ids.items()]
     base = "\n".join([*lines, f'"@signature-params": {signature_input}'])
     mac = base64.b64encode(hmac.digest(key.secret, base.encode(), "sha256")).decode()
     request.headers["Signature-Input"] = f"sig1={signature_input}"
