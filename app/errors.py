@@ -34,6 +34,10 @@ AppError 500 internal_error
 ├── PayloadTooLarge 413 payload_too_large
 │   ├── ImageTooLarge image_too_large
 │   └── QuotaExceeded quota_exceeded
+├── LimitReached 429 limit_reached
+│   ├── BudgetExhausted budget_exhausted            until the next day; what is known is still answered
+│   ├── UserLimit user_limit
+│   └── AddressLimit address_limit
 ├── TooManyLogins 429 too_many_logins
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
@@ -241,6 +245,31 @@ class ImageTooLarge(PayloadTooLarge):
 class QuotaExceeded(PayloadTooLarge):
     code = "quota_exceeded"
     message = "Your library is full. Delete some images first."
+
+
+class LimitReached(AppError):
+    status = 429
+    code = "limit_reached"
+    message = "A limit is reached. Try again later."
+
+
+class BudgetExhausted(LimitReached):
+    code = "budget_exhausted"
+    message = "The budget for new photos is used up for today. Photos that are known are still answered."
+
+
+class UserLimit(LimitReached):
+    code = "user_limit"
+    message = "This user has sent as many new photos as a day allows. Photos that are known are still answered."
+
+
+class AddressLimit(LimitReached):
+    code = "address_limit"
+    message = "This network has sent as many new photos as an hour allows. Photos that are known are still answered."
+
+
+# What a route that asks a model for a new photo may answer.
+LIMIT_ERRORS: tuple[type[LimitReached], ...] = (BudgetExhausted, UserLimit, AddressLimit)
 
 
 class TooManyLogins(AppError):

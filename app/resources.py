@@ -38,6 +38,7 @@ from app.services.request_log.service import RequestLogService
 from app.services.signatures.key_table import ApiKeyTable
 from app.services.signatures.lifespan import open_signatures
 from app.services.signatures.service import SignatureService
+from app.services.spending.lifespan import open_fallback, open_spending
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
@@ -101,6 +102,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             ThreadPoolExecutor(min(available_cores(), MAX_DECODERS), thread_name_prefix="decode")
         )
         upload_memory = MemoryBudget(UPLOAD_MEMORY_BYTES)
+        spending = await enter(open_spending(settings, engine, model_client=model_client))
+        fallback = await enter(open_fallback(settings, model_client))
 
         log = await enter(open_request_log(settings.statistics, engine))
         recorder = log.recorder
@@ -116,7 +119,15 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         classifier = await enter(
             open_classifier(
-                settings.image, engine, heartbeat, cache=cache, log=log, model_client=model_client, decoder=decoder
+                settings.image,
+                engine,
+                heartbeat,
+                cache=cache,
+                log=log,
+                model_client=model_client,
+                fallback=fallback,
+                decoder=decoder,
+                spending=spending,
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))

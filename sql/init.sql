@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS `image_classification_cache` (
   `hit_count` INT UNSIGNED DEFAULT 1 COMMENT '缓存命中次数',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '首次创建时间',
   `last_hit_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP COMMENT '最后命中时间',
+  `cost_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '得到该结果的费用(CURRENCY的百万分之一)',
   PRIMARY KEY (`id`),
   UNIQUE KEY `uk_image_hash` (`image_hash`),
   KEY `idx_created_at` (`created_at`),
@@ -77,6 +78,8 @@ COMMENT='进程心跳';
 CREATE TABLE IF NOT EXISTS `model_call_lease` (
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `owner` VARCHAR(32) NOT NULL COMMENT '持有者进程ID',
+  `reserved_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '预留的费用(CURRENCY的百万分之一)',
+  `api_key_id` BIGINT UNSIGNED DEFAULT NULL COMMENT 'API密钥ID',
   PRIMARY KEY (`image_hash`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='模型调用租约（同一图片只调用一次）';
@@ -91,6 +94,7 @@ CREATE TABLE IF NOT EXISTS `stats_period` (
   `hits` BIGINT UNSIGNED NOT NULL COMMENT '缓存命中数',
   `processing_time_ms` BIGINT UNSIGNED NOT NULL COMMENT '处理耗时之和(毫秒)',
   `confidence_sum` BIGINT UNSIGNED NOT NULL COMMENT '置信度之和(万分之一)',
+  `saved_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '节省的费用(CURRENCY的百万分之一)',
   PRIMARY KEY (`period_start`, `category`, `shard`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='分时段统计';
@@ -130,6 +134,7 @@ CREATE TABLE IF NOT EXISTS `stats_cache` (
   `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
   `images` BIGINT NOT NULL COMMENT '图片数',
   `hits` BIGINT NOT NULL COMMENT '命中次数之和',
+  `saved_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '节省的费用(CURRENCY的百万分之一)',
   PRIMARY KEY (`shard`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存统计';
@@ -283,6 +288,57 @@ CREATE TABLE IF NOT EXISTS `task_event` (
   FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='任务事件';
+
+-- The ledger: one row for each call of a model that costs money.
+CREATE TABLE IF NOT EXISTS `model_call` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `request_id` VARCHAR(64) NOT NULL COMMENT '请求ID',
+  `number` INTEGER UNSIGNED NOT NULL COMMENT '同一请求中的第几次调用(从0开始)',
+  `called_at` DATETIME NOT NULL COMMENT '调用时间',
+  `provider` VARCHAR(100) NOT NULL COMMENT '服务商',
+  `model` VARCHAR(255) NOT NULL COMMENT '模型',
+  `input_tokens` INTEGER UNSIGNED NOT NULL COMMENT '输入token数',
+  `cached_input_tokens` INTEGER UNSIGNED NOT NULL COMMENT '其中命中服务商缓存的token数',
+  `output_tokens` INTEGER UNSIGNED NOT NULL COMMENT '输出token数',
+  `cost_micros` BIGINT UNSIGNED NOT NULL COMMENT '费用(CURRENCY的百万分之一)',
+  `outcome` VARCHAR(16) NOT NULL COMMENT '结果: answered, invalid, refused, failed',
+  `api_key_id` BIGINT UNSIGNED DEFAULT NULL COMMENT 'API密钥ID',
+  `account_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '账号ID',
+  `user_id` VARCHAR(64) COLLATE utf8mb4_bin DEFAULT NULL COMMENT '用户ID/设备ID',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uk_request_id` (`request_id`, `number`),
+  KEY `idx_called_at` (`called_at`),
+  KEY `idx_user_id` (`user_id`),
+  KEY `idx_account_id` (`account_id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='付费模型调用账本';
+
+-- Its sums, as in stats_period.
+CREATE TABLE IF NOT EXISTS `stats_spending` (
+  `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
+  `provider` VARCHAR(100) NOT NULL COMMENT '服务商',
+  `model` VARCHAR(255) NOT NULL COMMENT '模型',
+  `api_key_id` BIGINT UNSIGNED NOT NULL COMMENT 'API密钥ID(0为无)',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `calls` BIGINT UNSIGNED NOT NULL COMMENT '调用次数',
+  `input_tokens` BIGINT UNSIGNED NOT NULL COMMENT '输入token数',
+  `cached_input_tokens` BIGINT UNSIGNED NOT NULL COMMENT '其中命中服务商缓存的token数',
+  `output_tokens` BIGINT UNSIGNED NOT NULL COMMENT '输出token数',
+  `cost_micros` BIGINT UNSIGNED NOT NULL COMMENT '费用(CURRENCY的百万分之一)',
+  PRIMARY KEY (`period_start`, `provider`, `model`, `api_key_id`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='分时段费用';
+
+-- What of a budget or of another limit is used in its window.
+CREATE TABLE IF NOT EXISTS `budget_use` (
+  `scope` VARCHAR(100) COLLATE utf8mb4_bin NOT NULL COMMENT '限额对象',
+  `window_start` DATETIME NOT NULL COMMENT '窗口开始(UTC)',
+  `used` BIGINT UNSIGNED NOT NULL COMMENT '已用(百万分之一货币单位, 或图片数)',
+  `attempts` BIGINT UNSIGNED NOT NULL COMMENT '领取次数',
+  PRIMARY KEY (`scope`, `window_start`),
+  KEY `idx_window_start` (`window_start`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='限额使用情况';
 
 -- API keys; a key itself is kept nowhere.
 CREATE TABLE IF NOT EXISTS `api_key` (

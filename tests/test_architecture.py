@@ -48,7 +48,7 @@ FORBIDDEN = {
 SERVICES: dict[str, set[str]] = {
     "accounts": {"library"},
     "cache": {"redis", "request_log"},
-    "classification": {"cache", "photos", "request_log"},
+    "classification": {"cache", "photos", "request_log", "spending"},
     "device_tokens": {"accounts", "signatures"},
     "events": {"accounts", "redis"},
     "health": set(),
@@ -58,6 +58,7 @@ SERVICES: dict[str, set[str]] = {
     "redis": set(),
     "request_log": set(),
     "signatures": set(),
+    "spending": {"request_log"},
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
 }

@@ -20,6 +20,7 @@ from app.clients.errors import (
 )
 from app.clock import utc_now
 from app.errors import (
+    LIMIT_ERRORS,
     AppError,
     InvalidRequest,
     MethodNotAllowed,
@@ -37,7 +38,14 @@ from app.services.request_log.error_counts import count_error
 # Only the operator can change them.
 NEEDS_OPERATOR = (ModelAuthenticationFailed, ModelNotFound, ModelQuotaExhausted, ModelWeightsMissing)
 # Whom we refuse for want of room, or because they come too often.
-REFUSALS = (ServerBusy, ModelBusy, TooManyLogins, TooManyTasks, TooManyStreams)
+REFUSALS: tuple[type[AppError], ...] = (
+    ServerBusy,
+    ModelBusy,
+    *LIMIT_ERRORS,
+    TooManyLogins,
+    TooManyTasks,
+    TooManyStreams,
+)
 for refusal in REFUSALS:
     # Shown from the start: Prometheus takes a series that is born with its first event for one that has not grown.
     metrics.REFUSED_REQUESTS.labels(refusal.code)

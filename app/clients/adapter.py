@@ -89,8 +89,9 @@ def _categories(labels: object) -> dict[Any, Category]:
 
 
 class AdaptedModel(ModelClient):
-    """Runs one object of `model_class`; made by `adapt`."""
+    """Runs one object of `model_class`; made by `adapt`. It works in this process, which costs nothing."""
 
+    is_paid: ClassVar[bool] = False
     model_class: ClassVar[type[ModelInterface]]
     categories: ClassVar[Mapping[Any, Category]]
     threads: ClassVar[int]

@@ -31,6 +31,7 @@ from app.clients.errors import (
     ModelTimeout,
     ModelWeightsMissing,
 )
+from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
@@ -89,11 +90,13 @@ class ModelHealth:
 class ModelClient(ABC):
     """Base of all model clients; see the module's docstring for its parts.
 
-    Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty.
+    Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty,
+    `is_paid` whether a call costs money.
     """
 
     provider: ClassVar[str]
     default_model: ClassVar[str]
+    is_paid: ClassVar[bool] = True
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -115,14 +118,14 @@ class ModelClient(ABC):
         """Release what `start` and the calls have opened."""
         await self._close()
 
-    async def classify(self, photo: PreparedPhoto) -> ModelResult:
-        """Classify one photo, retrying what may pass.
+    async def classify(self, photo: PreparedPhoto, meter: CallMeter | None = None) -> ModelResult:
+        """Classify one photo, retrying what may pass; `meter` then holds each call that was made, also after an error.
 
         Raises:
             ModelError: the subclass says why; nothing else is raised, whatever the provider does.
         """
         try:
-            with span("model.call", provider=self.provider, model=self.model):
+            with span("model.call", provider=self.provider, model=self.model), metered(meter or CallMeter()):
                 result = await self._classify_in_turn(photo)
         except ModelError as error:
             self._count_call(error.code)
@@ -197,11 +200,21 @@ class ModelClient(ABC):
             out_of_time = time.monotonic() + pause + self.settings.timeout_seconds > deadline
             if not error.retryable or attempt > self.settings.max_retries or out_of_time:
                 raise error
+            if not await may_call_again():
+                raise error
             logger.warning("model attempt {} failed ({}), next in {:.1f} s", attempt, error.code, pause)
             metrics.count(metrics.MODEL_RETRIES.labels(self.provider))
             await asyncio.sleep(pause)
 
     async def _attempt(self, photo: PreparedPhoto) -> ModelResult | ModelError:
+        """Ask once within the time of an attempt; a client that has noted no call of its own has made one."""
+        before = calls_noted()
+        outcome = await self._attempt_unnoted(photo)
+        if calls_noted() == before:
+            note_call(_call_of(outcome))
+        return outcome
+
+    async def _attempt_unnoted(self, photo: PreparedPhoto) -> ModelResult | ModelError:
         try:
             with span("model.attempt"):
                 async with asyncio.timeout(self.settings.timeout_seconds):
@@ -264,6 +277,19 @@ class ModelClient(ABC):
     def _note_error(self, error: ModelError) -> None:
         self._last_error = (error.code, utc_now())
         logger.warning("model {} ({}): {}", self.provider, self.model, error.code)
+
+
+def _call_of(outcome: ModelResult | ModelError) -> ModelCall:
+    """Return the one call of a client that notes none: what was answered, or not answered in time, is charged."""
+    match outcome:
+        case ModelResult():
+            return ModelCall(CallOutcome.ANSWERED, is_charged=True)
+        case ModelAnswerInvalid():
+            return ModelCall(CallOutcome.INVALID, is_charged=True)
+        case ModelRefused():
+            return ModelCall(CallOutcome.REFUSED, is_charged=True)
+        case _:
+            return ModelCall(CallOutcome.FAILED, is_charged=isinstance(outcome, ModelTimeout))
 
 
 def _is_valid(result: object) -> bool:

@@ -5,7 +5,6 @@ Every field says what it is for; units stand in the names. `.env.example` lists 
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.config.database import DatabaseSettings
 from app.config.logs import LogLevel, LogSettings
 from app.config.model import ModelSettings
 from app.config.source import SettingsGroup, problems_of
+from app.config.spending import SpendingSettings
 from app.photo import PhotoFormat
 
 SECRET_KEY_MIN_BYTES = 32
@@ -96,8 +96,6 @@ class StatisticsSettings(SettingsGroup):
     """Older rows of request_log are deleted daily; 0 keeps all."""
     timezone: ZoneInfo = Field(ZoneInfo("Asia/Shanghai"), validation_alias="STATS_TIMEZONE")
     """IANA name of the zone whose midnight begins "today"."""
-    cost_per_call: Decimal = Field(Decimal("0.01"), validation_alias="COST_PER_API_CALL", ge=0)
-    """Cost of one model call, in your currency."""
 
     @field_validator("timezone", mode="before")
     @classmethod
@@ -190,6 +188,7 @@ class Settings(SettingsGroup):
     image: ImageSettings = Field(default_factory=ImageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
+    spending: SpendingSettings = Field(default_factory=SpendingSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
     library: LibrarySettings = Field(default_factory=LibrarySettings)
     task: TaskSettings = Field(default_factory=TaskSettings)

@@ -1,4 +1,4 @@
-"""Steps of migrations that may run again: MySQL commits each by itself, so an upgrade that was cut off has left some."""
+"""Steps of migrations that may run again: MySQL commits each by itself, so an upgrade that was cut off left some."""
 
 from typing import Any
 

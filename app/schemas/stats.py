@@ -31,9 +31,7 @@ class Point(BaseModel):
     """One bucket."""
 
     start: Annotated[datetime, Field(description="When the bucket begins; UTC.")]
-    value: Annotated[
-        float, Field(description="A number; hit_rate in percent, latency in ms, money in COST_PER_API_CALL's currency.")
-    ]
+    value: Annotated[float, Field(description="A number; hit_rate in percent, latency in ms, money in CURRENCY.")]
 
 
 class TimeSeries(BaseModel):

@@ -17,7 +17,7 @@ async def demo(resources: ResourcesDep) -> HTMLResponse:
     return page(
         "demo",
         {
-            "cost_per_call": str(settings.statistics.cost_per_call),
+            "cost_per_call": str(settings.spending.cost_per_call),
             "max_image_bytes": str(settings.image.max_size_bytes),
         },
     )

@@ -56,7 +56,7 @@ def test_the_specifications_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.database.pool_size == 3
     assert settings.image.allowed_formats == {PhotoFormat.JPEG, PhotoFormat.PNG, PhotoFormat.WEBP, PhotoFormat.GIF}
     assert settings.model.timeout_seconds == 12.5
-    assert str(settings.statistics.cost_per_call) == "0.003"
+    assert str(settings.spending.cost_per_call) == "0.003"
 
 
 def test_database_url_wins_and_gets_an_asyncio_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ async def test_cache_model_log_and_money_are_counted(
     assert await growth.of("model_tokens_total", provider=settings.model.provider, direction="output") > 0
     assert await growth.of("commit_rows_sum") == 9
     assert await growth.of("commit_seconds_count") == await growth.of("commit_rows_count") == 7
-    cost = float(settings.statistics.cost_per_call)
+    cost = float(settings.spending.cost_per_call)
     assert await growth.of("money_spent_total") == pytest.approx(3 * cost)
     assert await growth.of("money_saved_total") == pytest.approx(6 * cost)
 

@@ -12,6 +12,7 @@ from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
 from app.services.classification.store import ClassificationStore
 from tests.support.databases import rollups_for
+from tests.support.spending import bill_for, spending_for
 
 IMAGE = "a" * 64
 LOCAL = "local/efficientnet-lite2/1"
@@ -28,8 +29,10 @@ def service(engine: AsyncEngine, *, local: bool = False) -> CacheService:
 async def save(cache: CacheService, image_hash: str, answer: ModelResult, *, model: str) -> CachedResult:
     """Store a model's answer as the process of `cache` does."""
     engine = cache._engine
-    store = ClassificationStore(engine, heartbeat=Heartbeat(engine), cache=cache, rollups=cache._rollups)
-    return await store.save_and_release(image_hash, answer, model=model)
+    store = ClassificationStore(
+        engine, heartbeat=Heartbeat(engine), cache=cache, rollups=cache._rollups, spending=spending_for(engine)
+    )
+    return await store.save_and_release(image_hash, answer, model=model, bill=bill_for(engine))
 
 
 class Process:

@@ -9,14 +9,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clients.base import ModelResult
 from app.clients.errors import ModelTimeout
 from app.database.heartbeat import Heartbeat
 from app.database.statements import seconds_from_now
 from app.database.tables.classification import ModelCallLease
 from app.database.tables.heartbeat import ProcessHeartbeat
+from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
 from app.services.classification.store import Claimed, ClassificationStore
+from app.services.spending.bill import Bill
 from tests.support.databases import rollups_for
+from tests.support.spending import bill_for, spending_for
 
 IMAGE = "a" * 64
 # Waits end as soon as what they wait for is there; this is for a machine that is busy with other things.
@@ -32,7 +36,19 @@ class Process:
 
     async def claim(self, image_hash: str = IMAGE) -> bool:
         """Try to get the lease."""
-        return isinstance(await self.store.claim_or_find(image_hash), Claimed)
+        return isinstance(await self.store.claim_or_find(image_hash, self.bill()), Claimed)
+
+    def bill(self) -> Bill:
+        """One of calls that cost nothing."""
+        return bill_for(self.store._engine)
+
+    async def release(self, image_hash: str = IMAGE) -> None:
+        """Give the lease back, if this process has it."""
+        await self.store.release(image_hash, self.bill())
+
+    async def save(self, result: ModelResult, image_hash: str = IMAGE, *, model: str = "m") -> CachedResult:
+        """Store a model's answer."""
+        return await self.store.save_and_release(image_hash, result, model=model, bill=self.bill())
 
     async def is_held_up(self, seconds: float) -> bool:
         """Whether it waits for another process' lease, and gets nothing within that time."""
@@ -49,7 +65,9 @@ async def process(engine: AsyncEngine, *, local: bool = False) -> AsyncIterator[
     rollups = rollups_for(engine)
     cache = CacheService(engine, accepts_provisional=local, rollups=rollups)
     heartbeat = Heartbeat(engine)
-    store = ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=rollups)
+    store = ClassificationStore(
+        engine, heartbeat=heartbeat, cache=cache, rollups=rollups, spending=spending_for(engine)
+    )
     try:
         with heartbeat.hold():
             yield Process(heartbeat, store)

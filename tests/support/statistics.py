@@ -7,8 +7,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clients.metering import CallOutcome
 from app.config.settings import StatisticsSettings
+from app.database.pipeline import run
 from app.services.request_log.record import RequestRecord
+from app.services.spending.ledger import Ledger, LedgerRow
 from app.services.statistics.service import StatsService
 from tests.support.databases import recorder_on
 
@@ -16,11 +19,8 @@ from tests.support.databases import recorder_on
 ROWS_AT_ONCE = 500
 
 
-def stats_service(engine: AsyncEngine, zone: str = "UTC", cost: str = "0.01") -> StatsService:
-    return StatsService(
-        engine,
-        StatisticsSettings.model_validate({"timezone": zone, "cost_per_call": cost}),
-    )
+def stats_service(engine: AsyncEngine, zone: str = "UTC") -> StatsService:
+    return StatsService(engine, StatisticsSettings.model_validate({"timezone": zone}))
 
 
 def log_row(number: int, **values: Any) -> dict[str, Any]:
@@ -39,9 +39,44 @@ def log_row(number: int, **values: Any) -> dict[str, Any]:
     }
 
 
-async def log_and_sum(engine: AsyncEngine, rows: Sequence[dict[str, Any]], zone: str = "UTC") -> None:
-    """Write the requests of `log_row` as the service does: into the log and into the rollups."""
+async def log_and_sum(
+    engine: AsyncEngine, rows: Sequence[dict[str, Any]], zone: str = "UTC", cost_micros: int = 10_000
+) -> None:
+    """Write the requests of `log_row` as the service does: into the log, the ledger and the sums of both.
+
+    Each that was no hit has asked the model, at `cost_micros`.
+    """
     recorder = recorder_on(engine, zone=zone)
-    records = [RequestRecord(**{**row, "confidence": float(row["confidence"])}, of_shared_cache=False) for row in rows]
+    records = [
+        RequestRecord(
+            **{**row, "confidence": float(row["confidence"])},
+            saved_micros=cost_micros if row["from_cache"] else 0,
+            of_shared_cache=False,
+        )
+        for row in rows
+    ]
+    ledger = Ledger(engine.dialect.name)
     for first in range(0, len(records), ROWS_AT_ONCE):
-        await recorder.record(records[first : first + ROWS_AT_ONCE])
+        some = records[first : first + ROWS_AT_ONCE]
+        await recorder.record(some)
+        calls = [_call(each, cost_micros) for each in some if not each.from_cache]
+        if calls:
+            await run(engine, ledger.statements(calls), writes=True)
+
+
+def _call(record: RequestRecord, cost_micros: int) -> LedgerRow:
+    return LedgerRow(
+        request_id=record.request_id,
+        number=0,
+        called_at=record.created_at,
+        provider="custom",
+        model="test-vision",
+        input_tokens=0,
+        cached_input_tokens=0,
+        output_tokens=0,
+        cost_micros=cost_micros,
+        outcome=CallOutcome.ANSWERED,
+        api_key_id=None,
+        account_id=None,
+        user_id=record.user_id,
+    )

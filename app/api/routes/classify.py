@@ -13,6 +13,7 @@ from app.api.errors import describe_errors, error_body, log_error
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
 from app.clients.errors import MODEL_ERRORS
 from app.errors import (
+    LIMIT_ERRORS,
     AppError,
     CorruptImage,
     DatabaseUnavailable,
@@ -99,7 +100,14 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
 @router.post(
     "",
     responses=describe_errors(
-        HashMismatch, ImageTooLarge, *IMAGE_ERRORS, *_FORM_ERRORS, *MODEL_ERRORS, DatabaseUnavailable, ServerBusy
+        HashMismatch,
+        ImageTooLarge,
+        *IMAGE_ERRORS,
+        *_FORM_ERRORS,
+        *LIMIT_ERRORS,
+        *MODEL_ERRORS,
+        DatabaseUnavailable,
+        ServerBusy,
     ),
     openapi_extra=_form_body(
         _FILE_SCHEMA,

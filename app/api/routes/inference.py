@@ -9,6 +9,7 @@ from app.api.errors import describe_errors
 from app.api.routes.classify import IMAGE_ERRORS
 from app.clients.errors import MODEL_ERRORS
 from app.errors import (
+    LIMIT_ERRORS,
     AuthenticationRequired,
     DatabaseUnavailable,
     ImageNotFound,
@@ -29,7 +30,10 @@ _ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailab
 
 
 @router.post(
-    "", responses=describe_errors(UnknownModel, *IMAGE_ERRORS, ImageNotFound, *MODEL_ERRORS, PayloadTooLarge, *_ERRORS)
+    "",
+    responses=describe_errors(
+        UnknownModel, *IMAGE_ERRORS, ImageNotFound, *LIMIT_ERRORS, *MODEL_ERRORS, PayloadTooLarge, *_ERRORS
+    ),
 )
 async def infer(
     request: Request, body: InferenceRequest, account: CurrentAccount, inference: InferenceDep

@@ -11,9 +11,10 @@ from typing import Any
 from loguru import logger
 
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
-from app.clients.errors import ModelAnswerInvalid
+from app.clients.errors import ModelAnswerInvalid, ModelRefused
 from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, parse_answer
 from app.clients.llm.prompt import Correction, build_prompt
+from app.clients.metering import CallOutcome, ModelCall, may_call_again, note_call
 from app.config.model import ModelSettings
 from app.observability import metrics
 
@@ -26,7 +27,8 @@ _MODEL_NAME_MAX_CHARACTERS = 200
 class LLMAnswer:
     """One answer of a model: its text, what it cost in tokens, and the name of the model as the server gives it.
 
-    `cut_off` is true when the token limit ended the answer.
+    `cached_input_tokens` are part of `input_tokens`. `cut_off` is true when the token limit ended the answer, `refused`
+    when the safety filter of the model or of its provider stands behind it.
     """
 
     text: str
@@ -34,6 +36,8 @@ class LLMAnswer:
     output_tokens: int
     model: str | None
     cut_off: bool = False
+    refused: bool = False
+    cached_input_tokens: int = 0
 
 
 class LLMClient(ModelClient):
@@ -47,29 +51,59 @@ class LLMClient(ModelClient):
     async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
         """Ask once about the picture, with `self.prompt` and, after an invalid answer, with `correction`.
 
+        Calls that have given no answer are noted here (`note_call`); the answer is noted by the caller.
+
         Raises:
-            ModelRefused: the safety filter of the model or of its provider refused the picture.
+            ModelRefused: the provider's safety filter refused the picture without an answer.
             ModelError: any other failure; its class says which.
         """
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
-        answers = [await self._ask_and_count(photo.jpeg, None)]
-        try:
-            parsed = _parse(answers[0])
-        except ModelAnswerInvalid as error:
-            logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, error.text)
+        answer, parsed = await self._ask_and_parse(photo.jpeg, None)
+        answers = [answer]
+        if isinstance(parsed, ModelAnswerInvalid):
+            logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, parsed.text)
+            if not await may_call_again():
+                raise parsed
             # A lone surrogate has no UTF-8, so it could not be sent back.
-            said = answers[0].text.strip()[:ANSWER_MAX_CHARACTERS].encode(errors="replace").decode()
-            correction = Correction(said, error.text)
-            answers.append(await self._ask_and_count(photo.jpeg, correction))
-            parsed = _parse(answers[1])
+            said = answer.text.strip()[:ANSWER_MAX_CHARACTERS].encode(errors="replace").decode()
+            answer, parsed = await self._ask_and_parse(photo.jpeg, Correction(said, parsed.text))
+            answers.append(answer)
+            if isinstance(parsed, ModelAnswerInvalid):
+                raise parsed
         return ModelResult(parsed.category, parsed.confidence, parsed.description, _response(answers))
 
-    async def _ask_and_count(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+    async def _ask_and_parse(
+        self, jpeg: bytes, correction: Correction | None
+    ) -> tuple[LLMAnswer, ParsedAnswer | ModelAnswerInvalid]:
+        """Ask once, note the call, and return the answer with what it says, or with what is wrong with it.
+
+        Raises:
+            ModelError: as `_ask`; ModelRefused also where the answer is a refusal.
+        """
         answer = await self._ask(jpeg, correction)
         metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), answer.input_tokens)
         metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), answer.output_tokens)
-        return answer
+        parsed: ParsedAnswer | ModelAnswerInvalid
+        outcome = CallOutcome.ANSWERED
+        try:
+            parsed = _parse(answer)
+        except ModelAnswerInvalid as error:
+            outcome, parsed = CallOutcome.INVALID, error
+        if answer.refused:
+            outcome = CallOutcome.REFUSED
+        note_call(
+            ModelCall(
+                outcome,
+                is_charged=True,
+                input_tokens=answer.input_tokens,
+                cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
+                output_tokens=answer.output_tokens,
+            )
+        )
+        if answer.refused:
+            raise ModelRefused
+        return answer, parsed
 
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import anthropic
 from anthropic.types import MessageParam, OutputConfigParam
 
-from app.clients.errors import ModelConfigurationError, ModelRefused
+from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMAnswer
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
@@ -67,14 +67,16 @@ class ClaudeClient(HostedClient):
             thinking={"type": "disabled"} if form.thinking_mode is Thinking.OFF else anthropic.omit,
             output_config=output or anthropic.omit,
         )
-        if message.stop_reason == "refusal":
-            raise ModelRefused
+        refused = message.stop_reason == "refusal"
+        blocks = [] if refused else checked(message.content, list)
         return LLMAnswer(
-            text="".join(block.text for block in checked(message.content, list) if block.type == "text"),
+            text="".join(block.text for block in blocks if block.type == "text"),
             input_tokens=sum(token_count(message.usage, name) for name in _INPUT_COUNTS),
+            cached_input_tokens=token_count(message.usage, "cache_read_input_tokens"),
             output_tokens=token_count(message.usage, "output_tokens"),
             model=text_or_none(message.model),
             cut_off=message.stop_reason in _CUT_OFF_REASONS,
+            refused=refused,
         )
 
     async def _retrieve_model(self) -> object:

@@ -3,6 +3,7 @@
 A provider's file holds what is its own: the call of its SDK, and where the answer stands in the response.
 """
 
+import asyncio
 import base64
 from abc import abstractmethod
 from typing import ClassVar, TypeVar
@@ -10,11 +11,12 @@ from typing import ClassVar, TypeVar
 import httpx2
 from loguru import logger
 
-from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest
+from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest, ModelTimeout
 from app.clients.llm.base import LLMAnswer, LLMClient
 from app.clients.llm.http import complaint, error_from_response, sdk_call
 from app.clients.llm.prompt import Correction
 from app.clients.llm.request_form import RequestForm, blames_picture, next_form
+from app.clients.metering import CallOutcome, ModelCall, note_call
 from app.config.model import ModelSettings
 
 T = TypeVar("T")
@@ -39,7 +41,6 @@ class HostedClient(LLMClient):
         The SDKs pass on a response without checking it, so any field may be of any type, or None.
 
         Raises:
-            ModelRefused: the response is a refusal.
             Exception: what the SDK raises, or reading a response that is not what the API promises.
         """
 
@@ -52,12 +53,18 @@ class HostedClient(LLMClient):
         while True:
             try:
                 outcome = await sdk_call(self._create(form, jpeg, correction))
-            except ModelRefused:
-                self._remember(form)
+            except (ModelTimeout, asyncio.CancelledError):
+                # Nothing says that the provider stops, too.
+                note_call(ModelCall(CallOutcome.FAILED, is_charged=True))
+                raise
+            except ModelError:
+                note_call(ModelCall(CallOutcome.FAILED, is_charged=False))
                 raise
             if isinstance(outcome, LLMAnswer):
                 self._remember(form)
                 return outcome
+            is_refusal = isinstance(error_from_response(outcome), ModelRefused)
+            note_call(ModelCall(CallOutcome.REFUSED if is_refusal else CallOutcome.FAILED, is_charged=False))
             form = self._after_refusal(form, outcome)
 
     async def _probe(self) -> None:

@@ -11,7 +11,7 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import ResponseFormat
 
-from app.clients.errors import ModelConfigurationError, ModelRefused
+from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMAnswer
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
@@ -86,14 +86,16 @@ class OpenAIClient(HostedClient):
             extra_headers=self._headers,
         )
         choice = completion.choices[0]
-        if choice.message.refusal or choice.finish_reason in _REFUSAL_REASONS:
-            raise ModelRefused
+        refused = bool(choice.message.refusal) or choice.finish_reason in _REFUSAL_REASONS
+        usage = completion.usage
         return LLMAnswer(
-            text=checked(choice.message.content or "", str),
-            input_tokens=token_count(completion.usage, "prompt_tokens"),
-            output_tokens=token_count(completion.usage, "completion_tokens"),
+            text="" if refused else checked(choice.message.content or "", str),
+            input_tokens=token_count(usage, "prompt_tokens"),
+            cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+            output_tokens=token_count(usage, "completion_tokens"),
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
+            refused=refused,
         )
 
     async def _retrieve_model(self) -> object:

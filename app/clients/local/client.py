@@ -46,6 +46,7 @@ class LocalClient(ModelClient):
 
     provider = "local"
     default_model = f"local/efficientnet-lite2/{HEAD_VERSION}"
+    is_paid = False
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)

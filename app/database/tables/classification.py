@@ -41,6 +41,9 @@ class CachedImage(Base):
     last_hit_at: Mapped[datetime] = mapped_column(
         UtcDateTime, server_default=CurrentTimestampOnUpdate(), comment="最后命中时间"
     )
+    cost_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="得到该结果的费用(CURRENCY的百万分之一)"
+    )
 
     __table_args__ = (
         Index("uk_image_hash", "image_hash", unique=True),
@@ -76,5 +79,9 @@ class ModelCallLease(Base):
 
     image_hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256哈希值")
     owner: Mapped[str] = mapped_column(String(32), comment="持有者进程ID")
+    reserved_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="预留的费用(CURRENCY的百万分之一)"
+    )
+    api_key_id: Mapped[int | None] = mapped_column(UnsignedBigInteger, comment="API密钥ID")
 
     __table_args__ = ({"comment": "模型调用租约（同一图片只调用一次）", **TABLE_OPTIONS},)

@@ -9,6 +9,7 @@ from app.database.tables import (
     library,
     request_log,
     signatures,
+    spending,
     statistics,
 )
 from app.database.tables.columns import Base
@@ -23,6 +24,7 @@ __all__ = [
     "metadata",
     "request_log",
     "signatures",
+    "spending",
     "statistics",
 ]
 

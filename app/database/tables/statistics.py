@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 
-from sqlalchemy import BigInteger, Date, Index, String
+from sqlalchemy import BigInteger, Date, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.tables.columns import TABLE_OPTIONS, Base, TinyUnsignedInteger, UnsignedBigInteger, UtcDateTime
@@ -24,6 +24,9 @@ class PeriodTotals(Base):
     hits: Mapped[int] = mapped_column(UnsignedBigInteger, comment="缓存命中数")
     processing_time_ms: Mapped[int] = mapped_column(UnsignedBigInteger, comment="处理耗时之和(毫秒)")
     confidence_sum: Mapped[int] = mapped_column(UnsignedBigInteger, comment="置信度之和(万分之一)")
+    saved_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="节省的费用(CURRENCY的百万分之一)"
+    )
 
     __table_args__ = ({"comment": "分时段统计", **TABLE_OPTIONS},)
 
@@ -81,6 +84,9 @@ class CacheTotals(Base):
     shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
     images: Mapped[int] = mapped_column(BigInteger, comment="图片数")
     hits: Mapped[int] = mapped_column(BigInteger, comment="命中次数之和")
+    saved_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="节省的费用(CURRENCY的百万分之一)"
+    )
 
     __table_args__ = ({"comment": "缓存统计", **TABLE_OPTIONS},)
 

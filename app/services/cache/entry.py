@@ -9,8 +9,13 @@ CONFIDENCE_DIGITS = 4
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """A classification as it is kept: `confidence` is 0..1 with four decimals."""
+    """A classification as it is kept.
+
+    `confidence` is 0..1 with four decimals. `cost_micros` is what the calls that made it cost, in millionths of
+    CURRENCY: each hit saves as much.
+    """
 
     category: Category
     confidence: float
     description: str | None
+    cost_micros: int = 0

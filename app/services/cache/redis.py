@@ -101,8 +101,9 @@ class RedisCache:
 
 
 def write_copy(copy: Copy) -> bytes:
-    """Return a copy as Redis keeps it: `["foods",0.9,"…",1795219200]` in UTF-8."""
-    fields = [copy.entry.category.value, copy.entry.confidence, copy.entry.description, int(copy.as_of.timestamp())]
+    """Return a copy as Redis keeps it: `["foods",0.9,"…",10000,1795219200]` in UTF-8."""
+    entry = copy.entry
+    fields = [entry.category.value, entry.confidence, entry.description, entry.cost_micros, int(copy.as_of.timestamp())]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -112,13 +113,15 @@ def read_copy(value: object) -> Copy | None:
         return None
     try:
         fields = json.loads(value.decode())
-        category, confidence, description, as_of = fields
+        category, confidence, description, cost_micros, as_of = fields
         if type(fields) is not list or type(confidence) not in {int, float} or not 0 <= confidence <= 1:
+            return None
+        if type(cost_micros) is not int or cost_micros < 0:
             return None
         if description is not None:
             # A lone surrogate cannot be encoded.
             description.encode()
-        entry = CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description)
+        entry = CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description, cost_micros)
         return Copy(entry, datetime.fromtimestamp(as_of, UTC))
     except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         return None

@@ -30,7 +30,7 @@ _IS_PROVISIONAL = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_M
 def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
     """Return the look-up of entries; `entries_of` reads its rows."""
     text = (
-        f"SELECT image_hash, category, confidence, description, {_IS_PROVISIONAL}"  # noqa: S608 - placeholders
+        f"SELECT image_hash, category, confidence, description, cost_micros, {_IS_PROVISIONAL}"  # noqa: S608 - placeholders
         f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
     )
     if not accepts_provisional:
@@ -42,8 +42,8 @@ def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedRes
     """Return the entries that `select_entries` has found, by hash, and apart from them the provisional ones."""
     entries: dict[str, CachedResult] = {}
     provisional: dict[str, CachedResult] = {}
-    for image_hash, category, confidence, description, is_provisional in rows:
-        entry = CachedResult(Category(category), float(confidence), description)
+    for image_hash, category, confidence, description, cost_micros, is_provisional in rows:
+        entry = CachedResult(Category(category), float(confidence), description, cost_micros)
         (provisional if is_provisional else entries)[image_hash] = entry
     return entries, provisional
 
@@ -51,7 +51,8 @@ def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedRes
 def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, model: str) -> Statement:
     """Return the INSERT of a model's answer, of which `entry` is what counts; its `hit_count` begins at 1."""
     columns = (
-        "image_hash, category, confidence, description, model_used, model_response, hit_count, created_at, last_hit_at"
+        "image_hash, category, confidence, description, model_used, model_response, cost_micros, hit_count, created_at,"
+        " last_hit_at"
     )
     now = timestamp_text(utc_now())
     values = (
@@ -61,6 +62,7 @@ def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, mode
         entry.description,
         model,
         json.dumps(result.response),
+        entry.cost_micros,
         1,
         now,
         now,
@@ -86,6 +88,7 @@ async def replace_provisional(
             description=entry.description,
             model_used=model,
             model_response=result.response,
+            cost_micros=entry.cost_micros,
         )
     )
     if replaced.rowcount:

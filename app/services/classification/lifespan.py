@@ -13,6 +13,7 @@ from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
 from app.services.request_log.lifespan import RequestLog
+from app.services.spending.service import Spending
 
 
 @asynccontextmanager
@@ -24,7 +25,9 @@ async def open_classifier(
     cache: CacheService,
     log: RequestLog,
     model_client: ModelClient,
+    fallback: ModelClient | None,
     decoder: ThreadPoolExecutor,
+    spending: Spending,
 ) -> AsyncIterator[ClassifierService]:
     """Classify photos for the length of the block; at its end, wait for the model calls under way.
 
@@ -35,7 +38,9 @@ async def open_classifier(
         cache: what is known already.
         log: of requests and their sums.
         model_client: the model of the service, started.
-        decoder: prepares photos for it.
+        fallback: the model that is asked when the budget is used up, started; None: none is.
+        decoder: prepares photos for them.
+        spending: what new photos may cost.
     """
     classifier = ClassifierService(
         cache=cache,
@@ -43,7 +48,9 @@ async def open_classifier(
         model_client=model_client,
         decoder=decoder,
         image_settings=settings,
-        store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups),
+        store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending),
+        spending=spending,
+        fallback=fallback,
     )
     try:
         yield classifier

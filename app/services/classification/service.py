@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from app.clients.base import ModelClient
 from app.clients.errors import ModelTimeout
-from app.clock import utc_now
 from app.config.settings import ImageSettings
-from app.errors import HashMismatch, InvalidRequest
+from app.errors import BudgetExhausted, HashMismatch, InvalidRequest
 from app.observability import metrics
 from app.observability.request_id import new_request_id
 from app.observability.tracing import span
+from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
@@ -23,10 +23,15 @@ from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
+from app.services.spending.service import Spending
 
 
 class ClassifierService:
-    """Looks photos up and classifies them; `decoder` is the bounded pool that decodes pixels off the event loop."""
+    """Looks photos up and classifies them.
+
+    `decoder` is the bounded pool that decodes pixels off the event loop, `fallback` the model that is asked when the
+    budget is used up.
+    """
 
     def __init__(
         self,
@@ -37,12 +42,16 @@ class ClassifierService:
         decoder: ThreadPoolExecutor,
         image_settings: ImageSettings,
         store: ClassificationStore,
+        spending: Spending,
+        fallback: ModelClient | None = None,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
         self._model_client = model_client
         self._preparer = PhotoPreparer(decoder, image_settings)
         self._store = store
+        self._spending = spending
+        self._fallback = fallback
         self._calls: SingleFlight[str, tuple[CachedResult, bool]] = SingleFlight()
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
@@ -82,11 +91,12 @@ class ClassifierService:
         Raises:
             HashMismatch: `claimed_hash` is not the hash of the bytes.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
+            LimitReached: the photo is new, and the caller may not ask for a new one now.
             ModelError: the model gave no valid answer; nothing is cached or logged.
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
             raise HashMismatch
-        result, from_cache = await self._result_of(upload)
+        result, from_cache = await self._result_of(upload, caller)
         answer = _answer(result, caller, from_cache=from_cache)
         await self._recorder.record([_record(answer, caller, upload.sha256, len(upload.data))])
         return answer
@@ -96,18 +106,20 @@ class ClassifierService:
         await self._calls.wait()
         await self._store.close()
 
-    async def _result_of(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+    async def _result_of(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
         """Return the result, and whether it cost nothing. Simultaneous uploads of one photo share one call."""
         cached = self._cache.peek(upload.sha256)
         if cached is not None:
             return cached, True
         # A client that hangs up does not cancel the call.
-        (result, from_cache), is_shared = await self._calls.run(upload.sha256, lambda: self._find_or_ask(upload))
+        (result, from_cache), is_shared = await self._calls.run(
+            upload.sha256, lambda: self._find_or_ask(upload, caller)
+        )
         return result, from_cache or is_shared
 
-    async def _find_or_ask(self, upload: UploadedPhoto) -> tuple[CachedResult, bool]:
+    async def _find_or_ask(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
         """Return the result, and whether it cost nothing: copies of the cache, then the database, then the model."""
-        image_hash, settings = upload.sha256, self._model_client.settings
+        image_hash = upload.sha256
         with span("cache.look_up"):
             cached = await self._cache.get_copy(image_hash)
         if cached is not None:
@@ -122,8 +134,21 @@ class ClassifierService:
             if cached is None:
                 raise
             return cached, True
+        try:
+            return await self._find_or_ask_model(self._model_client, upload, info, caller)
+        except BudgetExhausted:
+            if self._fallback is None:
+                raise
+            return await self._find_or_ask_model(self._fallback, upload, info, caller)
+
+    async def _find_or_ask_model(
+        self, client: ModelClient, upload: UploadedPhoto, info: PhotoInfo, caller: Caller
+    ) -> tuple[CachedResult, bool]:
+        """Return what the database knows by now, else what the model says; and whether it cost nothing."""
+        image_hash, settings = upload.sha256, client.settings
         deadline = time.monotonic() + settings.total_timeout_seconds
-        async with self._store.turn(image_hash, deadline) as found:
+        bill = self._spending.bill(client, caller)
+        async with self._store.turn(image_hash, deadline, bill) as found:
             if found is not None:
                 return found, True
             metrics.count(metrics.LOOKUPS_MISSED)
@@ -132,34 +157,22 @@ class ClassifierService:
                 raise ModelTimeout
             with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
                 prepared = await self._preparer.prepare(upload.data, info, max_edge=settings.image_max_edge_pixels)
-            result = await self._model_client.classify(prepared)
+            result = await client.classify(prepared, bill.meter)
             with span("cache.save"):
-                saved = await self._store.save_and_release(image_hash, result, model=self._model_client.model)
+                saved = await self._store.save_and_release(image_hash, result, model=client.model, bill=bill)
             return saved, False
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
-    return Answer(
-        request_id=caller.request_id,
+    return Answer.now(
+        caller,
         category=result.category,
         confidence=result.confidence,
         description=result.description,
         from_cache=from_cache,
-        processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
-        answered_at=utc_now(),
+        cost_micros=result.cost_micros,
     )
 
 
 def _record(answer: Answer, caller: Caller, image_hash: str, image_size: int | None) -> RequestRecord:
-    return RequestRecord(
-        request_id=answer.request_id,
-        user_id=caller.user_id,
-        ip_address=caller.ip_address,
-        image_hash=image_hash,
-        image_size=image_size,
-        category=answer.category.value,
-        confidence=answer.confidence,
-        from_cache=answer.from_cache,
-        processing_time_ms=answer.processing_time_ms,
-        created_at=answer.answered_at,
-    )
+    return RequestRecord.of(answer, caller, image_hash=image_hash, image_size=image_size)

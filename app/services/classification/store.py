@@ -1,7 +1,8 @@
 """One model call per new photo: the SQL of finding a result, of claiming the right to call, and of saving the result.
 
-The right to call is a row in `model_call_lease` that only one process can insert. It goes with the transaction that
-saves the result, or as soon as the call fails. A process that finds the row of another waits until it is gone; if the
+The right to call is a row in `model_call_lease` that only one process can insert, if the limits of the caller have
+room. It goes with the transaction that saves the result, or as soon as the call fails; what the call has cost is
+written in the same transaction. A process that finds the row of another waits until it is gone; if the
 owner is stalled (app/database/heartbeat.py), a waiter deletes the row, and all that wait race for it again.
 """
 
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from loguru import logger
 from sqlalchemy import or_, select
@@ -18,11 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
 from app.clients.errors import ModelTimeout
+from app.clients.metering import CallMeter
 from app.database.heartbeat import Heartbeat
 from app.database.pipeline import DuplicateRowError, Rows, run
 from app.database.statements import Statement, execute, insert_ignore
 from app.database.tables.classification import ModelCallLease
 from app.database.transactions import read, write
+from app.errors import AppError
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import OutageLog, cancel, every, spawn
@@ -30,6 +34,9 @@ from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.cache.rows import insert_entry, replace_provisional, select_entries
 from app.services.cache.service import CacheService
 from app.services.request_log.rollups import Rollups
+from app.services.spending.bill import Bill
+from app.services.spending.limits import Budget, has_room, photo_counted, reached, reservation_raised
+from app.services.spending.service import Spending
 
 POLL_FIRST_SECONDS = 0.02
 POLL_MAX_SECONDS = 0.2
@@ -53,14 +60,30 @@ class Held:
     """Another process owns the lease."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A limit of the caller is reached."""
+
+    error: AppError
+
+
 class ClassificationStore:
     """Finds, claims and saves for this process; hashes are 64 lower-case hex digits.
 
     Within the process only one task at a time may work on the same hash.
     """
 
-    def __init__(self, engine: AsyncEngine, *, heartbeat: Heartbeat, cache: CacheService, rollups: Rollups) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        heartbeat: Heartbeat,
+        cache: CacheService,
+        rollups: Rollups,
+        spending: Spending,
+    ) -> None:
         self._engine = engine
+        self._spending = spending
         self._heartbeat = heartbeat
         self._cache = cache
         self._rollups = rollups
@@ -73,7 +96,7 @@ class ClassificationStore:
         row = ModelCallLease
         self._insert = (
             f"{insert_ignore(engine.dialect.name)} model_call_lease"  # noqa: S608 - constants
-            " (image_hash, owner) SELECT %s, %s FROM (SELECT 1 AS one) AS one"
+            " (image_hash, owner, reserved_micros, api_key_id) SELECT %s, %s, %s, %s FROM (SELECT 1 AS one) AS one"
         )
         self._select_lease = select(row.owner, heartbeat.is_stalled(row.owner).label("is_stalled"))
         self._select_orphans = select(row.image_hash, row.owner).where(
@@ -81,33 +104,39 @@ class ClassificationStore:
         )
 
     @asynccontextmanager
-    async def turn(self, image_hash: str, deadline: float) -> AsyncIterator[CachedResult | None]:
+    async def turn(self, image_hash: str, deadline: float, bill: Bill) -> AsyncIterator[CachedResult | None]:
         """Give the result of a photo, or None: then it is this process' turn to ask the model, within the block.
 
-        Waits for another process that asks already. What the block does not `save_and_release` is released at its end.
+        Waits for another process that asks already. What the block does not `save_and_release` is released at its end,
+        and what was spent is written down.
 
         Args:
             image_hash: the photo.
             deadline: `time.monotonic()` at which waiting ends.
+            bill: who pays; its meter is for the model.
 
         Raises:
+            LimitReached: the caller may not ask for a new photo now.
             ModelTimeout: the deadline has passed.
             DatabaseUnavailable, ServerBusy: as `pipeline.run`.
         """
+        bill.meter = CallMeter(partial(self._reserve_more, image_hash, bill))
         with self._heartbeat.hold():
             while True:
                 with span("cache.look_up_and_lease"):
-                    outcome = await self.claim_or_find(image_hash)
+                    outcome = await self.claim_or_find(image_hash, bill)
                 if not isinstance(outcome, Held):
                     break
                 with span("cache.wait_for_another"):
                     await self.wait(image_hash, deadline)
+            if isinstance(outcome, Refused):
+                raise outcome.error
             try:
                 yield outcome.entry if isinstance(outcome, Found) else None
             finally:
-                await self.release(image_hash)
+                await self.release(image_hash, bill)
 
-    async def claim_or_find(self, image_hash: str) -> Found | Claimed | Held:
+    async def claim_or_find(self, image_hash: str, bill: Bill) -> Found | Claimed | Held | Refused:
         """Find the result of a photo, else claim the right to ask the model for it, in one trip to the server.
 
         Raises:
@@ -122,7 +151,7 @@ class ClassificationStore:
             async with self._deleting_orphans:
                 # A deletion that is under way may be that of a row of this very photo.
                 pass
-            outcome = await self._claim_or_find(image_hash)
+            outcome = await self._claim_or_find(image_hash, bill)
             is_claimed = isinstance(outcome, Claimed)
             return outcome
         finally:
@@ -161,13 +190,15 @@ class ClassificationStore:
                 return
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 
-    async def save_and_release(self, image_hash: str, result: ModelResult, *, model: str) -> CachedResult:
-        """Store a model's answer, release the lease, and return the entry that counts from now on.
+    async def save_and_release(self, image_hash: str, result: ModelResult, *, model: str, bill: Bill) -> CachedResult:
+        """Store a model's answer and what it cost, release the lease, and return the entry that counts from now on.
 
         The database settles a race, as with an owner that was taken for stalled: the first result stays, and the others
         get it. Only a provisional one is replaced, unless the local model is the configured one.
         """
-        entry = CachedResult(result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description)
+        entry = CachedResult(
+            result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description, bill.cost_micros
+        )
         release = _deletion(image_hash, self._heartbeat.process_id)
 
         async def replace(connection: AsyncConnection) -> None:
@@ -178,26 +209,40 @@ class ClassificationStore:
         try:
             await run(
                 self._engine,
-                [insert_entry(image_hash, entry, result, model), self._rollups.entry_added(), release],
+                [
+                    insert_entry(image_hash, entry, result, model),
+                    self._rollups.entry_added(),
+                    *bill.settlement(),
+                    release,
+                ],
                 writes=True,
             )
         except DuplicateRowError:
+            # The entry of another process; or our own, if a connection was lost during COMMIT.
+            await self._spending.settle(bill)
             await write(self._engine, replace)
             (rows,) = await run(self._engine, [self._look_up(image_hash)], writes=False)
             saved = (await self._cache.keep_found(rows)).get(image_hash, entry)
         else:
-            await self._cache.keep({image_hash: entry}, are_provisional=model.startswith(LOCAL_MODEL_PREFIX))
+            self._spending.settled(bill)
+            is_provisional = model.startswith(LOCAL_MODEL_PREFIX)
+            if self._cache.accepts_provisional or not is_provisional:
+                await self._cache.keep({image_hash: entry}, are_provisional=is_provisional)
             saved = entry
         self._claimed.discard(image_hash)
         return saved
 
-    async def release(self, image_hash: str) -> None:
-        """Delete the lease, if this process owns it. If the database fails, it is done later; nothing is raised."""
+    async def release(self, image_hash: str, bill: Bill) -> None:
+        """Delete the lease, if this process owns it, and write down what was spent.
+
+        If the database fails, it is done later; nothing is raised.
+        """
         if image_hash not in self._claimed:
             return
         try:
             with self._outage.guard():
-                await self._delete([(image_hash, self._heartbeat.process_id)])
+                lease = _deletion(image_hash, self._heartbeat.process_id)
+                await self._spending.settle(bill, lease)
         finally:
             self._claimed.discard(image_hash)
 
@@ -210,26 +255,60 @@ class ClassificationStore:
         with self._outage.guard():
             await self._delete_orphans()
 
-    async def _claim_or_find(self, image_hash: str) -> Found | Claimed | Held:
+    async def _claim_or_find(self, image_hash: str, bill: Bill) -> Found | Claimed | Held | Refused:
         look_up = self._look_up(image_hash)
         process_id = self._heartbeat.process_id
-        _, owners, rows = await self._heartbeat.write(
+        text = f"{self._insert} WHERE NOT EXISTS ({look_up.text})"
+        lease = image_hash, process_id, bill.reserve_micros, bill.api_key_id
+        parameters: list[object] = [*lease, *look_up.parameters]
+        for limit in bill.limits:
+            condition, values = has_room(limit, bill.reserve_micros)
+            text += f" AND {condition}"
+            parameters += values
+        results = await self._heartbeat.write(
             [
-                Statement(
-                    f"{self._insert} WHERE NOT EXISTS ({look_up.text})", (image_hash, process_id, *look_up.parameters)
-                ),
+                *self._spending.openings(bill.limits),
+                Statement(text, parameters),
+                *photo_counted(self._engine.dialect.name, bill.limits),
+                # Before what follows: a limit without room is none that this transaction has filled.
+                *([reached(bill.limits, bill.reserve_micros)] if bill.limits else []),
                 # The row may be ours from before: a connection lost during COMMIT makes all of this run again.
                 Statement("SELECT owner FROM model_call_lease WHERE image_hash = %s", (image_hash,)),
                 # The owner before us may have stored a result meanwhile.
                 look_up,
             ]
         )
+        self._spending.opened(bill.limits)
+        owners, rows = results[-2:]
         entry = (await self._cache.keep_found(rows)).get(image_hash)
-        is_ours = bool(owners) and owners[0][0] == process_id
-        if entry is None:
-            return Claimed() if is_ours else Held()
-        metrics.count(metrics.LOOKUPS_IN_DATABASE)
-        return Found(entry)
+        if entry is not None:
+            metrics.count(metrics.LOOKUPS_IN_DATABASE)
+            return Found(entry)
+        if owners:
+            return Claimed() if owners[0][0] == process_id else Held()
+        scopes = {scope for (scope,) in results[-3]} if bill.limits else set()
+        # Without any, the owner has released its lease just now.
+        return Refused(self._spending.refusal(bill, scopes)) if scopes else Held()
+
+    async def _reserve_more(self, image_hash: str, bill: Bill, calls: int) -> bool:
+        """Reserve for another call for the photo, whose lease this process owns; say whether the budgets have room.
+
+        Args:
+            image_hash: the photo.
+            bill: knows what the calls before have cost.
+            calls: how many there will be, with the next one.
+        """
+        budgets = [limit for limit in bill.limits if isinstance(limit, Budget)]
+        if not budgets:
+            return True
+        needed = bill.reserve_micros
+        raised = reservation_raised(image_hash, self._heartbeat.process_id, budgets, needed)
+        check = Statement("SELECT reserved_micros FROM model_call_lease WHERE image_hash = %s", (image_hash,))
+        try:
+            *_, rows = await run(self._engine, [*self._spending.openings(budgets), raised, check], writes=True)
+        except AppError:
+            return False
+        return bool(rows) and rows[0][0] >= needed
 
     def _look_up(self, image_hash: str) -> Statement:
         return select_entries([image_hash], accepts_provisional=self._cache.accepts_provisional)

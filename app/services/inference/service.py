@@ -7,7 +7,6 @@ the request log a person is `account:{id}`: that stays when the account is renam
 
 import asyncio
 import hashlib
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +14,6 @@ from functools import partial
 
 from loguru import logger
 
-from app.clock import utc_now
 from app.errors import CorruptImage, ServerBusy
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
@@ -93,7 +91,7 @@ class InferenceService:
             return stored
         self._models.check(model_name)
         image = await self._library.get(account_id, image_id)
-        caller = replace(caller or Caller(), user_id=user_id_of_account(account_id))
+        caller = replace(caller or Caller(), user_id=user_id_of_account(account_id), account_id=account_id)
         inference, _ = await self._under_way.run(
             object(), partial(self._infer, account_id, image, model_name, caller, task_id, on_saved)
         )
@@ -165,27 +163,16 @@ class InferenceService:
             raise ServerBusy(retry_after_seconds=MEMORY_TIMEOUT_SECONDS) from None
 
     async def _log(self, image: LibraryImage, result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
-        answer = Answer(
-            request_id=caller.request_id,
+        answer = Answer.now(
+            caller,
             category=result.category,
             confidence=result.confidence,
             description=result.description,
             from_cache=from_cache,
-            processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
-            answered_at=utc_now(),
+            cost_micros=result.cost_micros,
         )
-        record = RequestRecord(
-            request_id=answer.request_id,
-            user_id=caller.user_id,
-            ip_address=caller.ip_address,
-            image_hash=image.sha256,
-            image_size=image.size_bytes,
-            category=answer.category.value,
-            confidence=answer.confidence,
-            from_cache=from_cache,
-            processing_time_ms=answer.processing_time_ms,
-            created_at=answer.answered_at,
-            of_shared_cache=False,
+        record = RequestRecord.of(
+            answer, caller, image_hash=image.sha256, image_size=image.size_bytes, of_shared_cache=False
         )
         await self._recorder.record([record])
         return answer

@@ -42,7 +42,6 @@ async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) ->
         rollups=rollups,
         log_enabled=settings.log_enabled,
         durability=settings.log_durability,
-        cost_per_call=settings.cost_per_call,
     )
     service = RequestLogService(engine, settings.timezone)
     errors = ErrorCounts(engine)

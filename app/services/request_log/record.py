@@ -23,9 +23,9 @@ _LOG_COLUMN_COUNT = 10
 class Caller:
     """The caller, and since when it waits: `started_at` is `time.perf_counter()` at the arrival of the request.
 
-    `api_key_id` and `account_id` say who pays, where that is known; `key_budget_micros` is what the key may spend a day,
-    in millionths of CURRENCY. `new_photos_per_day` is how many photos that are not known yet a device may send by its
-    token, None where the token says nothing of it.
+    `api_key_id` and `account_id` say who pays, where that is known; `key_budget_micros` is what the key may spend a
+    day, in millionths of CURRENCY. `new_photos_per_day` is how many photos that are not known yet a device may send by
+    its token, None where the token says nothing of it.
     """
 
     request_id: str = field(default_factory=new_request_id)
@@ -49,7 +49,10 @@ class Caller:
 
 
 class Answer(NamedTuple):
-    """What a caller is told; it is logged by the time it exists."""
+    """What a caller is told; it is logged by the time it exists.
+
+    `saved_micros` is what the model was not asked for, in millionths of CURRENCY; 0 where it was asked.
+    """
 
     request_id: str
     category: Category
@@ -58,13 +61,38 @@ class Answer(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     answered_at: datetime
+    saved_micros: int
+
+    @classmethod
+    def now(
+        cls,
+        caller: Caller,
+        *,
+        category: Category,
+        confidence: float,
+        description: str | None,
+        from_cache: bool,
+        cost_micros: int,
+    ) -> "Answer":
+        """The answer to `caller`, whose time ends now; `cost_micros` is what the calls for it cost, or once did."""
+        return cls(
+            request_id=caller.request_id,
+            category=category,
+            confidence=confidence,
+            description=description,
+            from_cache=from_cache,
+            processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
+            answered_at=utc_now(),
+            saved_micros=cost_micros if from_cache else 0,
+        )
 
 
 class RequestRecord(NamedTuple):
     """One answered request, as `request_log` keeps it.
 
     `from_cache` also counts a hit of the image's entry in the shared cache, unless another model than the service's
-    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere.
+    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere. `saved_micros` is not part
+    of the log, only of its sums.
     """
 
     request_id: str
@@ -77,7 +105,34 @@ class RequestRecord(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     created_at: datetime
+    saved_micros: int = 0
     of_shared_cache: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        answer: Answer,
+        caller: Caller,
+        *,
+        image_hash: str,
+        image_size: int | None,
+        of_shared_cache: bool = True,
+    ) -> "RequestRecord":
+        """The record of an answer; `image_size` is in bytes, None where only a hash was sent."""
+        return cls(
+            request_id=answer.request_id,
+            user_id=caller.user_id,
+            ip_address=caller.ip_address,
+            image_hash=image_hash,
+            image_size=image_size,
+            category=answer.category.value,
+            confidence=answer.confidence,
+            from_cache=answer.from_cache,
+            processing_time_ms=answer.processing_time_ms,
+            created_at=answer.answered_at,
+            saved_micros=answer.saved_micros,
+            of_shared_cache=of_shared_cache,
+        )
 
     @property
     def hits_shared_cache(self) -> bool:

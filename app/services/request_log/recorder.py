@@ -10,7 +10,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 from loguru import logger
 from sqlalchemy import func, select
@@ -57,13 +56,11 @@ class RequestRecorder:
         rollups: Rollups,
         log_enabled: bool = True,
         durability: LogDurability = LogDurability.COMMIT,
-        cost_per_call: Decimal = Decimal(0),
     ) -> None:
         self._engine = engine
         self._rollups = rollups
         self._log_enabled = log_enabled
         self._waits = durability is LogDurability.COMMIT
-        self._cost_per_call = float(cost_per_call)
         self._writer = create_batch_writer(engine)
         self._pending: deque[_Pending] = deque()
         self._pending_rows = 0
@@ -168,11 +165,8 @@ class RequestRecorder:
     def _count(self, records: Sequence[RequestRecord], seconds: float) -> None:
         metrics.observe(metrics.COMMIT_ROWS, len(records))
         metrics.observe(metrics.COMMIT_SECONDS, seconds)
-        hits = sum(record.from_cache for record in records)
-        if hits:
-            metrics.count(metrics.MONEY_SAVED, hits * self._cost_per_call)
-        if hits < len(records):
-            metrics.count(metrics.MONEY_SPENT, (len(records) - hits) * self._cost_per_call)
+        if saved_micros := sum(record.saved_micros for record in records):
+            metrics.count(metrics.MONEY_SAVED, saved_micros / 1_000_000)
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
         statements: list[Statement] = [insert_log(records)] if self._log_enabled else []

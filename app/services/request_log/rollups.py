@@ -63,9 +63,10 @@ class Rollups:
         Rows are sorted, so that processes lock them in one order. With `logged` off only the cache's hits are summed.
         """
         statements = self._logged(records) if logged else []
-        hits = sum(record.hits_shared_cache for record in records)
+        hits = [record for record in records if record.hits_shared_cache]
         if hits:
-            statements.append(self._cache_totals(images=0, hits=hits))
+            saved_micros = sum(record.saved_micros for record in hits)
+            statements.append(self._cache_totals(images=0, hits=len(hits), saved_micros=saved_micros))
         return statements
 
     def committed(self, records: Sequence[RequestRecord]) -> None:
@@ -91,7 +92,7 @@ class Rollups:
     def entry_removed(self, hit_count: int) -> Statement:
         """Return what belongs to the removal of an entry with this `hit_count`.
 
-        A hit of an entry that is removed before it is counted stays in the sum.
+        A hit of an entry that is removed before it is counted stays in the sum, as does what its hits have saved.
         """
         return self._cache_totals(images=-1, hits=-hit_count)
 
@@ -102,11 +103,12 @@ class Rollups:
         for record in records:
             moment = self._moment(record.created_at)
             hit = int(record.from_cache)
-            sums = periods.setdefault((moment.period, record.category), [0, 0, 0, 0])
+            sums = periods.setdefault((moment.period, record.category), [0, 0, 0, 0, 0])
             sums[0] += 1
             sums[1] += hit
             sums[2] += record.processing_time_ms
             sums[3] += round(record.confidence * 10_000)
+            sums[4] += record.saved_micros
             if record.user_id is not None:
                 requests, hits, first, last = users.get(record.user_id, (0, 0, moment.time, moment.time))
                 # Times of one form compare as texts do.
@@ -136,8 +138,8 @@ class Rollups:
         if visitor not in self._known.get(key, ()):
             visitors.setdefault(key, set()).add(visitor)
 
-    def _cache_totals(self, *, images: int, hits: int) -> Statement:
-        return Statement(_upsert_cache(self._dialect), (self._shard, images, hits))
+    def _cache_totals(self, *, images: int, hits: int, saved_micros: int = 0) -> Statement:
+        return Statement(_upsert_cache(self._dialect), (self._shard, images, hits, saved_micros))
 
     def _moment(self, created_at: datetime) -> _Moment:
         moment = self._moments.get(created_at)
@@ -171,7 +173,11 @@ def _count_visitors(dialect: str) -> str:
 @lru_cache(maxsize=4)
 def _upsert_cache(dialect: str) -> str:
     return upsert_sums(
-        dialect, table="stats_cache", keys=("shard",), sums=("images", "hits"), source="VALUES (%s,%s,%s)"
+        dialect,
+        table="stats_cache",
+        keys=("shard",),
+        sums=("images", "hits", "saved_micros"),
+        source="VALUES (%s,%s,%s,%s)",
     )
 
 
@@ -198,8 +204,8 @@ def _upsert_periods(dialect: str, rows: int) -> str:
         dialect,
         table="stats_period",
         keys=("period_start", "category", "shard"),
-        sums=("requests", "hits", "processing_time_ms", "confidence_sum"),
-        source=f"VALUES {rows_of_placeholders(rows, 7)}",
+        sums=("requests", "hits", "processing_time_ms", "confidence_sum", "saved_micros"),
+        source=f"VALUES {rows_of_placeholders(rows, 8)}",
     )
 
 

@@ -11,6 +11,11 @@ def ratio(numerator: Decimal | int, denominator: int, *, digits: int = 2) -> flo
     return float(quotient.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
 
 
+def money(micros: int) -> float:
+    """An amount in the currency, of millionths of it: the float that prints as the exact amount does."""
+    return float(Decimal(micros).scaleb(-6))
+
+
 def percent(part: int, whole: int) -> float:
     """`part` of `whole` in percent, rounded as `ratio` does."""
     return ratio(Decimal(part) * 100, whole)

@@ -1,10 +1,11 @@
 """Statistics: the figures of the specification's section 7.4, the same on MySQL and SQLite.
 
 They are read from the rollups (rollups.py) and by indexes, so they cost the same however long the log is; each, but for
-a series, is one statement, so it sees one state of the database. Ratios, averages and money are computed here in
-decimals, so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives
-zeros. Which user ids are one user is the database's matter: the specification's collation on MySQL takes "Device-A" and
-"device-a" for the same, SQLite does not.
+a series, is one statement, so it sees one state of the database. Money is the ledger's sums
+(app/services/spending/ledger.py), never a product of counts. Ratios, averages and money are computed here in decimals,
+so that both databases give the same digits. "Today" is a day of STATS_TIMEZONE; an empty database gives zeros. Which
+user ids are one user is the database's matter: the specification's collation on MySQL takes "Device-A" and "device-a"
+for the same, SQLite does not.
 """
 
 import asyncio
@@ -23,11 +24,12 @@ from app.clock import day_in_utc, utc_now
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
 from app.database.tables.classification import CachedImage
+from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import ServerBusy
 from app.services.request_log.rollups import ADDRESS, USER
-from app.services.statistics.rounding import percent, ratio
+from app.services.statistics.rounding import money, percent, ratio
 from app.services.statistics.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ SERIES_WAIT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """Figures of one day; rates in percent, times in milliseconds, money in the currency of COST_PER_API_CALL."""
+    """Figures of one day; rates in percent, times in milliseconds, money in CURRENCY."""
 
     total_requests: int
     cache_hits: int
@@ -119,6 +121,8 @@ class StatsService:
             func.sum(PeriodTotals.requests).label("total"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
+            func.sum(PeriodTotals.saved_micros).label("saved_micros"),
+            self._spent_on(day).label("spent_micros"),
             _visitors(day, USER).label("users"),
             _visitors(day, ADDRESS).label("ips"),
         ).where(self._is_on(day))
@@ -134,8 +138,8 @@ class StatsService:
                 unique_users=int(row.users or 0),
                 unique_ips=int(row.ips or 0),
                 avg_processing_time_ms=ratio(int(row.milliseconds or 0), total),
-                estimated_cost=self._cost(total - hits),
-                cost_saved=self._cost(hits),
+                estimated_cost=money(int(row.spent_micros or 0)),
+                cost_saved=money(int(row.saved_micros or 0)),
             )
 
         return await self._read(select_figures)
@@ -180,6 +184,7 @@ class StatsService:
         query = select(
             func.sum(CacheTotals.images).label("images"),
             func.sum(CacheTotals.hits).label("hits"),
+            func.sum(CacheTotals.saved_micros).label("saved_micros"),
             select(func.max(CachedImage.hit_count)).scalar_subquery().label("most"),
         )
 
@@ -190,7 +195,7 @@ class StatsService:
                 total_cached_images=images,
                 total_hits=hits,
                 times_saved=hits - images,
-                cost_saved=self._cost(hits - images),
+                cost_saved=money(int(row.saved_micros or 0)),
                 avg_hit_per_image=ratio(hits, images),
                 max_hits=row.most or 0,
             )
@@ -309,8 +314,9 @@ class StatsService:
         start, end = day_in_utc(day, self._settings.timezone)
         return and_(period_start >= start, period_start < end)
 
-    def _cost(self, calls: int) -> float:
-        return float(calls * self._settings.cost_per_call)
+    def _spent_on(self, day: date) -> ScalarSelect[int]:
+        is_on_day = self._is_on(day, SpendingTotals.period_start)
+        return select(func.sum(SpendingTotals.cost_micros)).where(is_on_day).scalar_subquery()
 
 
 def _visitors(day: date, kind: str) -> ScalarSelect[int]:

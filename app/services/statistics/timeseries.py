@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.clock import day_in_utc
 from app.config.settings import StatisticsSettings
 from app.database.statements import EpochSeconds
+from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import ErrorPeriod, PeriodTotals, VisitorCount
 from app.errors import InvalidRequest
 from app.services.request_log.rollups import PERIOD_MINUTES, USER
-from app.services.statistics.rounding import percent, ratio
+from app.services.statistics.rounding import money, percent, ratio
 
 
 class Bucket(StrEnum):
@@ -124,6 +125,7 @@ async def _read_some(
             func.sum(PeriodTotals.requests).label("requests"),
             func.sum(PeriodTotals.hits).label("hits"),
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
+            func.sum(PeriodTotals.saved_micros).label("saved_micros"),
         )
         .where(PeriodTotals.period_start >= bounds[0], PeriodTotals.period_start < bounds[-1])
         .group_by(PeriodTotals.period_start)
@@ -134,6 +136,17 @@ async def _read_some(
         func.sum(quarters.c.requests).label("requests"),
         func.sum(quarters.c.hits).label("hits"),
         func.sum(quarters.c.milliseconds).label("milliseconds"),
+        func.sum(quarters.c.saved_micros).label("saved_micros"),
+    ).group_by("number")
+    spending_quarters = (
+        select(SpendingTotals.period_start, func.sum(SpendingTotals.cost_micros).label("cost_micros"))
+        .where(SpendingTotals.period_start >= bounds[0], SpendingTotals.period_start < bounds[-1])
+        .group_by(SpendingTotals.period_start)
+        .subquery()
+    )
+    spending = select(
+        _number(bounds, spending_quarters.c.period_start).label("number"),
+        func.sum(spending_quarters.c.cost_micros).label("cost_micros"),
     ).group_by("number")
     error_quarters = (
         select(ErrorPeriod.period_start, func.sum(ErrorPeriod.errors).label("errors"))
@@ -155,6 +168,7 @@ async def _read_some(
     async def select_figures(connection: AsyncConnection) -> list[BucketFigures]:
         rows = {int(row.number): row for row in await connection.execute(totals)}
         errors = {int(row.number): int(row.errors) for row in await connection.execute(failures)}
+        spent = {int(row.number): int(row.cost_micros) for row in await connection.execute(spending)}
         users = {}
         if bucket is Bucket.DAY:
             users = {row.day: int(row.users) for row in await connection.execute(visitors)}
@@ -170,8 +184,8 @@ async def _read_some(
                     misses=requests - hits,
                     hit_rate=percent(hits, requests),
                     users=users.get(days[number], 0) if bucket is Bucket.DAY else None,
-                    money_spent=float((requests - hits) * settings.cost_per_call),
-                    money_saved=float(hits * settings.cost_per_call),
+                    money_spent=money(spent.get(number, 0)),
+                    money_saved=money(int(row.saved_micros)) if row else 0.0,
                     latency=ratio(int(row.milliseconds), requests) if row else 0.0,
                     errors=errors.get(number, 0),
                 )

@@ -114,7 +114,7 @@ function size(bytes) {
   return i18n.number(value, { style: "unit", unit, maximumFractionDigits: value < 10 ? 1 : 0 });
 }
 const milliseconds = (value) => t("milliseconds", { number: i18n.number(value, { maximumFractionDigits: value < 10 ? 1 : 0 }) });
-// In whatever currency COST_PER_API_CALL is.
+// In CURRENCY.
 const money = (value) => i18n.number(value, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 const percent = (value) => i18n.number(value, { style: "percent", maximumFractionDigits: 1 });
 

@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from app.database.migration_steps import create_index, create_table
 from app.database.tables.columns import (
-    TABLE_OPTIONS,
     Confidence,
     CurrentTimestampOnUpdate,
     Milliseconds,
@@ -59,7 +59,7 @@ def downgrade() -> None:
 
 
 def _create_cache_and_log() -> None:
-    _create_table(
+    create_table(
         "image_classification_cache",
         _id(),
         sa.Column("image_hash", sa.String(64), nullable=False, comment="SHA-256哈希值"),
@@ -79,10 +79,10 @@ def _create_cache_and_log() -> None:
         ),
         comment="图片分类全局缓存表",
     )
-    _create_index("image_classification_cache", "uk_image_hash", "image_hash", unique=True)
+    create_index("image_classification_cache", "uk_image_hash", "image_hash", unique=True)
     for column in ("created_at", "category", "hit_count"):
-        _create_index("image_classification_cache", f"idx_{column}", column)
-    _create_table(
+        create_index("image_classification_cache", f"idx_{column}", column)
+    create_table(
         "request_log",
         _id(),
         sa.Column("request_id", sa.String(64), nullable=False, comment="请求唯一ID"),
@@ -100,24 +100,24 @@ def _create_cache_and_log() -> None:
         ),
         comment="请求日志表-用于统计分析",
     )
-    _create_index("request_log", "uk_request_id", "request_id", unique=True)
+    create_index("request_log", "uk_request_id", "request_id", unique=True)
     for column in ("user_id", "ip_address", "created_date", "from_cache", "created_at", "category"):
-        _create_index("request_log", f"idx_{column}", column)
-    _create_table(
+        create_index("request_log", f"idx_{column}", column)
+    create_table(
         "cache_change",
         _id(),
         sa.Column("image_hash", sa.String(64), nullable=False, comment="SHA-256哈希值"),
         sa.Column("changed_at", sa.DateTime, nullable=False, comment="修改时间"),
         comment="缓存人工修改记录",
     )
-    _create_index("cache_change", "idx_changed_at", "changed_at")
-    _create_table(
+    create_index("cache_change", "idx_changed_at", "changed_at")
+    create_table(
         "process_heartbeat",
         sa.Column("process_id", sa.String(32), primary_key=True, comment="进程ID"),
         sa.Column("beat_at", Milliseconds, nullable=False, comment="最近心跳时间"),
         comment="进程心跳",
     )
-    _create_table(
+    create_table(
         "model_call_lease",
         sa.Column("image_hash", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
         sa.Column("owner", sa.String(32), nullable=False, comment="持有者进程ID"),
@@ -126,7 +126,7 @@ def _create_cache_and_log() -> None:
 
 
 def _create_statistics() -> None:
-    _create_table(
+    create_table(
         "stats_period",
         sa.Column("period_start", sa.DateTime, primary_key=True, comment="时段开始(UTC, 15分钟)"),
         sa.Column("category", sa.String(50), primary_key=True, comment="分类Key（8个类别之一）"),
@@ -137,7 +137,7 @@ def _create_statistics() -> None:
         _sum("confidence_sum", "置信度之和(万分之一)"),
         comment="分时段统计",
     )
-    _create_table(
+    create_table(
         "stats_user",
         sa.Column("user_id", sa.String(64), primary_key=True, comment="用户ID/设备ID"),
         _sum("requests", "请求数"),
@@ -146,15 +146,15 @@ def _create_statistics() -> None:
         sa.Column("last_request_at", sa.DateTime, nullable=False, comment="最后请求时间"),
         comment="用户统计",
     )
-    _create_index("stats_user", "idx_requests", "requests", "user_id")
-    _create_table(
+    create_index("stats_user", "idx_requests", "requests", "user_id")
+    create_table(
         "stats_visitor",
         _day(),
         _kind(),
         sa.Column("visitor", sa.String(64), primary_key=True, comment="用户ID或IP地址"),
         comment="每日访客",
     )
-    _create_table(
+    create_table(
         "stats_visitor_count",
         _day(),
         _kind(),
@@ -162,14 +162,14 @@ def _create_statistics() -> None:
         _sum("visitors", "人数"),
         comment="每日访客数",
     )
-    _create_table(
+    create_table(
         "stats_cache",
         _shard(),
         sa.Column("images", sa.BigInteger, nullable=False, comment="图片数"),
         sa.Column("hits", sa.BigInteger, nullable=False, comment="命中次数之和"),
         comment="缓存统计",
     )
-    _create_table(
+    create_table(
         "stats_error",
         sa.Column("period_start", sa.DateTime, primary_key=True, comment="时段开始(UTC, 15分钟)"),
         sa.Column("code", sa.String(64), primary_key=True, comment="错误码"),
@@ -177,7 +177,7 @@ def _create_statistics() -> None:
         _sum("errors", "错误数"),
         comment="分时段错误数",
     )
-    _create_table(
+    create_table(
         "stats_state",
         sa.Column("name", sa.String(32), primary_key=True, comment="名称"),
         sa.Column("value", sa.String(64), nullable=False, comment="值"),
@@ -186,7 +186,7 @@ def _create_statistics() -> None:
 
 
 def _create_accounts_and_library() -> None:
-    _create_table(
+    create_table(
         "users",
         _id(),
         sa.Column("username", sa.String(64), nullable=False, comment="用户名"),
@@ -206,17 +206,17 @@ def _create_accounts_and_library() -> None:
         comment="用户",
         sqlite_autoincrement=True,
     )
-    _create_index("users", "uk_username_key", "username_key", unique=True)
-    _create_index("users", "uk_email_key", "email_key", unique=True)
-    _create_table(
+    create_index("users", "uk_username_key", "username_key", unique=True)
+    create_index("users", "uk_email_key", "email_key", unique=True)
+    create_table(
         "login_failure",
         sa.Column("subject", sa.String(64), primary_key=True, comment="账号或地址的SHA-256"),
         sa.Column("failures", UnsignedInteger, nullable=False, comment="连续失败次数"),
         sa.Column("last_failure_at", Milliseconds, nullable=False, comment="最后失败时间"),
         comment="登录失败记录",
     )
-    _create_index("login_failure", "idx_last_failure_at", "last_failure_at")
-    _create_table(
+    create_index("login_failure", "idx_last_failure_at", "last_failure_at")
+    create_table(
         "stored_file",
         sa.Column("sha256", sa.String(64), primary_key=True, comment="SHA-256哈希值"),
         sa.Column("version", sa.String(16), nullable=False, comment="文件版本(文件名的一部分)"),
@@ -224,14 +224,14 @@ def _create_accounts_and_library() -> None:
         _time("created_at", "创建时间"),
         comment="存储的文件",
     )
-    _create_table(
+    create_table(
         "library_state",
         sa.Column("id", TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="固定为1"),
         sa.Column("library_id", sa.String(32), nullable=False, comment="图片库ID(与存储中的标记一致)"),
         sa.Column("swept_at", Milliseconds, nullable=False, comment="最近一次清理的开始时间"),
         comment="图片库状态",
     )
-    _create_table(
+    create_table(
         "library_image",
         _id(),
         _user(),
@@ -247,12 +247,12 @@ def _create_accounts_and_library() -> None:
         comment="用户图片",
         sqlite_autoincrement=True,
     )
-    _create_index("library_image", "idx_sha256", "sha256")
-    _create_index("library_image", "idx_user_id", "user_id", "id", "size_bytes")
+    create_index("library_image", "idx_sha256", "sha256")
+    create_index("library_image", "idx_user_id", "user_id", "id", "size_bytes")
 
 
 def _create_inference() -> None:
-    _create_table(
+    create_table(
         "inference_task",
         sa.Column("id", sa.String(32), primary_key=True, comment="任务ID"),
         _user(),
@@ -270,13 +270,13 @@ def _create_inference() -> None:
         _time("updated_at", "修改时间"),
         comment="异步推理任务",
     )
-    _create_index("inference_task", "idx_updated_at", "updated_at")
-    _create_index("inference_task", "idx_status", "status", "due_at")
-    _create_index("inference_task", "idx_image_id", "image_id")
-    _create_index("inference_task", "idx_user_id", "user_id", "created_at")
+    create_index("inference_task", "idx_updated_at", "updated_at")
+    create_index("inference_task", "idx_status", "status", "due_at")
+    create_index("inference_task", "idx_image_id", "image_id")
+    create_index("inference_task", "idx_user_id", "user_id", "created_at")
     # What an account may have unfinished is counted at each new task.
-    _create_index("inference_task", "idx_user_status", "user_id", "status")
-    _create_table(
+    create_index("inference_task", "idx_user_status", "user_id", "status")
+    create_table(
         "inference_result",
         _id(),
         _user(),
@@ -295,11 +295,11 @@ def _create_inference() -> None:
         comment="推理结果",
         sqlite_autoincrement=True,
     )
-    _create_index("inference_result", "idx_image_hash", "image_hash", "model")
-    _create_index("inference_result", "idx_user_id", "user_id", "id")
-    _create_index("inference_result", "idx_image_id", "image_id")
-    _create_index("inference_result", "uk_task_id", "task_id", unique=True)
-    _create_table(
+    create_index("inference_result", "idx_image_hash", "image_hash", "model")
+    create_index("inference_result", "idx_user_id", "user_id", "id")
+    create_index("inference_result", "idx_image_id", "image_id")
+    create_index("inference_result", "uk_task_id", "task_id", unique=True)
+    create_table(
         "task_event",
         _id(),
         _user(),
@@ -309,8 +309,8 @@ def _create_inference() -> None:
         comment="任务事件",
         sqlite_autoincrement=True,
     )
-    _create_index("task_event", "idx_user_id", "user_id", "id")
-    _create_index("task_event", "idx_created_at", "created_at")
+    create_index("task_event", "idx_user_id", "user_id", "id")
+    create_index("task_event", "idx_created_at", "created_at")
 
 
 def _id() -> sa.Column[int]:
@@ -345,17 +345,3 @@ def _shard() -> sa.Column[int]:
 
 def _sum(name: str, comment: str) -> sa.Column[int]:
     return sa.Column(name, UnsignedBigInteger, nullable=False, comment=comment)
-
-
-def _create_table(name: str, *columns: sa.Column[Any], comment: str, sqlite_autoincrement: bool = False) -> None:
-    # MySQL commits each table by itself: an upgrade that was cut off has left some of them.
-    if not sa.inspect(op.get_bind()).has_table(name):
-        op.create_table(name, *columns, comment=comment, sqlite_autoincrement=sqlite_autoincrement, **TABLE_OPTIONS)
-
-
-def _create_index(table: str, name: str, *columns: str, unique: bool = False) -> None:
-    # An index name belongs to the whole database on SQLite, to its table on MySQL.
-    if op.get_context().dialect.name == "sqlite":
-        name = f"{table}_{name}"
-    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
-        op.create_index(name, table, columns, unique=unique)

@@ -7,7 +7,7 @@ from app.database.migration_steps import create_index, create_table
 from app.database.tables.columns import UnsignedBigInteger, UnsignedInteger
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

@@ -5,9 +5,6 @@ import hashlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,19 +12,14 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config.database import DatabaseSettings
-from app.config.settings import PROJECT_ROOT, Settings
-from app.database.engine import create_engine
+from app.config.settings import Settings
 from app.database.tables.classification import CachedImage, ModelCallLease
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import classification, failure
 from tests.fakes.model_server import FakeModelServer
-from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
-from tests.support.databases import fresh_database
-from tests.support.running import COMMANDS
-from tests.support.service_settings import migrated, server_url
+from tests.support.instances import Site
 from tests.support.serving import serving
 
 PATIENCE_SECONDS = 60
@@ -35,57 +27,6 @@ PATIENCE_SECONDS = 60
 NEVER = 1000.0
 # Twice as long as a process may be silent.
 CALL_SECONDS = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Processes of the service on one database, which `engine` reads."""
-
-    engine: AsyncEngine
-    environment: dict[str, str]
-    stack: ExitStack
-
-    async def start(self, command: str, *, workers: int = 1) -> tuple[str, RunningProcess]:
-        """Start an instance; return its URL and its process."""
-        port = free_port()
-        context = start_process(
-            [part.format(port=port) for part in COMMANDS[command]],
-            ready=lambda: answers_http(port, "/api/v1/health/live"),
-            env={**self.environment, "APP_PORT": str(port), "WEB_CONCURRENCY": str(workers)},
-            cwd=PROJECT_ROOT,
-            ready_within_seconds=PATIENCE_SECONDS,
-        )
-        return f"http://127.0.0.1:{port}", await asyncio.to_thread(self.stack.enter_context, context)
-
-
-@pytest.fixture
-async def site(
-    database_kind: str, environment: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[Site]:
-    (tmp_path / "tmp").mkdir()
-    if database_kind == "sqlite":
-        (tmp_path / "data").mkdir()
-        database = await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/data/all.db"}))
-        async with opened(database, environment) as site:
-            yield site
-        return
-    url = server_url(request.getfixturevalue("servers"), database_kind)
-    async with (
-        fresh_database(database_kind, url) as made,
-        opened(await migrated(made.settings), environment) as site,
-    ):
-        yield site
-
-
-@asynccontextmanager
-async def opened(database: DatabaseSettings, environment: dict[str, str]) -> AsyncIterator[Site]:
-    assert database.url is not None
-    engine = create_engine(Settings(database=database))
-    try:
-        with ExitStack() as stack:
-            yield Site(engine, {**environment, "DATABASE_URL": database.url.get_secret_value()}, stack)
-    finally:
-        await engine.dispose()
 
 
 async def rows(engine: AsyncEngine, table: type[ModelCallLease] | type[CachedImage] | type[RequestLog]) -> list[Any]:

@@ -47,11 +47,11 @@ async def test_the_first_result_counts_where_a_stalled_owner_comes_back(engine: 
         await ours.store.wait(IMAGE, soon())
         assert await ours.claim()
         # What the old owner does concerns its own rows only.
-        await theirs.store.release(IMAGE)
+        await theirs.release(IMAGE)
         assert [row.owner for row in await rows(engine)] == [ours.heartbeat.process_id]
-        first = await theirs.store.save_and_release(IMAGE, result(Category.FOODS), model="m")
+        first = await theirs.save(result(Category.FOODS))
         assert [row.owner for row in await rows(engine)] == [ours.heartbeat.process_id]
-        assert await ours.store.save_and_release(IMAGE, result(Category.PETS), model="m") == first
+        assert await ours.save(result(Category.PETS)) == first
         assert await rows(engine) == []
 
 

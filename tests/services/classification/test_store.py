@@ -46,7 +46,7 @@ async def test_one_of_two_gets_it_every_time(ours: Process, theirs: Process, eng
     for _ in range(25):
         won = await asyncio.gather(ours.claim(), theirs.claim())
         assert sorted(won) == [False, True]
-        await asyncio.gather(ours.store.release(IMAGE), theirs.store.release(IMAGE))
+        await asyncio.gather(ours.release(IMAGE), theirs.release(IMAGE))
         assert await rows(engine) == []
 
 
@@ -55,12 +55,12 @@ async def test_many_processes_ask_the_model_once(engine: AsyncEngine) -> None:
 
     async def answer() -> Category:
         nonlocal calls
-        async with process(engine) as one, one.store.turn(IMAGE, soon()) as found:
+        async with process(engine) as one, one.store.turn(IMAGE, soon(), one.bill()) as found:
             if found is not None:
                 return found.category
             calls += 1
             await asyncio.sleep(0.1)
-            return (await one.store.save_and_release(IMAGE, RESULT, model="m")).category
+            return (await one.save(RESULT)).category
 
     assert await asyncio.gather(*(answer() for _ in range(6))) == [Category.FOODS] * 6
     assert calls == 1
@@ -69,7 +69,7 @@ async def test_many_processes_ask_the_model_once(engine: AsyncEngine) -> None:
 
 async def test_what_is_not_saved_is_released_for_the_next(ours: Process, theirs: Process, engine: AsyncEngine) -> None:
     async def fail() -> None:
-        async with ours.store.turn(IMAGE, soon()) as found:
+        async with ours.store.turn(IMAGE, soon(), ours.bill()) as found:
             assert found is None
             assert len(await rows(engine)) == 1
             raise ZeroDivisionError
@@ -77,7 +77,7 @@ async def test_what_is_not_saved_is_released_for_the_next(ours: Process, theirs:
     with pytest.raises(ZeroDivisionError):
         await fail()
     assert await rows(engine) == []
-    async with theirs.store.turn(IMAGE, soon()) as found:
+    async with theirs.store.turn(IMAGE, soon(), theirs.bill()) as found:
         assert found is None
 
 
@@ -86,14 +86,14 @@ async def test_a_waiter_goes_on_when_it_is_released(ours: Process, theirs: Proce
     waiting = asyncio.create_task(ours.store.wait(IMAGE, soon()))
     await asyncio.sleep(0.1)
     assert not waiting.done()
-    await theirs.store.release(IMAGE)
+    await theirs.release(IMAGE)
     await waiting
     assert await ours.claim()
 
 
 async def test_what_is_known_is_found_and_not_claimed(ours: Process, theirs: Process, engine: AsyncEngine) -> None:
-    saved = await theirs.store.save_and_release(IMAGE, RESULT, model="m")
-    assert await ours.store.claim_or_find(IMAGE) == Found(saved)
+    saved = await theirs.save(RESULT)
+    assert await ours.store.claim_or_find(IMAGE, ours.bill()) == Found(saved)
     assert await rows(engine) == []
 
 
@@ -104,10 +104,10 @@ async def test_a_result_and_the_end_of_its_lease_are_one_transaction(
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "_deletion", lambda *_: Statement("no SQL"))
         with pytest.raises(OperationalError if engine.dialect.name == "sqlite" else ProgrammingError):
-            await ours.store.save_and_release(IMAGE, RESULT, model="m")
+            await ours.save(RESULT)
     assert len(await rows(engine)) == 1
     assert await entries(engine) == []
-    await ours.store.save_and_release(IMAGE, RESULT, model="m")
+    await ours.save(RESULT)
     assert await rows(engine) == []
     assert len(await entries(engine)) == 1
 
@@ -117,9 +117,9 @@ async def test_it_ends_too_when_there_is_an_entry_already(engine: AsyncEngine, l
     """One that came in meanwhile, as from an owner that was taken for stalled."""
     async with process(engine, local=local) as ours, process(engine, local=True) as theirs:
         assert await ours.claim()
-        await theirs.store.save_and_release(IMAGE, RESULT, model="local/1")
+        await theirs.save(RESULT, model="local/1")
         assert len(await rows(engine)) == 1
-        await ours.store.save_and_release(IMAGE, RESULT, model="m")
+        await ours.save(RESULT)
     assert await rows(engine) == []
     assert [entry.model_used for entry in await entries(engine)] == ["local/1" if local else "m"]
 
@@ -135,8 +135,8 @@ async def test_a_new_photo_costs_two_transactions(engine: AsyncEngine, monkeypat
 
     for module in (heartbeat_module, store_module):
         monkeypatch.setattr(module, "run", note)
-    async with process(engine) as one, one.store.turn(IMAGE, soon()):
-        await one.store.save_and_release(IMAGE, RESULT, model="m")
+    async with process(engine) as one, one.store.turn(IMAGE, soon(), one.bill()):
+        await one.save(RESULT)
     claim, save = sent
     assert len(claim) == 4
     assert "process_heartbeat" in claim[0]
@@ -152,7 +152,7 @@ async def test_the_next_one_asks_after_an_uncertain_commit(ours: Process, engine
     """The connection broke after COMMIT: the second attempt finds the row of the first, and knows it as its own."""
     assert await ours.claim()
     assert await ours.claim()
-    await ours.store.release(IMAGE)
+    await ours.release(IMAGE)
     assert await rows(engine) == []
 
 
@@ -162,7 +162,7 @@ async def test_what_could_not_be_released_is_released_later(ours: Process, engin
     async with engine.begin() as connection:
         await connection.exec_driver_sql("ALTER TABLE model_call_lease RENAME TO hidden")
     try:
-        await ours.store.release(IMAGE)
+        await ours.release(IMAGE)
     finally:
         async with engine.begin() as connection:
             await connection.exec_driver_sql("ALTER TABLE hidden RENAME TO model_call_lease")

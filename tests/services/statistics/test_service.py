@@ -199,9 +199,9 @@ async def test_the_day_is_that_of_the_time_zone(engine: AsyncEngine) -> None:
     assert (await stats_service(engine, "America/New_York").day(date(2025, 11, 2))).total_requests == 0
 
 
-async def test_cost_per_call_is_the_configured_one(engine: AsyncEngine) -> None:
-    await log_and_sum(engine, [log_row(i, from_cache=int(i < 7)) for i in range(10)])
-    day = await stats_service(engine, cost="0.0025").day(DAY)
+async def test_money_is_what_the_calls_have_cost(engine: AsyncEngine) -> None:
+    await log_and_sum(engine, [log_row(i, from_cache=int(i < 7)) for i in range(10)], cost_micros=2500)
+    day = await stats_service(engine).day(DAY)
     assert (day.estimated_cost, day.cost_saved) == (0.0075, 0.0175)
 
 

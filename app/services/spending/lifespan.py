@@ -1,0 +1,74 @@
+"""What a process needs to spend money: the ledger and its limits."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clients.base import ModelClient
+from app.clients.errors import ModelConfigurationError
+from app.clients.registry import create_model_client
+from app.config.settings import Environment, Settings
+from app.runtime.background import running
+from app.services.spending.notices import BudgetNotices
+from app.services.spending.service import DEFAULT_PHOTOS_PER_ADDRESS, Spending
+
+
+@asynccontextmanager
+async def open_spending(
+    settings: Settings, engine: AsyncEngine, *, model_client: ModelClient
+) -> AsyncIterator[Spending]:
+    """Make bills for the length of the block; at its end, write what was kept.
+
+    Args:
+        settings: prices, limits and the environment.
+        engine: the database.
+        model_client: the model of the service.
+
+    Raises:
+        ModelConfigurationError: in production, a model that costs money needs a budget.
+    """
+    spending = settings.spending
+    is_guarded = settings.environment is Environment.PRODUCTION and model_client.is_paid
+    if is_guarded and spending.daily_budget is None:
+        raise ModelConfigurationError(
+            f"ENV=production with LLM_PROVIDER={settings.model.provider} needs DAILY_BUDGET: what a day may cost in"
+            f" {spending.currency}, or the word unlimited."
+        )
+    photos_per_address = spending.photos_per_address
+    if photos_per_address is None and is_guarded:
+        photos_per_address = DEFAULT_PHOTOS_PER_ADDRESS
+    service = Spending(
+        engine,
+        spending,
+        settings.statistics.timezone,
+        photos_per_address=photos_per_address,
+        notices=BudgetNotices(engine, spending),
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(service.close)
+        await stack.enter_async_context(running(service.run(), name="spending"))
+        await stack.enter_async_context(running(service.forget(), name="used-limits"))
+        yield service
+
+
+@asynccontextmanager
+async def open_fallback(settings: Settings, model_client: ModelClient) -> AsyncIterator[ModelClient | None]:
+    """Give the model that is asked when the budget is used up, started; None where FALLBACK_MODELS names none.
+
+    Raises:
+        ModelConfigurationError: it cannot be made.
+    """
+    names = [name for name in settings.spending.fallback_models if name != settings.model.provider]
+    if not names or not model_client.is_paid:
+        yield None
+        return
+    client = create_model_client(
+        settings.model.model_copy(update={"provider": names[0], "api_key": None, "base_url": None, "model": None}),
+        said_in="FALLBACK_MODELS",
+    )
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
