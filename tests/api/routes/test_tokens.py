@@ -1,5 +1,6 @@
 """Device tokens over HTTP: who issues them, what they are good for, and what they never are."""
 
+import asyncio
 import base64
 import json
 import time
@@ -19,6 +20,7 @@ from app.database.tables.api_keys import ApiKey
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
 from app.services.accounts.tokens import id_of_key
+from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.people import bearer, log_in, sign_up
 from tests.support.serving import serving
@@ -239,3 +241,34 @@ async def test_a_device_token_opens_nothing_else(api: httpx2.AsyncClient) -> Non
     for method, path in (("PUT", f"/cache/{HASH}"), ("DELETE", f"/cache/{HASH}"), ("POST", "/tokens")):
         response = await api.request(method, path, json={"category": "pets", "device_id": "d"}, headers=headers)
         assert (response.status_code, error_code(response)) == (401, "admin_key_required"), path
+
+
+async def test_the_limit_of_new_photos_is_kept(api: httpx2.AsyncClient, model_server: FakeModelServer) -> None:
+    async def codes(headers: dict[str, str], *numbers: int) -> list[str]:
+        answers = [await upload(api, photo(number), headers=headers) for number in numbers]
+        return ["" if answer.status_code == 200 else error_code(answer) for answer in answers]
+
+    two = bearer((await issued(api, new_photos_per_day=2))["token"])
+    # Others who say that they are this device use nothing of it up.
+    assert await codes({"X-User-ID": "device-1"}, 1) == [""]
+    assert await codes(two, 1, 2, 2, 3) == ["", "", "", ""]
+    # What is known costs nothing; a user id of one's own, or a new token, is no way out.
+    again = bearer((await issued(api, new_photos_per_day=2))["token"])
+    assert await codes({**two, "X-User-ID": "another"}, 4, 3) == ["user_limit", ""]
+    assert await codes(again, 4) == ["user_limit"]
+    batch = await api.post("/classify/batch", files=[("image", photo(5)), ("image", photo(1))], headers=two)
+    assert [item["success"] for item in batch.json()["results"]] == [False, True]
+    other = bearer((await issued(api, device_id="device-2", new_photos_per_day=1))["token"])
+    assert await codes(other, 4, 5) == ["", "user_limit"]
+    nothing = bearer((await issued(api, device_id="device-3", new_photos_per_day=0))["token"])
+    assert await codes(nothing, 4, 5) == ["", "user_limit"]
+    assert model_server.call_count == 4
+
+
+async def test_many_new_photos_at_once_do_not_outrun_the_limit(
+    api: httpx2.AsyncClient, model_server: FakeModelServer
+) -> None:
+    headers = bearer((await issued(api, new_photos_per_day=3))["token"])
+    answers = await asyncio.gather(*(upload(api, photo(number), headers=headers) for number in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 17
+    assert model_server.call_count == 3
