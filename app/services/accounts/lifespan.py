@@ -11,7 +11,7 @@ from app.errors import AppError
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
-from app.services.accounts.tokens import TokenIssuer, id_of_key, kept_secret_key
+from app.services.accounts.tokens import TokenIssuer, kept_secret_key, key_id
 from app.services.library.service import LibraryService
 
 
@@ -51,7 +51,7 @@ def secret_keys(settings: Settings) -> dict[str, str]:
         raise AppError(
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
-    return {id_of_key(key): key}
+    return {key_id(key): key}
 
 
 def _create_token_issuer(settings: Settings) -> TokenIssuer:

@@ -19,7 +19,7 @@ from app.config.settings import AccountSettings, CacheSettings, Settings
 from app.database.tables.api_keys import ApiKey
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
-from app.services.accounts.tokens import id_of_key
+from app.services.accounts.tokens import key_id
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.people import bearer, log_in, sign_up
@@ -65,7 +65,7 @@ def forged(secret: str = SECRET, kid: str | None = None, typ: str = "device+jwt"
         "jti": "x",
     }
     kept = {name: value for name, value in {**usual, **claims}.items() if value is not ...}
-    return bearer(jwt.encode(kept, secret, "HS256", {"typ": typ, "kid": kid or id_of_key(SECRET)}))
+    return bearer(jwt.encode(kept, secret, "HS256", {"typ": typ, "kid": kid or key_id(SECRET)}))
 
 
 async def outcome(api: httpx2.AsyncClient, headers: dict[str, str]) -> tuple[int, str]:
@@ -97,7 +97,7 @@ async def test_a_token_says_what_was_asked_for(api: httpx2.AsyncClient) -> None:
         "new_photos_per_day": 20,
         "expires_in": 600,
     }
-    assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "device+jwt", "kid": id_of_key(SECRET)}
+    assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "device+jwt", "kid": key_id(SECRET)}
     # The usual ones.
     usual = await issued(api)
     assert (usual["expires_in"], usual["new_photos_per_day"]) == (3600, None)
@@ -198,7 +198,7 @@ async def test_a_token_whose_algorithm_is_none(api: httpx2.AsyncClient) -> None:
 
     claims = jwt.decode(forged()["Authorization"].split()[1], options={"verify_signature": False})
     for algorithm in ("none", "None", "HS512"):
-        header = part({"alg": algorithm, "typ": "device+jwt", "kid": id_of_key(SECRET)})
+        header = part({"alg": algorithm, "typ": "device+jwt", "kid": key_id(SECRET)})
         assert await outcome(api, bearer(f"{header}.{part(claims)}.")) == INVALID
     deep = part({"typ": "device+jwt"})[:-2] + base64.urlsafe_b64encode(b"[" * 2900).decode()
     assert (await check(api, HASH, headers=bearer(f"{deep}.e30.x"))).status_code < 500
@@ -216,9 +216,9 @@ async def test_neither_kind_of_token_stands_for_the_other(api: httpx2.AsyncClien
         claims = jwt.decode(account, options={"verify_signature": False})
         for typ in ("JWT", "device+jwt"):
             both = {**claims, "aud": "image-classifier:device", "scope": "classify"}
-            text = jwt.encode(both, SECRET, "HS256", {"typ": typ, "kid": id_of_key(SECRET)})
+            text = jwt.encode(both, SECRET, "HS256", {"typ": typ, "kid": key_id(SECRET)})
             assert (await service.get("/users/me", headers=bearer(text))).status_code == 401
-        text = jwt.encode(claims, SECRET, "HS256", {"typ": "device+jwt", "kid": id_of_key(SECRET)})
+        text = jwt.encode(claims, SECRET, "HS256", {"typ": "device+jwt", "kid": key_id(SECRET)})
         assert await outcome(api, bearer(text)) == INVALID
 
 
