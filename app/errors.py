@@ -11,7 +11,8 @@ AppError 500 internal_error
 │   ├── TooManyPixels too_many_pixels
 │   ├── ImageTooComplex image_too_complex
 │   └── UnknownModel unknown_model
-├── AdminKeyRequired 401 admin_key_required
+├── ApiKeyRequired 401 api_key_required
+│   └── InvalidApiKey invalid_api_key                wrong, expired or revoked
 ├── DashboardLoginRequired 401 dashboard_login_required
 ├── AuthenticationRequired 401 authentication_required
 │   ├── InvalidToken invalid_token                  forged, of a deleted account, or from before a new password
@@ -20,6 +21,9 @@ AppError 500 internal_error
 ├── InvalidSignature 401 invalid_signature
 │   ├── SignatureExpired signature_expired
 │   └── NonceReused nonce_reused
+├── Forbidden 403 forbidden
+│   ├── InsufficientScope insufficient_scope
+│   └── NetworkNotAllowed network_not_allowed
 ├── NotFound 404 not_found
 │   ├── RequestNotFound request_not_found
 │   ├── CacheEntryNotFound cache_entry_not_found
@@ -39,6 +43,7 @@ AppError 500 internal_error
 │   ├── UserLimit user_limit
 │   └── AddressLimit address_limit
 ├── TooManyLogins 429 too_many_logins
+├── TooManyWrongKeys 429 too_many_wrong_keys
 ├── TooManyTasks 429 too_many_tasks
 ├── TooManyStreams 429 too_many_streams
 ├── DatabaseUnavailable 503 database_unavailable
@@ -123,16 +128,21 @@ class UnknownModel(InvalidRequest):
     message = "There is no model of this name. GET /models lists those that can be chosen."
 
 
-class AdminKeyRequired(AppError):
+class ApiKeyRequired(AppError):
     status = 401
-    code = "admin_key_required"
-    message = "Send the service's ADMIN_API_KEY in the header 'Authorization: Bearer KEY'."
+    code = "api_key_required"
+    message = "Send an API key in the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+
+
+class InvalidApiKey(ApiKeyRequired):
+    code = "invalid_api_key"
+    message = "This API key is not valid, or not any more."
 
 
 class DashboardLoginRequired(AppError):
     status = 401
     code = "dashboard_login_required"
-    message = "Log in with any user name and the service's ADMIN_API_KEY as the password."
+    message = "Log in with any user name, and as the password an API key that may see statistics."
     challenge = 'Basic realm="Image Classifier", charset="UTF-8"'
 
 
@@ -171,6 +181,22 @@ class SignatureExpired(InvalidSignature):
 class NonceReused(InvalidSignature):
     code = "nonce_reused"
     message = "A request with this nonce was here before. Sign each request with a new nonce."
+
+
+class Forbidden(AppError):
+    status = 403
+    code = "forbidden"
+    message = "This is not for you."
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+    message = "This API key may not do that; details.scope is what it would need."
+
+
+class NetworkNotAllowed(Forbidden):
+    code = "network_not_allowed"
+    message = "Requests from this address are not accepted here."
 
 
 class NotFound(AppError):
@@ -276,6 +302,12 @@ class TooManyLogins(AppError):
     status = 429
     code = "too_many_logins"
     message = "Too many failed log-ins. Wait a moment before the next."
+
+
+class TooManyWrongKeys(AppError):
+    status = 429
+    code = "too_many_wrong_keys"
+    message = "Too many wrong API keys came from this address. Wait a moment before the next."
 
 
 class TooManyTasks(AppError):

@@ -10,8 +10,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
+from app.api.access import API_PREFIX, AccessMiddleware, AccessPolicy
 from app.api.credentials import CredentialsMiddleware
-from app.api.errors import add_error_handlers
+from app.api.dependencies import TAKES_KEY
+from app.api.errors import KEY_ERRORS, add_error_handlers, describe_errors
 from app.api.fast_path import FastPath
 from app.api.middleware import (
     REQUEST_ID_HEADER,
@@ -51,7 +53,6 @@ from app.web import dashboard, demo, index
 from app.web.documentation import add_redoc
 from app.web.pages import mount_assets
 
-API_PREFIX = "/api/v1"
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
 LIVE_PATHS = (f"{API_PREFIX}/health/live", "/health/live")
@@ -101,10 +102,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_error_handlers(app)
     api = APIRouter(prefix=API_PREFIX)
-    for module in (classify, categories, stats, requests, health, tokens):
-        api.include_router(module.router)
-    if settings.cache.admin_api_key:
-        api.include_router(cache.router)
+    for module in (classify, categories, stats, requests, cache, tokens):
+        api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
+    api.include_router(health.router)
     app.include_router(api)
     # Where load balancers look for it; the specification's nginx has this path, too.
     app.include_router(health.router, include_in_schema=False)
@@ -123,8 +123,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     mount_assets(app)
     add_redoc(app)
 
+    policy = AccessPolicy(settings)
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
+    app.add_middleware(AccessMiddleware, policy=policy)
     app.add_middleware(UnexpectedErrorMiddleware)
     credentials: dict[str, Any] = {
         "signed_paths": f"{API_PREFIX}/",
@@ -141,7 +143,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
     )
     app.add_middleware(
-        FastPath, check_path=CHECK_CACHE_PATH, upload_path=UPLOAD_PATHS[0], max_bytes=JSON_BODY_MAX_BYTES
+        FastPath,
+        policy=policy,
+        check_path=CHECK_CACHE_PATH,
+        upload_path=UPLOAD_PATHS[0],
+        max_bytes=JSON_BODY_MAX_BYTES,
     )
     app.add_middleware(CredentialsMiddleware, inside_cors=False, **credentials)
     # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.

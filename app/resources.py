@@ -18,6 +18,9 @@ from app.runtime.cgroups import available_cores
 from app.runtime.memory_budget import UPLOAD_MEMORY_BYTES, MemoryBudget
 from app.services.accounts.lifespan import open_accounts, secret_keys
 from app.services.accounts.service import AccountService
+from app.services.api_keys.lifespan import open_api_keys
+from app.services.api_keys.service import ApiKeyService
+from app.services.audit.service import AuditLog
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.lifespan import open_classifier
@@ -35,7 +38,6 @@ from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
 from app.services.request_log.service import RequestLogService
-from app.services.signatures.key_table import ApiKeyTable
 from app.services.signatures.lifespan import open_signatures
 from app.services.signatures.service import SignatureService
 from app.services.spending.lifespan import open_fallback, open_spending
@@ -57,6 +59,8 @@ class Resources:
 
     settings: Settings
     upload_memory: MemoryBudget
+    audit: AuditLog
+    api_keys: ApiKeyService
     cache: CacheService
     request_log: RequestLogService
     classifier: ClassifierService
@@ -95,6 +99,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         heartbeat = await enter(open_heartbeat(engine))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
+        audit = AuditLog(engine)
+        api_keys = await enter(open_api_keys(settings.cache, engine, audit=audit))
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)
         await model_client.start()
@@ -131,8 +137,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
-        accounts = await enter(open_accounts(settings, engine, library=library))
-        api_keys = ApiKeyTable(engine)
+        accounts = await enter(open_accounts(settings, engine, library=library, audit=audit))
         signatures = await enter(open_signatures(engine, keys=api_keys))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
@@ -167,6 +172,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         yield Resources(
             settings=settings,
             upload_memory=upload_memory,
+            audit=audit,
+            api_keys=api_keys,
             cache=cache,
             request_log=log.service,
             classifier=classifier,

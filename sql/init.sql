@@ -356,6 +356,21 @@ CREATE TABLE IF NOT EXISTS `api_key` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='API密钥';
 
+-- Who did what that an operator may have to answer for.
+CREATE TABLE IF NOT EXISTS `audit_log` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `at` DATETIME NOT NULL COMMENT '时间(UTC)',
+  `actor` VARCHAR(128) NOT NULL COMMENT '操作者',
+  `action` VARCHAR(64) NOT NULL COMMENT '操作',
+  `subject` VARCHAR(128) DEFAULT NULL COMMENT '对象',
+  `ip_address` VARCHAR(45) DEFAULT NULL COMMENT 'IP地址',
+  `details` JSON NOT NULL COMMENT '详情',
+  PRIMARY KEY (`id`),
+  KEY `idx_at` (`at`),
+  KEY `idx_subject` (`subject`, `at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='审计日志';
+
 -- Nonces of signed requests: a copy of one is refused.
 CREATE TABLE IF NOT EXISTS `signature_nonce` (
   `nonce_hash` VARCHAR(64) NOT NULL COMMENT '密钥ID与随机数的SHA-256',

@@ -46,10 +46,12 @@ FORBIDDEN = {
 
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
-    "accounts": {"library"},
+    "accounts": {"audit", "library", "throttle"},
+    "api_keys": {"audit", "throttle"},
+    "audit": set(),
     "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log", "spending"},
-    "device_tokens": {"accounts", "signatures"},
+    "device_tokens": {"accounts", "api_keys", "signatures"},
     "events": {"accounts", "redis"},
     "health": set(),
     "inference": {"cache", "classification", "library", "photos", "request_log"},
@@ -57,10 +59,11 @@ SERVICES: dict[str, set[str]] = {
     "photos": set(),
     "redis": set(),
     "request_log": set(),
-    "signatures": set(),
+    "signatures": {"api_keys"},
     "spending": {"request_log"},
     "statistics": {"health", "request_log"},
     "tasks": {"events"},
+    "throttle": set(),
 }
 
 TOP_LEVEL = {

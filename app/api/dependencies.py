@@ -9,13 +9,16 @@ from functools import lru_cache
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Request
-from fastapi.security import OAuth2PasswordBearer
+from fastapi.security import HTTPBearer, OAuth2PasswordBearer
 from starlette.types import Scope
 
-from app.errors import AuthenticationRequired, InvalidRequest
+from app.errors import ApiKeyRequired, AuthenticationRequired, InvalidRequest
 from app.resources import Resources
 from app.schemas.common import clean_user_id
 from app.services.accounts.service import Account, AccountService, Session
+from app.services.api_keys.key import ADMIN_KEY_ID, ApiKey
+from app.services.api_keys.key import Scope as KeyScope
+from app.services.audit.service import AuditLog
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.device_tokens import Device, DeviceTokenService
@@ -25,7 +28,6 @@ from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.request_log.record import Caller, user_id_of_account
 from app.services.request_log.service import RequestLogService
-from app.services.signatures.keys import SigningKey
 from app.services.statistics.service import StatsService
 from app.services.tasks.service import TaskService
 
@@ -46,6 +48,12 @@ def _opened(part: Callable[[Resources], object]) -> Any:
 
 # Relative: the button of /docs asks below the address of /docs, behind a proxy that puts a prefix before it as well.
 _oauth2 = OAuth2PasswordBearer(tokenUrl="users/token", scheme_name="Account", auto_error=False)
+
+
+# For /docs alone: app/api/access.py has looked at the key before any route is found.
+TAKES_KEY = Depends(
+    HTTPBearer(scheme_name="ApiKey", description="An API key, where keys are needed.", auto_error=False)
+)
 
 
 async def get_current_account(request: Request, token: Annotated[str | None, Depends(_oauth2)]) -> Account:
@@ -88,23 +96,36 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     Raises:
         InvalidRequest: the header holds something that cannot be a user id.
     """
-    client = scope.get("client")
     state = scope["state"]
     device: Device | None = state.get("device")
     # A device is who its token says.
     user = device.id if device is not None else None if user_id is None else _user_id(user_id)
     # For the access log. An account that is logged in is what its token says.
     state.setdefault("user", user)
-    key: SigningKey | None = state.get("signing_key") or (device.key if device is not None else None)
+    key: ApiKey | None = (
+        state.get("api_key") or state.get("signing_key") or (device.key if device is not None else None)
+    )
     return Caller(
         request_id=state["request_id"],
         user_id=user,
-        ip_address=None if client is None else client_address(client[0]),
+        ip_address=address_of(scope),
         started_at=state["started_at"],
-        api_key_id=None if key is None else key.id,
+        api_key_id=None if key is None or key.id == ADMIN_KEY_ID else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
         new_photos_per_day=None if device is None else device.new_photos_per_day,
     )
+
+
+async def get_admin_key(request: Request) -> ApiKey:
+    """The key with which a request may change things by hand; `app/api/access.py` has checked its scope.
+
+    Raises:
+        ApiKeyRequired: it has none: the path of the route is not in the table of that module.
+    """
+    key: ApiKey | None = request.scope["state"].get("api_key")
+    if key is None or not key.may(KeyScope.ADMIN):
+        raise ApiKeyRequired
+    return key
 
 
 @lru_cache(maxsize=10_000)
@@ -117,6 +138,12 @@ def client_address(host: str) -> str | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return str(address)
+
+
+def address_of(scope: Scope) -> str | None:
+    """The IP address that a request comes from, None where it has none (a Unix socket)."""
+    client = scope.get("client")
+    return None if client is None else client_address(client[0])
 
 
 def _user_id(header: bytes) -> str | None:
@@ -143,3 +170,5 @@ DeviceTokensDep = Annotated[DeviceTokenService, _opened(lambda resources: resour
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]
+AuditDep = Annotated[AuditLog, _opened(lambda resources: resources.audit)]
+AdminKey = Annotated[ApiKey, Depends(get_admin_key)]

@@ -21,15 +21,20 @@ from app.clients.errors import (
 from app.clock import utc_now
 from app.errors import (
     LIMIT_ERRORS,
+    ApiKeyRequired,
     AppError,
+    InsufficientScope,
+    InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
+    NetworkNotAllowed,
     NotFound,
     PayloadTooLarge,
     ServerBusy,
     TooManyLogins,
     TooManyStreams,
     TooManyTasks,
+    TooManyWrongKeys,
 )
 from app.observability import metrics
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
@@ -43,12 +48,15 @@ REFUSALS: tuple[type[AppError], ...] = (
     ModelBusy,
     *LIMIT_ERRORS,
     TooManyLogins,
+    TooManyWrongKeys,
     TooManyTasks,
     TooManyStreams,
 )
 for refusal in REFUSALS:
     # Shown from the start: Prometheus takes a series that is born with its first event for one that has not grown.
     metrics.REFUSED_REQUESTS.labels(refusal.code)
+# What a route that takes API keys may answer (app/api/access.py).
+KEY_ERRORS = (ApiKeyRequired, InvalidApiKey, InsufficientScope, NetworkNotAllowed, TooManyWrongKeys)
 # For a 503 whose cause does not say how long it will last.
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
 # For an error that lasts until an operator changes a setting.

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.access import AccessPolicy, Area
 from app.api.dependencies import caller_of, resources_of
 from app.api.errors import error_response, log_error
 from app.api.routes.classify import cache_hit, classify_upload
@@ -26,17 +27,39 @@ _MISS = CacheMiss()
 
 
 class FastPath:
-    """Answers `POST check_path` and `POST upload_path` itself where it can; `max_bytes` bounds a question's JSON."""
+    """Answers `POST check_path` and `POST upload_path` itself where it can.
 
-    def __init__(self, app: ASGIApp, *, check_path: str, upload_path: str, max_bytes: int) -> None:
+    Args:
+        policy: says who may ask.
+        check_path: of the question.
+        upload_path: of the upload.
+        max_bytes: of a question's JSON.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, policy: AccessPolicy, check_path: str, upload_path: str, max_bytes: int
+    ) -> None:
         self._app = app
+        self._policy = policy
         self._check_path = check_path
         self._upload_path = upload_path
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" and scope["method"] == "POST" else None
-        if path == self._check_path and (caller := _plain_caller(scope, _JSON)):
+        kind = _JSON if path == self._check_path else _FORM if path == self._upload_path else None
+        if path is None or kind is None or (headers := _plain_headers(scope, kind)) is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._policy.admit(scope, Area.CLASSIFICATION)
+        except AppError as error:
+            _note_route(scope, path)
+            log_error(error)
+            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        caller = _caller(scope, headers)
+        if kind is _JSON and caller is not None:
             message = await receive()
             question = self._question(message)
             if question is not None:
@@ -44,7 +67,7 @@ class FastPath:
                 await _answer(_check(scope, question, caller), caller, scope, receive, send)
                 return
             receive = _replaying(message, receive)
-        elif path == self._upload_path and (caller := _plain_caller(scope, _FORM)):
+        elif caller is not None:
             _note_route(scope, path)
             upload = classify_upload(Request(scope, receive), caller, resources_of(scope))
             await _answer(upload, caller, scope, receive, send)
@@ -89,13 +112,16 @@ def _note_route(scope: Scope, route: str) -> None:
     tracing.name_request(scope["method"], route)
 
 
-def _plain_caller(scope: Scope, content_type: bytes) -> Caller | None:
-    """The caller; None where a header is wrong or there twice, a browser wants its CORS answer, or the type differs."""
+def _plain_headers(scope: Scope, content_type: bytes) -> dict[bytes, bytes] | None:
+    """The headers; None where one is there twice, a browser wants its CORS answer, or the type differs."""
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
     is_plain = len(headers) == len(pairs) and b"origin" not in headers
-    if not is_plain or headers.get(b"content-type", b"").partition(b";")[0] != content_type:
-        return None
+    return headers if is_plain and headers.get(b"content-type", b"").partition(b";")[0] == content_type else None
+
+
+def _caller(scope: Scope, headers: dict[bytes, bytes]) -> Caller | None:
+    """The caller; None where a header says what cannot be a user id."""
     try:
         return caller_of(scope, headers.get(b"x-user-id"))
     except InvalidRequest:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import admin_key, classify, commands, statistics
+from app.cli import admin_key, classify, commands, keys, statistics
 
 cli = typer.Typer(
     name="image-classifier",
@@ -27,6 +27,7 @@ cli.command("serve")(commands.serve)
 cli.command("migrate")(commands.migrate_database)
 cli.command("purge-logs")(commands.purge_logs)
 cli.command("create-admin")(admin_key.create_admin)
+cli.add_typer(keys.keys_cli, name="keys")
 
 
 def _show_version(wanted: bool) -> None:

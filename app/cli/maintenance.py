@@ -83,15 +83,28 @@ def delete_old_rows(settings: Settings, days: int) -> int:
     return _with_log(settings, run)
 
 
-def _with_log(settings: Settings, work: Callable[[AsyncEngine, RequestLogService], Awaitable[Result]]) -> Result:
+def on_current_tables(settings: Settings, work: Callable[[AsyncEngine], Awaitable[Result]]) -> Result:
+    """Return what `work` returns for an engine on the configured database, whose tables are those of this version.
+
+    Raises:
+        CannotBeDone: they are not, or the database cannot be reached.
+    """
+
     async def run(engine: AsyncEngine) -> Result:
         if (found := await revision(engine)) != HEAD_REVISION:
             raise CannotBeDone(f"The tables are at {found or 'nothing'}, not {HEAD_REVISION}: migrate them first.")
-        return await work(engine, RequestLogService(engine, settings.statistics.timezone))
+        return await work(engine)
 
     if _is_missing(settings):
         raise CannotBeDone("There is no database yet.")
     return _with_engine(settings, run)
+
+
+def _with_log(settings: Settings, work: Callable[[AsyncEngine, RequestLogService], Awaitable[Result]]) -> Result:
+    async def run(engine: AsyncEngine) -> Result:
+        return await work(engine, RequestLogService(engine, settings.statistics.timezone))
+
+    return on_current_tables(settings, run)
 
 
 def _is_missing(settings: Settings) -> bool:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from sqlalchemy.engine import URL
 
+from app.config.access import AccessSettings
 from app.config.addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config.database import DatabaseSettings
 from app.config.logs import LogLevel, LogSettings
@@ -66,7 +67,7 @@ class CacheSettings(SettingsGroup):
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
-    """Corrects and removes cache entries, and opens /dashboard; empty: no request may, and the dashboard is public."""
+    """An API key of all scopes outside the database; it closes the statistics to others. Empty: there is none."""
 
     @field_validator("redis_url")
     @classmethod
@@ -189,6 +190,7 @@ class Settings(SettingsGroup):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
     spending: SpendingSettings = Field(default_factory=SpendingSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
     library: LibrarySettings = Field(default_factory=LibrarySettings)
     task: TaskSettings = Field(default_factory=TaskSettings)
@@ -215,6 +217,13 @@ class Settings(SettingsGroup):
         if not self.account.secret_key:
             raise ValueError("SECRET_KEY is needed when ENV=production, such as from openssl rand -hex 32")
         return self
+
+    @property
+    def closes_statistics(self) -> bool:
+        """Whether statistics need a key even while no key is in the database."""
+        return (
+            self.environment is Environment.PRODUCTION or self.access.require_api_key or bool(self.cache.admin_api_key)
+        )
 
     @property
     def upload_dir(self) -> Path:

@@ -14,7 +14,8 @@ import jwt
 from app.clock import utc_now
 from app.errors import InvalidToken, TokenExpired
 from app.services.accounts.tokens import ALGORITHM, TOKEN_MAX_CHARACTERS
-from app.services.signatures.keys import KeyStore, SigningKey, counts
+from app.services.api_keys.key import ApiKey
+from app.services.signatures.keys import KeyStore
 
 TYPE = "device+jwt"
 AUDIENCE = "image-classifier:device"
@@ -30,7 +31,7 @@ class Device:
 
     id: str
     new_photos_per_day: int | None
-    key: SigningKey | None
+    key: ApiKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class DeviceTokenService:
         key = None
         if key_id is not None:
             key = await self._api_keys.find_by_id(key_id)
-            if key is None or not counts(key, datetime.now(UTC)):
+            if key is None or not key.counts(datetime.now(UTC)):
                 raise _invalid()
         return Device(claims["sub"], photos, key)
 

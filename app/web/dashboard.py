@@ -1,15 +1,12 @@
 """The dashboard: its page, and the stream of events that fills it and keeps it up to date.
 
-Where ADMIN_API_KEY is set, both want it as the password of HTTP Basic (RFC 7617), with any user name.
+Where statistics are closed, `app/api/access.py` wants a key as the password of HTTP Basic, with any user name.
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
@@ -24,33 +21,11 @@ from app.api.streaming import (
     send_text,
     until_disconnect,
 )
-from app.errors import DashboardLoginRequired
 from app.services.statistics.dashboard import DashboardFeed, Viewer
 from app.web.pages import page
 
 # An event, not a comment: scripts do not see comments, and the page wants to know that the service is still there.
 PING = "event: ping\ndata: {}\n\n"
-
-
-async def require_key(request: Request, resources: ResourcesDep) -> None:
-    """Refuse a request without the admin key as its password, where ADMIN_API_KEY is set.
-
-    Raises:
-        DashboardLoginRequired: no password, or another one.
-    """
-    expected = resources.settings.cache.admin_api_key.get_secret_value()
-    if expected and not hmac.compare_digest(_password(request), expected.encode()):
-        raise DashboardLoginRequired
-
-
-def _password(request: Request) -> bytes:
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
-    except (binascii.Error, ValueError):
-        return b""
 
 
 class DashboardStream(StreamingResponse):
@@ -72,7 +47,7 @@ class DashboardStream(StreamingResponse):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-router = APIRouter(include_in_schema=False, dependencies=[Depends(require_key)])
+router = APIRouter(include_in_schema=False)
 
 
 @router.head("/dashboard")

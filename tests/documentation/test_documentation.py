@@ -128,9 +128,18 @@ def test_every_error_code_is_documented_with_its_status() -> None:
 # ----- command line
 
 
+def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Full name -> command, those of groups too."""
+    for name, command in vars(group)["commands"].items():
+        if "commands" in vars(command):
+            yield from commands_of(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
 def test_every_command_and_option_is_documented() -> None:
     text = (DOCS / "command-line.md").read_text(encoding="utf-8")
-    commands = vars(get_command(cli))["commands"]
+    commands = dict(commands_of(get_command(cli)))
     names = {name for command in commands.values() for option in command.params for name in option.opts}
     options = {name for name in names if name.startswith("--")}
     shown = set(re.findall(r"--[a-z][a-z-]+", text))

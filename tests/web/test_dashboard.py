@@ -200,7 +200,7 @@ async def test_with_a_key_it_wants_the_password(path: str, settings: Settings) -
             basic("another"),
             basic(""),
             basic(KEY + "x"),
-            {"Authorization": f"Bearer {KEY}"},
+            {"Authorization": f"Bearer {KEY}x"},
             {"Authorization": "Basic"},
             {"Authorization": "Basic not base64!"},
             {"Authorization": f"Basic {base64.b64encode(KEY.encode()).decode()}"},

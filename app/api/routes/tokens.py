@@ -2,29 +2,27 @@
 
 from datetime import timedelta
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 
-from app.api.dependencies import DeviceTokensDep
-from app.api.errors import describe_errors
-from app.api.routes.cache import require_admin
-from app.errors import AdminKeyRequired, DatabaseUnavailable, PayloadTooLarge, ServerBusy
+from app.api.dependencies import AdminKey, DeviceTokensDep
+from app.api.errors import KEY_ERRORS, describe_errors
+from app.errors import DatabaseUnavailable, PayloadTooLarge, ServerBusy
 from app.schemas.tokens import DeviceTokenResponse, IssuedDeviceToken, NewDeviceToken
-from app.services.signatures.keys import SigningKey
+from app.services.api_keys.key import ADMIN_KEY_ID
 
-router = APIRouter(prefix="/tokens", tags=["tokens"], dependencies=[Depends(require_admin)])
+router = APIRouter(prefix="/tokens", tags=["tokens"])
 
 
-@router.post("", responses=describe_errors(AdminKeyRequired, PayloadTooLarge, DatabaseUnavailable, ServerBusy))
+@router.post("", responses=describe_errors(*KEY_ERRORS, PayloadTooLarge, DatabaseUnavailable, ServerBusy))
 async def issue_token(
-    request: Request, response: Response, body: NewDeviceToken, tokens: DeviceTokensDep
+    response: Response, body: NewDeviceToken, key: AdminKey, tokens: DeviceTokensDep
 ) -> DeviceTokenResponse:
     """Issue a token with which one device may classify photos, for a limited time."""
-    key: SigningKey | None = request.scope["state"].get("signing_key")
     token = tokens.issue(
         body.device_id,
         new_photos_per_day=body.new_photos_per_day,
         lifetime=timedelta(seconds=body.expires_in),
-        api_key_id=None if key is None else key.id,
+        api_key_id=None if key.id == ADMIN_KEY_ID else key.id,
     )
     # RFC 6749, 5.1.
     response.headers["Cache-Control"] = "no-store"

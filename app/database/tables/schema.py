@@ -3,6 +3,7 @@
 from app.database.tables import (
     accounts,
     api_keys,
+    audit,
     classification,
     heartbeat,
     inference,
@@ -17,6 +18,7 @@ from app.database.tables.columns import Base
 __all__ = [
     "accounts",
     "api_keys",
+    "audit",
     "classification",
     "heartbeat",
     "inference",

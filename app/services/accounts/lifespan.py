@@ -12,12 +12,13 @@ from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key, key_id
+from app.services.audit.service import AuditLog
 from app.services.library.service import LibraryService
 
 
 @asynccontextmanager
 async def open_accounts(
-    settings: Settings, engine: AsyncEngine, *, library: LibraryService
+    settings: Settings, engine: AsyncEngine, *, library: LibraryService, audit: AuditLog
 ) -> AsyncIterator[AccountService]:
     """Keep accounts for the length of the block.
 
@@ -25,6 +26,7 @@ async def open_accounts(
         settings: the key that signs tokens, or the folder that it is kept in, and how long tokens count.
         engine: the database.
         library: its pictures are deleted with an account.
+        audit: is told of log-ins.
 
     Raises:
         AppError: the key cannot be kept.
@@ -33,7 +35,7 @@ async def open_accounts(
     passwords = PasswordHasher()
     try:
         yield AccountService(
-            engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library
+            engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library, audit=audit
         )
     finally:
         passwords.close()

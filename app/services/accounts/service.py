@@ -22,6 +22,7 @@ from app.errors import EmailTaken, InvalidRequest, InvalidToken, LoginFailed, Us
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.tokens import Token, TokenIssuer
+from app.services.audit.service import Action, AuditLog
 from app.services.library.service import LibraryService
 
 USERNAME_KEY_MAX_LENGTH = 64
@@ -62,12 +63,14 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        audit: AuditLog,
     ) -> None:
         self._engine = engine
         self._passwords = passwords
         self._tokens = tokens
         self._throttle = throttle
         self._library = library
+        self._audit = audit
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
@@ -118,9 +121,13 @@ class AccountService:
             return (await connection.execute(query)).one_or_none()
 
         user = await read(self._engine, find)
+        # Without the name: a person may have typed the password there.
+        subject = None if user is None else f"account:{user.id}"
         if not await self._passwords.matches(password, None if user is None else user.password_hash) or user is None:
+            await self._audit.record(Action.LOG_IN_FAILED, "anonymous", subject, address)
             raise LoginFailed
         await self._throttle.succeed(key, address)
+        await self._audit.record(Action.LOG_IN, f"account:{user.id}", subject, address)
         return self._tokens.issue(user.id, user.token_generation)
 
     async def session_of(self, token: str) -> Session:

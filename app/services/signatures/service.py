@@ -4,8 +4,9 @@ import time
 from datetime import UTC, datetime
 
 from app.errors import InvalidSignature, NonceReused, SignatureExpired
+from app.services.api_keys.key import ApiKey
 from app.services.signatures.digests import ContentDigest
-from app.services.signatures.keys import KeyStore, SigningKey, counts
+from app.services.signatures.keys import KeyStore
 from app.services.signatures.nonces import NonceTable
 from app.services.signatures.verification import SignedRequest, check_signature, key_id_of
 
@@ -22,7 +23,7 @@ class SignatureService:
         self._keys = keys
         self._nonces = nonces
 
-    async def verify(self, request: SignedRequest, *, request_id: str) -> tuple[SigningKey, ContentDigest | None]:
+    async def verify(self, request: SignedRequest, *, request_id: str) -> tuple[ApiKey, ContentDigest | None]:
         """Return the key that has signed a request, and what its body has to be; this uses its nonce up.
 
         Args:
@@ -38,7 +39,7 @@ class SignatureService:
         """
         key_id = key_id_of(request)
         key = await self._keys.find_by_id(key_id)
-        if key is not None and not counts(key, datetime.now(UTC)):
+        if key is not None and not key.counts(datetime.now(UTC)):
             key = None
         signature = check_signature(request, key_id, _NO_SECRET if key is None else bytes.fromhex(key.key_hash))
         if key is None:

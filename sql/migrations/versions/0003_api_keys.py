@@ -1,4 +1,4 @@
-"""API keys."""
+"""API keys and the audit log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,7 +28,22 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     create_index("api_key", "uk_key_hash", "key_hash", unique=True)
+    create_table(
+        "audit_log",
+        sa.Column("id", UnsignedBigInteger, primary_key=True, autoincrement=True),
+        sa.Column("at", sa.DateTime, nullable=False, comment="时间(UTC)"),
+        sa.Column("actor", sa.String(128), nullable=False, comment="操作者"),
+        sa.Column("action", sa.String(64), nullable=False, comment="操作"),
+        sa.Column("subject", sa.String(128), comment="对象"),
+        sa.Column("ip_address", sa.String(45), comment="IP地址"),
+        sa.Column("details", sa.JSON, nullable=False, comment="详情"),
+        comment="审计日志",
+        sqlite_autoincrement=True,
+    )
+    create_index("audit_log", "idx_at", "at")
+    create_index("audit_log", "idx_subject", "subject", "at")
 
 
 def downgrade() -> None:
+    op.drop_table("audit_log")
     op.drop_table("api_key")

@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from app.clock import utc_now
-from app.services.accounts import login_throttle
+from app.services.throttle import FREE_FAILURES, Subject
 from tests.support.people import USER, bearer, code, log_in, sign_up
 
 JSON = {"Content-Type": "application/json"}
@@ -109,7 +109,7 @@ async def test_a_wrong_password_and_an_unknown_name_look_the_same(service: httpx
 
 async def test_guessing_is_slow(service: httpx2.AsyncClient) -> None:
     await sign_up(service)
-    free = login_throttle.FREE_FAILURES[login_throttle.ACCOUNT]
+    free = FREE_FAILURES[Subject.ACCOUNT]
     guesses = [
         await service.post("/users/token", data={"username": "TESTUSER", "password": "no"}) for _ in range(free + 1)
     ]
@@ -139,7 +139,7 @@ async def test_guesses_at_the_same_time_do_not_outrun_the_count(service: httpx2.
         *(service.post("/users/token", data={"username": "testuser", "password": "no"}) for _ in range(20))
     )
     statuses = [answer.status_code for answer in answers]
-    assert statuses.count(401) <= login_throttle.FREE_FAILURES[login_throttle.ACCOUNT] + 1
+    assert statuses.count(401) <= FREE_FAILURES[Subject.ACCOUNT] + 1
     assert statuses.count(401) + statuses.count(429) == 20
 
 

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import utc_now
 from app.errors import EmailTaken, InvalidToken, LoginFailed, ServerBusy, TooManyLogins, UsernameTaken
 from app.services.accounts import passwords as passwords_module
-from app.services.accounts.login_throttle import ADDRESS, FREE_FAILURES, LoginThrottle
+from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import SECRET_KEY_FILE, kept_secret_key
+from app.services.throttle import FREE_FAILURES, Subject
 from tests.support.databases import lost_answers
 from tests.support.people import TOKEN_KEY
 
@@ -67,7 +68,7 @@ async def test_sign_ups_do_not_keep_people_from_logging_in(
 
 async def test_all_addresses_of_a_household_are_one(engine: AsyncEngine) -> None:
     throttle = LoginThrottle(engine)
-    for number in range(FREE_FAILURES[ADDRESS]):
+    for number in range(FREE_FAILURES[Subject.ADDRESS]):
         await throttle.begin(f"account{number}", f"2001:db8:1:2:{number:x}::1")
     with pytest.raises(TooManyLogins):
         await throttle.begin("another", "2001:db8:1:2:ffff::1")

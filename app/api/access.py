@@ -1,0 +1,218 @@
+"""Who may ask what: decided for every request by its path, before its body is read and before a route is looked for.
+
+A path that this table does not know below `/api/v1` is one that needs a key of the scope `classify`; so a new route is
+closed rather than open. Account routes are judged by the tokens of accounts alone (`app/api/dependencies.py`).
+"""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.dependencies import address_of, resources_of
+from app.api.errors import error_response, log_error
+from app.config.access import Network
+from app.config.settings import Settings
+from app.errors import ApiKeyRequired, AppError, DashboardLoginRequired, InsufficientScope, NetworkNotAllowed
+from app.services.api_keys import key as keys
+from app.services.api_keys.key import ApiKey
+from app.services.api_keys.service import ApiKeyService
+
+API_PREFIX = "/api/v1"
+DASHBOARD_PATH = "/dashboard"
+
+
+class Area(StrEnum):
+    """Paths that are open to the same callers."""
+
+    PROBES = "probes"
+    """Health checks: no key, and from every network, since a load balancer has neither."""
+    PAGES = "pages"
+    """Documentation, demo and their files: no key."""
+    ACCOUNTS = "accounts"
+    """Sign-up, library, inference: tokens of accounts, no key."""
+    METRICS = "metrics"
+    """No key; ADMIN_NETWORKS."""
+    CLASSIFICATION = "classification"
+    """Scope `classify`, as soon as there is a key or REQUIRE_API_KEY is set."""
+    STATISTICS = "statistics"
+    """Scope `stats`, as soon as there is a key or ADMIN_API_KEY, and with ENV=production; unless PUBLIC_STATISTICS."""
+    ADMINISTRATION = "administration"
+    """Scope `admin`, always."""
+
+
+_PROBES = frozenset({"/health", "/health/live", f"{API_PREFIX}/health", f"{API_PREFIX}/health/live"})
+# The first that fits counts.
+_AREAS = (
+    (f"{API_PREFIX}/stats", Area.STATISTICS),
+    (f"{API_PREFIX}/requests", Area.STATISTICS),
+    (DASHBOARD_PATH, Area.STATISTICS),
+    (f"{API_PREFIX}/cache", Area.ADMINISTRATION),
+    (f"{API_PREFIX}/tokens", Area.ADMINISTRATION),
+    (f"{API_PREFIX}/users", Area.ADMINISTRATION),
+    (API_PREFIX, Area.CLASSIFICATION),
+    ("/metrics", Area.METRICS),
+    ("/users", Area.ACCOUNTS),
+    ("/images", Area.ACCOUNTS),
+    ("/models", Area.ACCOUNTS),
+    ("/ws", Area.ACCOUNTS),
+)
+_SCOPES = {
+    Area.CLASSIFICATION: keys.Scope.CLASSIFY,
+    Area.STATISTICS: keys.Scope.STATS,
+    Area.ADMINISTRATION: keys.Scope.ADMIN,
+}
+_ADMIN_AREAS = frozenset({Area.STATISTICS, Area.ADMINISTRATION, Area.METRICS})
+
+
+def area_of(path: str) -> Area:
+    """Return the area of a path, without the prefix of a proxy."""
+    if path in _PROBES:
+        return Area.PROBES
+    return next(
+        (area for beginning, area in _AREAS if path == beginning or path.startswith(f"{beginning}/")), Area.PAGES
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Networks:
+    """What ALLOWED_NETWORKS and ADMIN_NETWORKS say; None: any address."""
+
+    everyone: Callable[[str], bool] | None
+    admins: Callable[[str], bool] | None
+
+
+class AccessPolicy:
+    """Decides about requests; one for each application."""
+
+    def __init__(self, settings: Settings) -> None:
+        access = settings.access
+        self._requires_key = access.require_api_key
+        self._public_statistics = access.public_statistics
+        self._closes_statistics = settings.closes_statistics
+        everyone = _membership(access.allowed_networks)
+        self._networks = _Networks(everyone, _membership(access.admin_networks) or everyone)
+
+    async def admit(self, scope: Scope, area: Area | None = None) -> None:
+        """Let a request pass, once, and note in `state["api_key"]` with which key.
+
+        Args:
+            scope: of the request.
+            area: what its path belongs to, where that is known.
+
+        Raises:
+            AppError: it may not pass.
+        """
+        state = scope["state"]
+        if "is_admitted" in state:
+            return
+        area = area or area_of(_path_of(scope))
+        self._check_network(scope, area)
+        keys_of_service = resources_of(scope).api_keys
+        needed = _SCOPES.get(area)
+        state["is_admitted"] = True
+        if needed is None or not self._is_closed(area, keys_of_service):
+            return
+        if area is Area.CLASSIFICATION and "device" in state:
+            # Its token was checked (app/api/credentials.py).
+            return
+        key = state.get("signing_key") or await _key_of(scope, area, keys_of_service)
+        if not key.may(needed):
+            raise InsufficientScope(details={"scope": needed})
+        state["api_key"] = key
+
+    def _is_closed(self, area: Area, keys_of_service: ApiKeyService) -> bool:
+        if area is Area.CLASSIFICATION:
+            return keys_of_service.exist or self._requires_key
+        if area is Area.STATISTICS:
+            return not self._public_statistics and (self._closes_statistics or keys_of_service.exist)
+        return True
+
+    def _check_network(self, scope: Scope, area: Area) -> None:
+        contains = self._networks.admins if area in _ADMIN_AREAS else self._networks.everyone
+        if contains is None or area is Area.PROBES:
+            return
+        # What has no address, such as a client at a Unix socket, is in no network.
+        address = address_of(scope)
+        if address is None or not contains(address):
+            raise NetworkNotAllowed
+
+
+class AccessMiddleware:
+    """Asks the policy about what the fast path has left; inside CORS, so that pages may read a refusal."""
+
+    def __init__(self, app: ASGIApp, *, policy: AccessPolicy) -> None:
+        self._app = app
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            try:
+                await self._policy.admit(scope)
+            except AppError as error:
+                log_error(error)
+                if scope["type"] == "websocket":
+                    # Before it is accepted: the server answers 403.
+                    await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+                    return
+                await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _key_of(scope: Scope, area: Area, keys_of_service: ApiKeyService) -> ApiKey:
+    """Return the key of a request.
+
+    Raises:
+        ApiKeyRequired, InvalidApiKey, DashboardLoginRequired: it has none that counts.
+        TooManyWrongKeys: too many from its address were wrong.
+    """
+    try:
+        return await keys_of_service.identify(_credential(Headers(scope=scope), area), address_of(scope))
+    except ApiKeyRequired as error:
+        if _path_of(scope).startswith(DASHBOARD_PATH):
+            # A browser asks for name and password then.
+            raise DashboardLoginRequired from error
+        raise
+
+
+def _credential(headers: Headers, area: Area) -> str:
+    """Return what a request sends as its key, "" where it sends none. X-API-Key wins."""
+    if (key := headers.get("x-api-key")) is not None:
+        return key
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip()
+        case "basic" if area is Area.STATISTICS:
+            # What a browser sends after the dashboard has asked: any name, and the key as password (RFC 7617).
+            try:
+                return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2].decode("utf-8")
+            except (binascii.Error, ValueError):
+                return ""
+    return ""
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _membership(networks: tuple[Network, ...]) -> Callable[[str], bool] | None:
+    """Return what says whether an address is in one of the networks; None where there are none."""
+    if not networks:
+        return None
+
+    @lru_cache(maxsize=10_000)
+    def contains(address: str) -> bool:
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in networks)
+
+    return contains
