@@ -33,7 +33,7 @@ def create(
     """
     unknown = set(scopes) - set(Scope)
     if unknown:
-        raise ValueError(f"there is no scope {sorted(unknown)[0]!r}; there are {', '.join(Scope)}")
+        raise ValueError(f"there is no scope {min(unknown)!r}; there are {', '.join(Scope)}")
 
     async def run(engine: AsyncEngine) -> NewKey:
         return await create_key(

@@ -31,8 +31,18 @@ async def select_keys(engine: AsyncEngine, *, max_attempts: int = MAX_ATTEMPTS) 
     async def find(connection: AsyncConnection) -> list[ApiKey]:
         rows = (await connection.execute(select(*_COLUMNS).order_by(_ROW.id))).all()
         return [
-            ApiKey(id_, name, key_hash, frozenset(scopes.split(",")), *others)
-            for id_, name, key_hash, scopes, *others in rows
+            ApiKey(
+                id=row.id,
+                name=row.name,
+                key_hash=row.key_hash,
+                scopes=frozenset(row.scopes.split(",")),
+                created_at=row.created_at,
+                budget_micros=row.budget_micros,
+                rate_per_minute=row.rate_per_minute,
+                expires_at=row.expires_at,
+                revoked_at=row.revoked_at,
+            )
+            for row in rows
         ]
 
     return await read(engine, find, max_attempts=max_attempts)
