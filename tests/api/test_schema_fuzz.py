@@ -24,7 +24,7 @@ from tests.fakes.images import jpeg_photo
 from tests.servers.processes import free_port
 from tests.support.people import USER
 from tests.support.running import running
-from tests.support.signing import COMPONENTS, Key, sign, stored_key
+from tests.support.signing import COMPONENTS, Key, sign, stored_key, wait_until_known
 
 # It is right to refuse what the schema allows: a date before 1970, a hash of other bytes, a name with odd letters.
 UNCHECKED = {"positive_data_acceptance"}
@@ -89,12 +89,17 @@ def device_of(address: str, _: Path) -> AuthBase:
     return Sends(token_of(address, "/api/v1/tokens", json={"device_id": "device-1"}, headers=admin))
 
 
+def signer_of(address: str, database: Path) -> AuthBase:
+    key = stored_key(database, scopes="classify,stats,admin")
+    return Signs(wait_until_known(key, int(address.rpartition(":")[2])))
+
+
 CALLERS: dict[str, Callable[[str, Path], AuthBase | None]] = {
     "anonymous": lambda *_: None,
     "admin": lambda *_: Sends(ADMIN_KEY),
     "account": account_of,
     "device": device_of,
-    "signed": lambda _, database: Signs(stored_key(database, scopes="classify,stats,admin")),
+    "signed": signer_of,
 }
 
 

@@ -10,7 +10,7 @@ from tests.deploy.conftest import Site
 from tests.deploy.test_caddy import caddy
 from tests.fakes.images import jpeg_photo
 from tests.servers.nginx import Nginx
-from tests.support.signing import Key, content_digest, sign, stored_key
+from tests.support.signing import Key, content_digest, sign, stored_key, wait_until_known
 
 CLASSIFY = "/api/v1/classify"
 BY_PARTS = ["@method", "@authority", "@path", "@query", "content-digest"]
@@ -22,7 +22,7 @@ def address_of(nginx: Nginx, *, is_encrypted: bool) -> str:
 
 @pytest.fixture(scope="module")
 def key(site: Site) -> Key:
-    return stored_key(site.database)
+    return wait_until_known(stored_key(site.database), site.port)
 
 
 def check_signed(api: httpx2.Client, key: Key, number: int) -> None:

@@ -16,7 +16,7 @@ from tests.documentation.test_examples import DOCUMENTED_URL, SAMPLE, run
 from tests.servers.processes import free_port
 from tests.support.documents import CLIENTS, DOCS, code_blocks
 from tests.support.running import running
-from tests.support.signing import stored_key
+from tests.support.signing import stored_key, wait_until_known
 
 PAGE = DOCS / "authentication.md"
 KEY = "ic_an_example_of_an_api_key"
@@ -47,7 +47,7 @@ async def test_the_signing_client_is_a_program(environment: dict[str, str], tmp_
     program = (CLIENTS / "signed.py").read_text(encoding="utf-8")
     (tmp_path / "client.py").write_text(program.replace(DOCUMENTED_URL, f"http://127.0.0.1:{port}"), encoding="utf-8")
     with running("uvicorn", port, environment), pytest.MonkeyPatch.context() as patch:
-        key = stored_key(tmp_path / "data" / "image-classifier.db")
+        key = wait_until_known(stored_key(tmp_path / "data" / "image-classifier.db"), port)
         patch.setenv("API_KEY_ID", str(key.id))
         patch.setenv("API_KEY", key.text)
         # An upload, then a hit.

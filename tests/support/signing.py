@@ -1,5 +1,6 @@
 """Signs requests by hand, as RFC 9421 says it, without the library that the service checks them with."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -19,7 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.api_keys import ApiKey
+from tests.servers.waiting import wait_until
 
+KNOWN_WITHIN_SECONDS = 60
+OK = 200
 COMPONENTS = ("@method", "@target-uri", "content-digest")
 
 
@@ -122,3 +126,25 @@ def sign(
     request.headers["Signature-Input"] = f"sig1={signature_input}"
     request.headers["Signature"] = f"sig1=:{mac}:"
     return request
+
+
+async def known_key(api: httpx2.AsyncClient, engine: AsyncEngine, *, scopes: str = "classify") -> Key:
+    """Put a new key into the table, and wait until the service has learnt of it."""
+    key = await create_key(engine, scopes=scopes)
+    async with asyncio.timeout(KNOWN_WITHIN_SECONDS):
+        while (await api.send(sign(api.build_request("GET", "/categories"), key))).status_code != OK:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return key
+
+
+def wait_until_known(key: Key, *ports: int) -> Key:
+    """Wait until the services on some ports of 127.0.0.1 have learnt of a key, and return it."""
+
+    def is_known(port: int) -> bool:
+        request = sign(httpx2.Request("GET", f"http://127.0.0.1:{port}/api/v1/categories"), key)
+        with httpx2.Client(timeout=60) as client:
+            return client.send(request).status_code == OK
+
+    for port in ports:
+        wait_until(lambda port=port: is_known(port), "the service knows the key", KNOWN_WITHIN_SECONDS)
+    return key

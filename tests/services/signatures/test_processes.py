@@ -8,7 +8,7 @@ import httpx2
 
 from tests.servers.processes import free_port
 from tests.support.running import running
-from tests.support.signing import sign, stored_key
+from tests.support.signing import sign, stored_key, wait_until_known
 
 
 def test_of_copies_on_two_processes_one_is_answered(environment: dict[str, str], tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_of_copies_on_two_processes_one_is_answered(environment: dict[str, str],
         ports = [free_port(), free_port()]
         for port in ports:
             stack.enter_context(running("uvicorn", port, environment))
-        key = stored_key(tmp_path / "data" / "image-classifier.db")
+        key = wait_until_known(stored_key(tmp_path / "data" / "image-classifier.db"), *ports)
         api = stack.enter_context(httpx2.Client(timeout=60))
         threads = stack.enter_context(ThreadPoolExecutor(12))
         path = "/api/v1/classify/check-cache"
