@@ -24,6 +24,7 @@ from tests.servers.waiting import wait_until
 
 KNOWN_WITHIN_SECONDS = 60
 OK = 200
+PROBES = 20
 COMPONENTS = ("@method", "@target-uri", "content-digest")
 
 
@@ -141,9 +142,13 @@ def wait_until_known(key: Key, *ports: int) -> Key:
     """Wait until the services on some ports of 127.0.0.1 have learnt of a key, and return it."""
 
     def is_known(port: int) -> bool:
-        request = sign(httpx2.Request("GET", f"http://127.0.0.1:{port}/api/v1/categories"), key)
-        with httpx2.Client(timeout=60) as client:
-            return client.send(request).status_code == OK
+        # Each on a connection of its own, since there may be several workers on the port.
+        for _ in range(PROBES):
+            request = sign(httpx2.Request("GET", f"http://127.0.0.1:{port}/api/v1/categories"), key)
+            with httpx2.Client(timeout=60) as client:
+                if client.send(request).status_code != OK:
+                    return False
+        return True
 
     for port in ports:
         wait_until(lambda port=port: is_known(port), "the service knows the key", KNOWN_WITHIN_SECONDS)
