@@ -3,6 +3,7 @@
 AppError 500 internal_error
 ├── InvalidRequest 400 invalid_request
 │   ├── HashMismatch hash_mismatch
+│   ├── DigestMismatch digest_mismatch
 │   ├── MissingImage missing_image
 │   ├── TooManyImages too_many_images
 │   ├── UnsupportedImageFormat unsupported_image_format
@@ -18,6 +19,9 @@ AppError 500 internal_error
 │   ├── InvalidToken invalid_token                  forged, of an account that is gone or disabled, or ended
 │   ├── TokenExpired token_expired
 │   └── LoginFailed login_failed
+├── InvalidSignature 401 invalid_signature
+│   ├── SignatureExpired signature_expired
+│   └── NonceReused nonce_reused
 ├── SignUpClosed 403 sign_up_closed
 ├── ReauthenticationRequired 403 reauthentication_required
 ├── Forbidden 403 forbidden
@@ -90,6 +94,11 @@ class InvalidRequest(AppError):
 class HashMismatch(InvalidRequest):
     code = "hash_mismatch"
     message = "image_hash is not the SHA-256 of the uploaded bytes. Hash the very bytes that you send."
+
+
+class DigestMismatch(InvalidRequest):
+    code = "digest_mismatch"
+    message = "The body is not the one that Content-Digest names. Hash the very bytes of the whole body."
 
 
 class MissingImage(InvalidRequest):
@@ -169,6 +178,22 @@ class TokenExpired(AuthenticationRequired):
 class LoginFailed(AuthenticationRequired):
     code = "login_failed"
     message = "User name or password is wrong."
+
+
+class InvalidSignature(AppError):
+    status = 401
+    code = "invalid_signature"
+    message = "The request is not signed with an API key that counts, or not as it has arrived here."
+
+
+class SignatureExpired(InvalidSignature):
+    code = "signature_expired"
+    message = "The signature was made more than five minutes from now. Check the clock, and sign each request anew."
+
+
+class NonceReused(InvalidSignature):
+    code = "nonce_reused"
+    message = "A request with this nonce was here before. Sign each request with a new nonce."
 
 
 class SignUpClosed(AppError):

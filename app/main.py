@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -10,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import VERSION
 from app.api.access import API_PREFIX, AccessMiddleware, AccessPolicy
+from app.api.credentials import CredentialsMiddleware
 from app.api.dependencies import TAKES_KEY
 from app.api.errors import KEY_ERRORS, add_error_handlers, describe_errors
 from app.api.fast_path import FastPath
@@ -34,6 +36,7 @@ from app.api.routes import (
     requests,
     stats,
     tasks,
+    tokens,
     users,
     websocket,
 )
@@ -102,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     known_query = [Depends(refuse_unknown_parameters)]
     api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
-    for module in (classify, categories, stats, requests, cache):
+    for module in (classify, categories, stats, requests, cache, tokens):
         api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
     api.include_router(health.router)
     app.include_router(api)
@@ -128,6 +131,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
     app.add_middleware(AccessMiddleware, policy=policy)
     app.add_middleware(UnexpectedErrorMiddleware)
+    credentials: dict[str, Any] = {
+        "signed_paths": f"{API_PREFIX}/",
+        "device_paths": f"{API_PREFIX}/classify",
+        "upload_paths": UPLOAD_PATHS,
+        "max_bytes": JSON_BODY_MAX_BYTES,
+    }
+    app.add_middleware(CredentialsMiddleware, inside_cors=True, **credentials)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_allowed_origins),
@@ -142,6 +152,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         upload_path=UPLOAD_PATHS[0],
         max_bytes=JSON_BODY_MAX_BYTES,
     )
+    app.add_middleware(CredentialsMiddleware, inside_cors=False, **credentials)
     # Once more, for the fast path; the one above is inside CORS, so that a web page may read the error.
     app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))

@@ -16,7 +16,7 @@ from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.fair_queue import fair_queue
 from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.services.accounts.lifespan import open_accounts
+from app.services.accounts.lifespan import open_accounts, secret_keys
 from app.services.accounts.service import AccountService
 from app.services.api_keys.lifespan import open_api_keys
 from app.services.api_keys.service import ApiKeyService
@@ -25,6 +25,7 @@ from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.lifespan import open_classifier
 from app.services.classification.service import ClassifierService
+from app.services.device_tokens import DeviceTokenService
 from app.services.events.feed import TaskEvents
 from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
@@ -38,6 +39,8 @@ from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
 from app.services.request_log.service import RequestLogService
+from app.services.signatures.lifespan import open_signatures
+from app.services.signatures.service import SignatureService
 from app.services.spending.lifespan import open_fallback, open_spending
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
@@ -69,6 +72,8 @@ class Resources:
     health: HealthService
     dashboard: DashboardFeed
     accounts: AccountService
+    signatures: SignatureService
+    device_tokens: DeviceTokenService
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
@@ -140,6 +145,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
         accounts = await enter(open_accounts(settings, engine, library=library, audit=audit))
+        signatures = await enter(open_signatures(engine, keys=api_keys))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -183,6 +189,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             health=health,
             dashboard=dashboard,
             accounts=accounts,
+            signatures=signatures,
+            device_tokens=DeviceTokenService(secret_keys(settings), api_keys),
             models=models,
             inference=inference,
             library=library,

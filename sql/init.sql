@@ -372,6 +372,16 @@ CREATE TABLE IF NOT EXISTS `audit_log` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='审计日志';
 
+-- Nonces of signed requests: a copy of one is refused.
+CREATE TABLE IF NOT EXISTS `signature_nonce` (
+  `nonce_hash` VARCHAR(64) NOT NULL COMMENT '密钥ID与随机数的SHA-256',
+  `request_id` VARCHAR(64) NOT NULL COMMENT '使用它的请求ID',
+  `expires_at` DATETIME NOT NULL COMMENT '过期时间(UTC), 之后可删除',
+  PRIMARY KEY (`nonce_hash`),
+  KEY `idx_expires_at` (`expires_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='请求签名中用过的随机数';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -379,4 +389,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0004' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0006' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

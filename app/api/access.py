@@ -137,7 +137,10 @@ class AccessPolicy:
             if self._limits_addresses and area not in _NOT_LIMITED:
                 await resources_of(scope).rate_limits.count_address(address_of(scope))
             return
-        key = await _key_of(scope, area, keys_of_service)
+        if area is Area.CLASSIFICATION and "device" in state:
+            # Its token was checked (app/api/credentials.py).
+            return
+        key = state.get("signing_key") or await _key_of(scope, area, keys_of_service)
         if not key.may(needed):
             raise InsufficientScope(details={"scope": needed})
         if key.rate_per_minute is not None:

@@ -22,6 +22,7 @@ from app.services.api_keys.key import Scope as KeyScope
 from app.services.audit.service import AuditLog
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
+from app.services.device_tokens import Device, DeviceTokenService
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.service import InferenceService
@@ -97,10 +98,14 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         InvalidRequest: the header holds something that cannot be a user id.
     """
     state = scope["state"]
-    user = None if user_id is None else _user_id(user_id)
+    device: Device | None = state.get("device")
+    # A device is who its token says.
+    user = device.id if device is not None else None if user_id is None else _user_id(user_id)
     # For the access log. An account that is logged in is what its token says.
     state.setdefault("user", user)
-    key: ApiKey | None = state.get("api_key")
+    key: ApiKey | None = (
+        state.get("api_key") or state.get("signing_key") or (device.key if device is not None else None)
+    )
     return Caller(
         request_id=state["request_id"],
         user_id=user,
@@ -108,6 +113,7 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         started_at=state["started_at"],
         api_key_id=None if key is None or key.id == ADMIN_KEY_ID else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
+        new_photos_per_day=None if device is None else device.new_photos_per_day,
     )
 
 
@@ -161,6 +167,7 @@ InferenceDep = Annotated[InferenceService, _opened(lambda resources: resources.i
 ModelsDep = Annotated[ModelCatalogue, _opened(lambda resources: resources.models)]
 LibraryDep = Annotated[LibraryService, _opened(lambda resources: resources.library)]
 TasksDep = Annotated[TaskService, _opened(lambda resources: resources.tasks)]
+DeviceTokensDep = Annotated[DeviceTokenService, _opened(lambda resources: resources.device_tokens)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -207,25 +207,30 @@ class BodyLimitMiddleware:
                     # A length within the limit is enforced by the HTTP server.
                     raise PayloadTooLarge
                 if "transfer-encoding" in headers:
-                    receive = await self._read_ahead(receive)
+                    receive = await read_ahead(receive, self._max_bytes)
             except PayloadTooLarge as error:
                 await error_response(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _read_ahead(self, receive: Receive) -> Receive:
-        """Read a body of unknown length, which is at most `max_bytes`, and return a `receive` that replays it."""
-        messages: list[Message] = []
-        size = 0
-        while not messages or messages[-1].get("more_body", False):
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                raise PayloadTooLarge
-            messages.append(message)
-        replay = iter(messages)
 
-        async def replayed() -> Message:
-            return next(replay, None) or await receive()
+async def read_ahead(receive: Receive, max_bytes: int) -> Receive:
+    """Read a whole body and return a `receive` that replays it.
 
-        return replayed
+    Raises:
+        PayloadTooLarge: it has more than `max_bytes`.
+    """
+    messages: list[Message] = []
+    size = 0
+    while not messages or messages[-1].get("more_body", False):
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > max_bytes:
+            raise PayloadTooLarge
+        messages.append(message)
+    replay = iter(messages)
+
+    async def replayed() -> Message:
+        return next(replay, None) or await receive()
+
+    return replayed

@@ -33,6 +33,13 @@ def clean_user_id(value: str) -> str | None:
     return value
 
 
+def _required_user_id(value: str) -> str:
+    cleaned = clean_user_id(value)
+    if cleaned is None:
+        raise ValueError("a user id is needed")
+    return cleaned
+
+
 ImageHash = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True),
@@ -42,6 +49,9 @@ UserId = Annotated[
     str,
     AfterValidator(clean_user_id),
     Field(description="Device or user id, at most 64 characters, for statistics only.", examples=["device_uuid_xxx"]),
+]
+RequiredUserId = Annotated[
+    str, StringConstraints(min_length=1, max_length=USER_ID_MAX_LENGTH), AfterValidator(_required_user_id)
 ]
 RequestId = Annotated[str, Field(description="Identifies the request in the log.", examples=[EXAMPLE_REQUEST_ID])]
 Timestamp = Annotated[datetime, Field(description="UTC, ISO 8601.", examples=[EXAMPLE_TIMESTAMP])]

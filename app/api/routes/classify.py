@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from loguru import logger
 
+from app.api.credentials import held_until_checked
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
 from app.api.errors import describe_errors, error_body, log_error
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
@@ -140,14 +141,17 @@ async def classify_batch(
     limits = resources.settings.image
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
+    # Those that are classified, and the one that arrives.
+    held_bytes = (BATCH_CONCURRENCY + 1) * limits.max_size_bytes
     async with admitted(request, resources.upload_memory) as memory:
-        parts = read_parts(
+        arriving = read_parts(
             request,
             memory,
             max_images=MAX_IMAGES_PER_CALL,
             max_image_bytes=limits.max_size_bytes,
             min_bytes_per_second=limits.min_upload_bytes_per_second,
         )
+        parts = held_until_checked(request, arriving, max_bytes=held_bytes)
         try:
             async for part in parts:
                 if isinstance(part, FormField):

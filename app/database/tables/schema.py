@@ -9,6 +9,7 @@ from app.database.tables import (
     inference,
     library,
     request_log,
+    signatures,
     spending,
     statistics,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "library",
     "metadata",
     "request_log",
+    "signatures",
     "spending",
     "statistics",
 ]

@@ -11,7 +11,7 @@ from app.errors import AppError
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
-from app.services.accounts.tokens import TokenIssuer, kept_secret_key
+from app.services.accounts.tokens import TokenIssuer, kept_secret_key, key_id
 from app.services.audit.service import AuditLog
 from app.services.library.service import LibraryService
 
@@ -49,11 +49,21 @@ async def open_accounts(
         passwords.close()
 
 
-def _create_token_issuer(settings: Settings) -> TokenIssuer:
+def secret_keys(settings: Settings) -> dict[str, str]:
+    """Return the keys that tokens are signed with, by their `kid`; the first signs.
+
+    Raises:
+        AppError: the key cannot be kept.
+    """
     try:
         keys = settings.account.secret_keys or [kept_secret_key(settings.data_dir)]
     except (OSError, ValueError) as error:
         raise AppError(
             f"The key that signs tokens cannot be kept: {error}. Check DATA_DIR, or set SECRET_KEY."
         ) from error
+    return {key_id(key): key for key in keys}
+
+
+def _create_token_issuer(settings: Settings) -> TokenIssuer:
+    keys = list(secret_keys(settings).values())
     return TokenIssuer(keys, timedelta(minutes=settings.account.token_minutes))

@@ -56,8 +56,8 @@ class TokenIssuer:
     """Makes tokens and checks them; knows nothing of accounts. Of `secret_keys` the first signs, all verify."""
 
     def __init__(self, secret_keys: Sequence[str], lifetime: timedelta) -> None:
-        self._keys = {_key_id(key): key for key in secret_keys}
-        self._signing_key_id = _key_id(secret_keys[0])
+        self._keys = {key_id(key): key for key in secret_keys}
+        self._signing_key_id = key_id(secret_keys[0])
         self._lifetime = lifetime
 
     def issue(self, user_id: int, generation: int) -> Token:
@@ -137,8 +137,9 @@ def _whole_number(value: Any, *, up_to: int) -> int:
     return value
 
 
-def _key_id(key: str) -> str:
-    return hmac.digest(key.encode(), b"kid", "sha256").hex()[:KEY_ID_CHARACTERS]
+def key_id(secret_key: str) -> str:
+    """Return the `kid` of a key: it tells keys apart, and nothing of them."""
+    return hmac.digest(secret_key.encode(), b"kid", "sha256").hex()[:KEY_ID_CHARACTERS]
 
 
 def kept_secret_key(folder: Path) -> str:

@@ -25,7 +25,8 @@ class Caller:
     """The caller, and since when it waits: `started_at` is `time.perf_counter()` at the arrival of the request.
 
     `api_key_id` and `account_id` say who pays, where that is known; `key_budget_micros` is what the key may spend a
-    day, in millionths of CURRENCY.
+    day, in millionths of CURRENCY. `new_photos_per_day` is how many photos that are not known yet a device may send by
+    its token, None where the token says nothing of it.
     """
 
     request_id: str = field(default_factory=new_request_id)
@@ -35,6 +36,7 @@ class Caller:
     api_key_id: int | None = None
     key_budget_micros: int | None = None
     account_id: int | None = None
+    new_photos_per_day: int | None = None
 
     @property
     def client(self) -> str:

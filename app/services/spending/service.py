@@ -183,6 +183,10 @@ class Spending:
             limits.append(PhotoLimit(scope, hour, hour + timedelta(hours=1), self._photos_per_address, AddressLimit))
         if self._settings.photos_per_user and caller.user_id is not None:
             limits.append(PhotoLimit(f"user:{caller.user_id}", *day, self._settings.photos_per_user, UserLimit))
+        if caller.new_photos_per_day is not None:
+            # Apart from those who only say that they are this user.
+            scope = f"device:{caller.user_id}"
+            limits.append(PhotoLimit(scope, *day, caller.new_photos_per_day, UserLimit))
         if not is_paid:
             return limits
         if caller.api_key_id is not None and caller.key_budget_micros is not None:
