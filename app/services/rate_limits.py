@@ -81,5 +81,5 @@ def _storage_in(redis: RedisClient) -> "RedisStorage":
         "async+redis://",
         implementation="redispy",
         key_prefix=redis.key("rate"),
-        connection_pool=redis.redis.connection_pool,
+        connection_pool=redis.redis.connection_pool,  # type: ignore[arg-type]  # documented, but not in its types
     )
