@@ -9,11 +9,13 @@ from pathlib import Path
 import httpx2
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
+from app.database.tables.api_keys import ApiKey
 from app.main import create_app
 from app.services.accounts import passwords
 from tests.fakes.model_server import FakeModelServer, running_model_server
@@ -106,6 +108,9 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
         yield engine
     finally:
         await close_recorders()
+        # A key that a test leaves would close the API for the tests that do not empty the tables.
+        async with engine.begin() as connection:
+            await connection.execute(delete(ApiKey))
         await engine.dispose()
 
 

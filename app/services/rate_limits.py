@@ -81,6 +81,5 @@ def _storage_in(redis: RedisClient) -> "RedisStorage":
         "async+redis://",
         implementation="redispy",
         key_prefix=redis.key("rate"),
-        # Handed on to redis-py.
-        connection_pool=redis.redis.connection_pool,  # type: ignore[arg-type]
+        connection_pool=redis.redis.connection_pool,  # type: ignore[arg-type]  # documented, but not in its types
     )

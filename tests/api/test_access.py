@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from app.api.access import Area, area_of
 from app.api.dependencies import caller_of
@@ -167,6 +169,12 @@ async def test_networks_are_those_of_the_client(settings: Settings, engine: Asyn
                 assert await status(path, address) == 403, (address, path)
             for path in ("/health", "/health/live", "/api/v1/health", "/api/v1/health/live"):
                 assert await status(path, address) == 200, address
+        socket = f"{str(client.base_url).replace('http', 'ws', 1).rstrip('/')}/ws/inference"
+        with pytest.raises(InvalidStatus, match="403"):
+            async with connect(socket, proxy=None, additional_headers={"X-Forwarded-For": "192.0.3.9"}):
+                pass
+        async with connect(socket, proxy=None, additional_headers={"X-Forwarded-For": "192.0.2.9"}):
+            pass
         for path in (*STATISTICS, "/metrics"):
             assert await status(path, "10.1.2.3") in {200, 404}
         refused = await check(api, "0" * 64)

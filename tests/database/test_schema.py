@@ -145,6 +145,7 @@ async def test_an_upgrade_that_was_cut_off_goes_on(empty_database: Settings, tab
         with pytest.raises(KeyError):
             await migrate(engine, empty_database)
         event.remove(engine.sync_engine, "before_cursor_execute", stop)
+        # None, or that of an earlier migration which was complete.
         assert await revision(engine) != HEAD_REVISION
         await migrate(engine, empty_database)
         assert await revision(engine) == HEAD_REVISION
