@@ -136,7 +136,7 @@ class AdaptedModel(ModelClient):
             model.load_model()
         except Exception as error:  # noqa: BLE001 - not our code: it may raise anything
             _log_failure(self.provider, "load_model", error)
-            raise ModelUnreachable("The model cannot be loaded. The operator finds the reason in the log.") from None
+            raise ModelUnreachable("The model cannot be loaded.") from None
         return model
 
     def _look(self, model: ModelInterface, jpeg: bytes) -> ModelResult:

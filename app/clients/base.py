@@ -276,7 +276,8 @@ class ModelClient(ABC):
 
     def _note_error(self, error: ModelError) -> None:
         self._last_error = (error.code, utc_now())
-        logger.warning("model {} ({}): {}", self.provider, self.model, error.code)
+        advice = f". {error.advice}" if error.advice else ""
+        logger.warning("model {} ({}): {}{}", self.provider, self.model, error.code, advice)
 
 
 def _call_of(outcome: ModelResult | ModelError) -> ModelCall:

@@ -17,11 +17,16 @@ ModelError 502 model_error
     └── ModelRateLimited 503 model_rate_limited      429; retried
 
 ModelConfigurationError   at the start: settings that can give no model client
+
+A message is for the caller, who cannot change a setting; what the operator has to do is `advice`, which is logged.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from app.errors import AppError
+
+# Of what only an operator can mend: the code tells the causes apart.
+_NOT_AVAILABLE = "The model is not available at the moment. Try again later."
 
 
 class ModelConfigurationError(Exception):
@@ -29,12 +34,27 @@ class ModelConfigurationError(Exception):
 
 
 class ModelError(AppError):
-    """The model did not give an answer. `retryable`: the same call may succeed a moment later."""
+    """The model did not give an answer. `retryable`: the same call may succeed a moment later.
+
+    `usual_advice` is what the operator should do, where no other `advice` is given.
+    """
 
     status = 502
     code = "model_error"
     message = "The model failed."
     retryable: ClassVar[bool] = False
+    usual_advice: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        advice: str | None = None,
+        details: Any = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, details=details, retry_after_seconds=retry_after_seconds)
+        self.advice = advice or self.usual_advice
 
 
 class ModelAnswerInvalid(ModelError):
@@ -49,7 +69,8 @@ class ModelRefused(ModelError):
 
 class ModelRejectedRequest(ModelError):
     code = "model_rejected_request"
-    message = "The model server does not accept the request. Check that LLM_MODEL is a model that can see pictures."
+    message = "The model does not accept the request for this picture."
+    usual_advice = "Check that LLM_MODEL is a model that can see pictures."
 
 
 class ModelResponseInvalid(ModelError):
@@ -67,33 +88,36 @@ class ModelTimeout(ModelError):
 class ModelAuthenticationFailed(ModelError):
     status = 503
     code = "model_authentication_failed"
-    message = "The model provider does not accept the service's credentials. The operator has to check LLM_API_KEY."
+    message = _NOT_AVAILABLE
+    usual_advice = "The provider does not accept the service's credentials. Check LLM_API_KEY."
 
 
 class ModelNotFound(ModelError):
     status = 503
     code = "model_not_found"
-    message = "The provider does not know this model or address. The operator has to check LLM_MODEL and LLM_BASE_URL."
+    message = _NOT_AVAILABLE
+    usual_advice = "The provider does not know this model or address. Check LLM_MODEL and LLM_BASE_URL."
 
 
 class ModelQuotaExhausted(ModelError):
     status = 503
     code = "model_quota_exhausted"
-    message = "The quota with the model provider is used up."
+    message = _NOT_AVAILABLE
+    usual_advice = "The quota with the provider is used up. Raise it there."
 
 
 class ModelPreparing(ModelError):
     status = 503
     code = "model_preparing"
-    message = "The local model is being fetched and built, which takes about a minute. Try again shortly."
+    message = "The model is being prepared, which takes about a minute. Try again shortly."
 
 
 class ModelWeightsMissing(ModelError):
     status = 503
     code = "model_weights_missing"
-    message = (
-        "The local model's weights are missing and cannot be fetched. The operator has to run `make model`, or to"
-        " choose another LLM_PROVIDER."
+    message = _NOT_AVAILABLE
+    usual_advice = (
+        "The local model's weights are missing and cannot be fetched. Run `make model`, or choose another LLM_PROVIDER."
     )
 
 

@@ -1,6 +1,7 @@
 """Neither the key nor the photo nor a provider's words reach a log line, an error or a repr, whatever goes wrong."""
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -58,6 +59,9 @@ async def test_key_and_photo_and_providers_words_stay_inside(
     except ModelError as error:
         logger.opt(exception=True).error("classification failed")
         log.append(repr(error) + str(error) + repr(error.__dict__) + repr(error.__cause__))
+        # The caller cannot change a setting; the operator reads what to do in the log.
+        assert not re.search(r"LLM_|`make|operator|credentials|quota", error.text)
+        assert error.advice is None or error.advice in "\n".join(log[:-1])
     log.append(repr(await client.health()))
     written = "\n".join(log)
     assert "classification failed" in written

@@ -108,7 +108,9 @@ class LLMClient(ModelClient):
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:
     if answer.cut_off:
-        raise ModelAnswerInvalid("The answer was cut off at the token limit (LLM_MAX_TOKENS); it must be shorter.")
+        raise ModelAnswerInvalid(
+            "The answer was cut off at the token limit; it must be shorter.", advice="Check LLM_MAX_TOKENS."
+        )
     if not answer.text.strip():
         raise ModelAnswerInvalid("The answer was empty.")
     return parse_answer(answer.text)

@@ -95,11 +95,11 @@ class HostedClient(LLMClient):
             return lower
         if blames_picture(words):
             raise ModelRejectedRequest(
-                "The model server does not take this picture. Set LLM_MODEL to a model that can see pictures, "
+                advice="The model server does not take this picture. Set LLM_MODEL to a model that can see pictures, "
                 "and check that the server has loaded its vision part."
             )
         raise ModelRejectedRequest(
-            "The model server refuses the request in every form we know. "
+            advice="The model server refuses the request in every form we know. "
             "Check LLM_MODEL, LLM_BASE_URL and LLM_MAX_TOKENS."
         )
 

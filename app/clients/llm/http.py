@@ -189,16 +189,19 @@ def error_from_response(response: httpx2.Response) -> ModelError:
         (status == 402 or broke or bool(codes & _QUOTA_CODES), ModelQuotaExhausted()),
         (bool(codes & _REFUSAL_CODES), ModelRefused()),
         (status == 404 or bool(codes & _NOT_FOUND_CODES), ModelNotFound()),
-        (_REGION_CODE in codes, ModelAuthenticationFailed("The model provider does not serve this server's region.")),
+        (
+            _REGION_CODE in codes,
+            ModelAuthenticationFailed(advice="The model provider does not serve this server's region."),
+        ),
         (status in {401, 403} or bool(codes & _KEY_CODES), ModelAuthenticationFailed()),
         (status == 429, ModelRateLimited()),
         (
             status == 413,
-            ModelRejectedRequest("The picture is too large for the model server: lower LLM_IMAGE_MAX_EDGE."),
+            ModelRejectedRequest(advice="The picture is too large for the model server: lower LLM_IMAGE_MAX_EDGE."),
         ),
         (
             300 <= status < 400,
-            ModelRejectedRequest("The model server redirects: set LLM_BASE_URL to its final address."),
+            ModelRejectedRequest(advice="The model server redirects: set LLM_BASE_URL to its final address."),
         ),
     ]
     error = next((error for applies, error in rows if applies), ModelRejectedRequest())

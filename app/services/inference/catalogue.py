@@ -139,7 +139,7 @@ class ModelCatalogue:
             client = await asyncio.to_thread(create_model_client, settings, said_in=said_in)
         except ModelConfigurationError as error:
             logger.error("model {} cannot be used: {}", name, error)
-            raise ModelNotFound("This model cannot be set up. The operator finds the reason in the log.") from None
+            raise ModelNotFound("This model cannot be set up.") from None
         try:
             await client.start()
         except BaseException as error:

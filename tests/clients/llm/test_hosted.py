@@ -7,7 +7,7 @@ import pytest
 
 from app.categories import Category
 from app.clients.base import PreparedPhoto
-from app.clients.errors import ModelRefused, ModelRejectedRequest
+from app.clients.errors import ModelNotFound, ModelRefused, ModelRejectedRequest
 from tests.fakes.model_replies import failure, raw, refusal
 from tests.fakes.model_server import FakeModelServer
 from tests.support.model_settings import MakeClient
@@ -120,7 +120,7 @@ async def test_what_only_a_passing_refusal_needed_is_not_remembered(
     """The lower form got no answer either, so nothing is known about it."""
     server.script(failure(400, message="response_format is not supported"), failure(404))
     client = await make_client("custom", max_retries=0)
-    with pytest.raises(Exception, match="LLM_MODEL"):
+    with pytest.raises(ModelNotFound):
         await client.classify(photo)
     await client.classify(photo)
     assert [form_of(call.body)[0] for call in server.calls] == ["json_schema", "json_object", "json_schema"]

@@ -37,7 +37,6 @@ async def test_what_is_guessed_first_is_refused(password: str, reason: str) -> N
     with pytest.raises(WeakPassword) as refused:
         await check_password(password, username="Margaret", email="Maggie@example.com")
     assert refused.value.details == {"reason": reason}
-    assert password not in refused.value.text
 
 
 @pytest.mark.parametrize(
