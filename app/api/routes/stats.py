@@ -9,17 +9,21 @@ from pydantic import BeforeValidator
 
 from app.api.dependencies import StatsDep
 from app.api.errors import describe_errors
-from app.errors import DatabaseUnavailable, ServerBusy
+from app.errors import DatabaseUnavailable, InvalidRequest, ServerBusy
 from app.schemas.stats import (
     CacheEfficiencyResponse,
     CategoryDistributionResponse,
     DayStatsResponse,
     Metric,
+    NewPhotosResponse,
     TimeSeries,
     TimeSeriesResponse,
     TopImagesResponse,
     TopUsersResponse,
 )
+from app.services.request_log.rollups import PhotoKind
+from app.services.statistics.service import StatsService
+from app.services.statistics.shares import MAX_DAYS, Days
 from app.services.statistics.timeseries import MAX_NUMBERS, Bucket
 
 MAX_LIMIT = 1000
@@ -44,18 +48,21 @@ def _iso_moment(value: Any) -> Any:
     return moment
 
 
-# The bounds keep a day's midnights within what the databases' DATETIME can hold.
-Day = Annotated[
-    date | None,
-    BeforeValidator(_only_iso),
-    Query(
-        alias="date",
-        description="Day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",
+def _day_parameter(name: str, description: str) -> Any:
+    # The bounds keep a day's midnights within what the databases' DATETIME can hold.
+    return Query(
+        alias=name,
+        description=f"Day in STATS_TIMEZONE, YYYY-MM-DD; {description}",
         ge=date(1970, 1, 1),
         le=date(2999, 12, 31),
         examples=["2025-10-10"],
-    ),
-]
+    )
+
+
+_IsoDay = Annotated[date | None, BeforeValidator(_only_iso)]
+Day = Annotated[_IsoDay, _day_parameter("date", "today if left out.")]
+FirstDay = Annotated[_IsoDay, _day_parameter("from", f"the first of at most {MAX_DAYS}; `to` if left out.")]
+LastDay = Annotated[_IsoDay, _day_parameter("to", "the last; today if left out.")]
 _LENGTHS = f"How long one point is; at the most {', '.join(f'{n} of {b}' for b, n in MAX_NUMBERS.items())}."
 _MOMENT = "YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with Z or an offset; without one, a time of STATS_TIMEZONE."
 From = Annotated[
@@ -103,9 +110,25 @@ async def cache_efficiency(stats: StatsDep) -> CacheEfficiencyResponse:
 
 
 @router.get("/category-distribution")
-async def category_distribution(stats: StatsDep, day: Day = None) -> CategoryDistributionResponse:
-    """How a day's requests spread over the categories, the largest first."""
-    return CategoryDistributionResponse(data=await stats.category_distribution(day or stats.today()))
+async def category_distribution(
+    stats: StatsDep, day: Day = None, first: FirstDay = None, last: LastDay = None
+) -> CategoryDistributionResponse:
+    """How the requests of a day, or of a range of days, spread over the categories, the largest first."""
+    if day is not None and (first or last):
+        raise InvalidRequest("Ask for 'date', or for 'from' and 'to'.")
+    days = _days(stats, first or day, last or day)
+    return CategoryDistributionResponse(data=await stats.category_distribution(days))
+
+
+@router.get("/new-photos")
+async def new_photos(
+    stats: StatsDep,
+    kind: Annotated[PhotoKind, Query(alias="by", description="By what they are counted.")],
+    first: FirstDay = None,
+    last: LastDay = None,
+) -> NewPhotosResponse:
+    """How the photos that became known spread over models, formats, or tenths of confidence."""
+    return NewPhotosResponse(data=await stats.new_photos(kind, _days(stats, first, last)))
 
 
 @router.get("/users/top")
@@ -118,3 +141,8 @@ async def top_users(stats: StatsDep, limit: Limit = 20) -> TopUsersResponse:
 async def top_images(stats: StatsDep, limit: Limit = 10) -> TopImagesResponse:
     """The images with the most hits."""
     return TopImagesResponse(data=await stats.top_images(limit))
+
+
+def _days(stats: StatsService, first: date | None, last: date | None) -> Days:
+    last = last or stats.today()
+    return Days(first or last, last)

@@ -159,7 +159,9 @@ class ClassifierService:
                 prepared = await self._preparer.prepare(upload.data, info, max_edge=settings.image_max_edge_pixels)
             result = await client.classify(prepared, bill.meter)
             with span("cache.save"):
-                saved = await self._store.save_and_release(image_hash, result, model=client.model, bill=bill)
+                saved = await self._store.save_and_release(
+                    image_hash, result, model=client.model, photo_format=info.format.value, bill=bill
+                )
             return saved, False
 
 

@@ -18,6 +18,7 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.services.health import HealthService
 from app.services.statistics.service import StatsService
+from app.services.statistics.shares import Days
 from app.services.statistics.timeseries import Bucket
 
 REFRESH_SECONDS = 2.0
@@ -159,7 +160,8 @@ class DashboardFeed:
 
     async def _categories(self) -> list[dict[str, Any]]:
         """All eight, also those without requests, with their names."""
-        shares = {share.category: share for share in await self._stats.category_distribution(self._stats.today())}
+        today = self._stats.today()
+        shares = {share.category: share for share in await self._stats.category_distribution(Days(today, today))}
         return [
             {
                 "category": category,

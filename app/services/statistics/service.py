@@ -9,10 +9,10 @@ for the same, SQLite does not.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select
@@ -28,14 +28,15 @@ from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, UserTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import ServerBusy
-from app.services.request_log.rollups import ADDRESS, USER
+from app.services.request_log.rollups import ADDRESS, USER, PhotoKind
 from app.services.statistics.rounding import money, percent, ratio
+from app.services.statistics.shares import CategoryShare, Days, PhotoShare, read_category_shares, read_photo_shares
 from app.services.statistics.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 T = TypeVar("T")
 
-# Series read at once by each process. A year keeps a connection busy for a second or two: without a bound, a dozen that
-# ask for one would leave none for classification.
+# Series and ranges of days read at once by each process. A year keeps a connection busy for a second or two: without a
+# bound, a dozen that ask for one would leave none for classification.
 MAX_SERIES_AT_ONCE = 2
 SERIES_WAIT_SECONDS = 10.0
 
@@ -65,16 +66,6 @@ class CacheEfficiency:
     cost_saved: float
     avg_hit_per_image: float
     max_hits: int
-
-
-@dataclass(frozen=True, slots=True)
-class CategoryShare:
-    """One category's share of a day's requests, in percent."""
-
-    category: Category
-    count: int
-    percentage: float
-    avg_confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +153,8 @@ class StatsService:
         zone = self._settings.timezone
         start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
         bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
-        try:
-            async with asyncio.timeout(SERIES_WAIT_SECONDS):
-                await self._series.acquire()
-        except TimeoutError as error:
-            raise ServerBusy from error
-        try:
+        async with self._turn():
             return await self._read_series(bucket, bounds)
-        finally:
-            self._series.release()
 
     async def latest_series(self, bucket: Bucket) -> list[BucketFigures]:
         """What `timeseries` gives without bounds, without waiting for a turn: for the process' own dashboard."""
@@ -202,32 +186,18 @@ class StatsService:
 
         return await self._read(select_figures)
 
-    async def category_distribution(self, day: date) -> list[CategoryShare]:
-        """Shares of the categories in one day's requests, the largest first (7.4.3)."""
-        query = (
-            select(
-                PeriodTotals.category,
-                func.sum(PeriodTotals.requests).label("requests"),
-                func.sum(PeriodTotals.confidence_sum).label("confidence"),
-            )
-            .where(self._is_on(day))
-            .group_by(PeriodTotals.category)
-        )
+    async def category_distribution(self, days: Days) -> list[CategoryShare]:
+        """Shares of the categories in the requests of `days`, the largest first (7.4.3)."""
+        zone = self._settings.timezone
+        if days.are_one:
+            return await read_category_shares(self._read, days, zone)
+        async with self._turn():
+            return await read_category_shares(self._read, days, zone)
 
-        async def select_shares(connection: AsyncConnection) -> list[CategoryShare]:
-            rows = (await connection.execute(query)).all()
-            total = sum(int(row.requests) for row in rows)
-            return [
-                CategoryShare(
-                    category=Category(row.category),
-                    count=int(row.requests),
-                    percentage=percent(int(row.requests), total),
-                    avg_confidence=ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
-                )
-                for row in sorted(rows, key=lambda row: (-row.requests, row.category))
-            ]
-
-        return await self._read(select_shares)
+    async def new_photos(self, kind: PhotoKind, days: Days) -> list[PhotoShare]:
+        """Shares in the photos that became known in `days`: those that a model was asked about, with success."""
+        async with self._turn():
+            return await read_photo_shares(self._read, kind, days, self._settings.timezone)
 
     async def errors(self, day: date) -> dict[str, int]:
         """How often each error of ours was answered on one day: code -> number, the most frequent first."""
@@ -304,6 +274,23 @@ class StatsService:
             ]
 
         return await self._read(select_images)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let few read much at a time.
+
+        Raises:
+            ServerBusy: others read for too long.
+        """
+        try:
+            async with asyncio.timeout(SERIES_WAIT_SECONDS):
+                await self._series.acquire()
+        except TimeoutError as error:
+            raise ServerBusy from error
+        try:
+            yield
+        finally:
+            self._series.release()
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         return await (read(self._engine, work) if self._replica is None else self._replica.read(work))

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.tables.classification import CachedImage
 from app.database.tables.statistics import UserTotals
+from app.services.statistics.shares import Days
 from tests.support.statistics import log_and_sum, log_row, stats_service
 
 DAY = date(2025, 10, 10)
@@ -115,7 +116,7 @@ async def test_cache_efficiency_equals_the_specification(filled: AsyncEngine) ->
 
 async def test_category_distribution_equals_the_specification(filled: AsyncEngine) -> None:
     expected = await run_sql(filled, DISTRIBUTION_SQL)
-    actual = await stats_service(filled).category_distribution(DAY)
+    actual = await stats_service(filled).category_distribution(Days(DAY, DAY))
     assert [asdict(share) for share in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
     assert len(actual) == 8
 
@@ -178,7 +179,7 @@ async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
     assert set(asdict(await stats.day(DAY)).values()) == {0}
     assert set(asdict(await stats.cache_efficiency()).values()) == {0}
-    assert await stats.category_distribution(DAY) == []
+    assert await stats.category_distribution(Days(DAY, DAY)) == []
     assert await stats.top_users(5) == []
     assert await stats.top_images(5) == []
 
