@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
 from app.services.health import HealthService
-from app.services.statistics.calendar import keep_calendar
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.service import StatsService
 
@@ -21,14 +20,10 @@ async def open_statistics(
 
     Args:
         settings: the zone of the days, and what a call costs.
-        engine: the main database; it is told when the days of the zone begin, if it does not know.
+        engine: the main database.
         replica: is read in its place, if there is one.
         health: is part of the dashboard.
-
-    Raises:
-        AppError: the database is not usable.
     """
-    await keep_calendar(engine, settings.timezone)
     stats = StatsService(engine, settings, replica)
     dashboard = DashboardFeed(stats, health)
     try:

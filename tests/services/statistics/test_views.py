@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import day_in_utc, utc_now
 from app.database.tables.statistics import CacheTotals, StatsDay
-from app.services.statistics import calendar
-from app.services.statistics.calendar import keep_calendar
+from app.services.request_log import calendar
+from app.services.request_log.calendar import keep_calendar
 from app.services.statistics.shares import Days
 from tests.support.statistics import log_and_sum, log_row, stats_service
 
