@@ -382,6 +382,85 @@ CREATE TABLE IF NOT EXISTS `signature_nonce` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='请求签名中用过的随机数';
 
+-- How many photos became known, by the model that answered, the format, and the tenth of the confidence.
+CREATE TABLE IF NOT EXISTS `stats_new_photo` (
+  `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
+  `kind` VARCHAR(16) NOT NULL COMMENT 'model, format或confidence',
+  `value` VARCHAR(255) COLLATE utf8mb4_bin NOT NULL COMMENT '模型、格式或置信度区间',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `photos` BIGINT UNSIGNED NOT NULL COMMENT '新图片数',
+  PRIMARY KEY (`period_start`, `kind`, `value`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='分时段新图片数';
+
+-- When the days of STATS_TIMEZONE begin and end; the service writes them at its start.
+CREATE TABLE IF NOT EXISTS `stats_day` (
+  `day` DATE NOT NULL COMMENT '日期(统计时区)',
+  `starts_at` DATETIME NOT NULL COMMENT '开始(UTC)',
+  `ends_at` DATETIME NOT NULL COMMENT '结束(UTC, 不含)',
+  PRIMARY KEY (`day`),
+  KEY `idx_starts_at` (`starts_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='统计日历';
+
+-- The statistics as views: the figures of the endpoints. Today is a day of STATS_TIMEZONE, money is in CURRENCY.
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW `v_today` AS
+SELECT total_requests, cache_hits, total_requests - cache_hits AS cache_misses,
+  COALESCE(((2 * (100 * cache_hits) * 100 + total_requests) DIV (2 * total_requests)) * 0.01, 0) AS cache_hit_rate,
+  unique_users, unique_ips,
+  COALESCE(((2 * (milliseconds) * 100 + total_requests) DIV (2 * total_requests)) * 0.01, 0) AS avg_processing_time_ms,
+  (spent_micros) * 0.000001 AS estimated_cost, (saved_micros) * 0.000001 AS cost_saved
+FROM (
+  SELECT COALESCE(SUM(p.requests), 0) AS total_requests, COALESCE(SUM(p.hits), 0) AS cache_hits,
+    COALESCE(SUM(p.processing_time_ms), 0) AS milliseconds, COALESCE(SUM(p.saved_micros), 0) AS saved_micros,
+    (SELECT COALESCE(SUM(s.cost_micros), 0) FROM stats_spending AS s
+      WHERE s.period_start >= d.starts_at AND s.period_start < d.ends_at) AS spent_micros,
+    (SELECT COALESCE(SUM(v.visitors), 0) FROM stats_visitor_count AS v WHERE v.day = d.day AND v.kind = 'user') AS unique_users,
+    (SELECT COALESCE(SUM(v.visitors), 0) FROM stats_visitor_count AS v WHERE v.day = d.day AND v.kind = 'ip') AS unique_ips
+  FROM stats_day AS d
+  LEFT JOIN stats_period AS p ON p.period_start >= d.starts_at AND p.period_start < d.ends_at
+  WHERE d.starts_at <= UTC_TIMESTAMP() AND d.ends_at > UTC_TIMESTAMP()
+  GROUP BY d.day, d.starts_at, d.ends_at
+) AS today;
+
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW `v_cache_efficiency` AS
+SELECT images AS total_cached_images, hits AS total_hits, hits - images AS times_saved,
+  (saved_micros) * 0.000001 AS cost_saved,
+  COALESCE(((2 * (hits) * 100 + images) DIV (2 * images)) * 0.01, 0) AS avg_hit_per_image,
+  COALESCE((SELECT MAX(hit_count) FROM image_classification_cache), 0) AS max_hits
+FROM (
+  SELECT COALESCE(SUM(images), 0) AS images, COALESCE(SUM(hits), 0) AS hits,
+    COALESCE(SUM(saved_micros), 0) AS saved_micros
+  FROM stats_cache
+) AS cache;
+
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW `v_category_distribution` AS
+SELECT category, requests AS count, COALESCE(((2 * (100 * requests) * 100 + total) DIV (2 * total)) * 0.01, 0) AS percentage,
+  COALESCE(((2 * (confidence) * 10000 + 10000 * requests) DIV (2 * 10000 * requests)) * 0.0001, 0) AS avg_confidence
+FROM (
+  SELECT p.category AS category, SUM(p.requests) AS requests, SUM(p.confidence_sum) AS confidence,
+    SUM(SUM(p.requests)) OVER () AS total
+  FROM stats_day AS d
+  JOIN stats_period AS p ON p.period_start >= d.starts_at AND p.period_start < d.ends_at
+  WHERE d.starts_at <= UTC_TIMESTAMP() AND d.ends_at > UTC_TIMESTAMP()
+  GROUP BY p.category
+) AS shares
+ORDER BY requests DESC, category;
+
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW `v_top_images` AS
+SELECT image_hash, category, confidence, hit_count, created_at, last_hit_at, TIMESTAMPDIFF(DAY, created_at, last_hit_at) AS lifetime_days
+FROM image_classification_cache
+ORDER BY hit_count DESC, id DESC
+LIMIT 10;
+
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW `v_top_users` AS
+SELECT user_id, requests AS request_count, hits AS cache_hits,
+  COALESCE(((2 * (100 * hits) * 100 + requests) DIV (2 * requests)) * 0.01, 0) AS cache_hit_rate,
+  first_request_at AS first_request, last_request_at AS last_request
+FROM stats_user
+ORDER BY requests DESC, user_id DESC
+LIMIT 20;
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -389,4 +468,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0006' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0007' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import InvalidRequest
 from app.schemas.common import EXAMPLE_HASH, DataResponse
 from app.services.statistics.rankings import HotImage, UserStats
-from app.services.statistics.service import CacheEfficiency, CategoryShare, DayStats
+from app.services.statistics.service import CacheEfficiency, DayStats
+from app.services.statistics.shares import CategoryShare, PhotoShare
 from app.services.statistics.spending import SpendingShare
 from app.services.statistics.timeseries import Bucket, BucketFigures
 
@@ -139,6 +140,15 @@ class CategoryDistributionResponse(DataResponse[list[CategoryShare]]):
         [
             {"category": "travel_scenery", "count": 4523, "percentage": 29.7, "avg_confidence": 0.92},
             {"category": "single_person", "count": 3892, "percentage": 25.5, "avg_confidence": 0.89},
+        ]
+    )
+
+
+class NewPhotosResponse(DataResponse[list[PhotoShare]]):
+    model_config = _example(
+        [
+            {"value": "jpg", "count": 981, "percentage": 91.94},
+            {"value": "heic", "count": 86, "percentage": 8.06},
         ]
     )
 

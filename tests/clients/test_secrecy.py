@@ -54,14 +54,14 @@ async def test_key_and_photo_and_providers_words_stay_inside(
         server.api_key = "sk-another"
     client = await make_client(provider, max_retries=0, **address)
     log.append(repr(client) + str(client) + repr(client.settings) + repr(photo))
-    try:
+    with pytest.raises(ModelError) as caught:
         await client.classify(photo)
-    except ModelError as error:
-        logger.opt(exception=True).error("classification failed")
-        log.append(repr(error) + str(error) + repr(error.__dict__) + repr(error.__cause__))
-        # The caller cannot change a setting; the operator reads what to do in the log.
-        assert not re.search(r"LLM_|`make|operator|credentials|quota", error.text)
-        assert error.advice is None or error.advice in "\n".join(log[:-1])
+    error = caught.value
+    logger.opt(exception=error).error("classification failed")
+    log.append(repr(error) + str(error) + repr(error.__dict__) + repr(error.__cause__))
+    # The caller cannot change a setting; the operator reads what to do in the log.
+    assert not re.search(r"LLM_|`make|operator|credentials|quota", error.text)
+    assert error.advice is None or error.advice in "\n".join(log[:-1])
     log.append(repr(await client.health()))
     written = "\n".join(log)
     assert "classification failed" in written

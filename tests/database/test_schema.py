@@ -51,6 +51,18 @@ async def _describe(connection: AsyncConnection, schema: str) -> dict[str, list[
     return {name: [tuple(row) for row in rows if row[0] in TABLES] for name, rows in described.items()}
 
 
+async def _views(connection: AsyncConnection, schema: str) -> dict[str, tuple[str, str]]:
+    """Name -> with whose rights it reads, and what."""
+    rows = await connection.execute(
+        text(
+            "SELECT table_name, security_type, view_definition FROM information_schema.views"
+            " WHERE table_schema = :schema"
+        ),
+        {"schema": schema},
+    )
+    return {name: (security, definition.replace(f"`{schema}`.", "")) for name, security, definition in rows}
+
+
 async def _run_init_sql(connection: AsyncConnection, schema: str) -> None:
     script = (PROJECT_ROOT / "sql" / "init.sql").read_text(encoding="utf-8").replace("image_classifier", schema)
     script = re.sub(r"^--.*$", "", script, flags=re.MULTILINE)
@@ -74,6 +86,10 @@ async def test_init_sql_migrations_and_tables_agree(mysql_database: TestDatabase
             assert {row[0] for row in migrated["tables"]} == TABLES
             assert await _describe(connection, from_init) == migrated
             assert await _describe(connection, from_tables) == migrated
+            views = await _views(connection, name)
+            assert await _views(connection, from_init) == views
+            assert {security for security, _ in views.values()} == {"INVOKER"}
+            assert len(views) == 5
             version = await connection.scalar(text(f"SELECT version_num FROM {from_init}.alembic_version"))
             assert version == HEAD_REVISION
         finally:

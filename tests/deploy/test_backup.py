@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from tests.servers.databases import Servers
@@ -70,6 +71,35 @@ async def test_the_documented_rights_suffice(
             url = server.render_as_string(hide_password=False)
             back_up(variables(tmp_path / "options", url, name, variables_of_it["PATH"]), tmp_path)
         finally:
+            await connection.exec_driver_sql(f"DROP USER {user}@'%%'")
+
+
+async def test_views_come_back_without_the_account_that_created_them(
+    servers: Servers, known_database: TestDatabase, variables_of_it: dict[str, str], tmp_path: Path
+) -> None:
+    """An account may not create a view in the name of another."""
+    user, name = f"restore_{known_database.name[-8:]}", f"{known_database.name}_copy"
+    # A line of the dump's own form, in a row.
+    trap = "/*!50013 DEFINER=`root`@`localhost` SQL SECURITY INVOKER */"
+    async with admin_engine(known_database.server_url) as engine, engine.connect() as connection:
+        await connection.execute(
+            text(f"INSERT INTO {known_database.name}.stats_state (name, value) VALUES ('trap', :value)"),
+            {"value": f"\n{trap}\n"},
+        )
+        backup = back_up(variables_of_it, tmp_path)
+        await connection.exec_driver_sql(f"CREATE USER {user}@'%%' IDENTIFIED BY 'password-of-a-test'")
+        try:
+            await connection.exec_driver_sql(f"GRANT ALL ON {name}.* TO {user}@'%%'")
+            server = make_url(known_database.server_url).set(username=user, password="password-of-a-test")
+            url = server.render_as_string(hide_password=False)
+            restore(variables(tmp_path / "options", url, name, variables_of_it["PATH"]), backup)
+            query = "SELECT DISTINCT definer FROM information_schema.views WHERE table_schema = :name"
+            assert (await connection.scalars(text(query), {"name": name})).all() == [f"{user}@%"]
+            await connection.exec_driver_sql(f"SELECT * FROM {name}.v_today")
+            kept = await connection.scalar(text(f"SELECT value FROM {name}.stats_state WHERE name = 'trap'"))
+            assert kept == f"\n{trap}\n"
+        finally:
+            await connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
             await connection.exec_driver_sql(f"DROP USER {user}@'%%'")
 
 

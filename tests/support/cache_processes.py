@@ -32,7 +32,7 @@ async def save(cache: CacheService, image_hash: str, answer: ModelResult, *, mod
     store = ClassificationStore(
         engine, heartbeat=Heartbeat(engine), cache=cache, rollups=cache._rollups, spending=spending_for(engine)
     )
-    return await store.save_and_release(image_hash, answer, model=model, bill=bill_for(engine))
+    return await store.save_and_release(image_hash, answer, model=model, photo_format="jpg", bill=bill_for(engine))
 
 
 class Process:

@@ -48,7 +48,7 @@ class Process:
 
     async def save(self, result: ModelResult, image_hash: str = IMAGE, *, model: str = "m") -> CachedResult:
         """Store a model's answer."""
-        return await self.store.save_and_release(image_hash, result, model=model, bill=self.bill())
+        return await self.store.save_and_release(image_hash, result, model=model, photo_format="jpg", bill=self.bill())
 
     async def is_held_up(self, seconds: float) -> bool:
         """Whether it waits for another process' lease, and gets nothing within that time."""

@@ -15,6 +15,7 @@ from app.categories import Category
 from app.config.settings import StatisticsSettings
 from app.services.request_log.record import RequestRecord
 from app.services.statistics.service import StatsService
+from app.services.statistics.shares import Days
 from tests.support.records import record
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -32,7 +33,9 @@ async def figures(engine: AsyncEngine, days: Sequence[date] = DAYS, zone: ZoneIn
     stats = stats_on(engine, zone)
     return {
         "days": {day: asdict(await stats.day(day)) for day in days},
-        "categories": {day: [asdict(share) for share in await stats.category_distribution(day)] for day in days},
+        "categories": {
+            day: [asdict(share) for share in await stats.category_distribution(Days(day, day))] for day in days
+        },
         "users": [asdict(user) for user in await stats.top_users(1000)],
     }
 

@@ -5,17 +5,18 @@ from datetime import date, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from app.api.dependencies import StatsDep
 from app.api.errors import describe_errors
 from app.categories import Category
-from app.errors import DatabaseUnavailable, ServerBusy
+from app.errors import DatabaseUnavailable, InvalidRequest, ServerBusy
 from app.schemas.stats import (
     CacheEfficiencyResponse,
     CategoryDistributionResponse,
     DayStatsResponse,
     Metric,
+    NewPhotosResponse,
     Spending,
     SpendingResponse,
     TimeSeries,
@@ -23,6 +24,9 @@ from app.schemas.stats import (
     TopImagesResponse,
     TopUsersResponse,
 )
+from app.services.request_log.rollups import PhotoKind
+from app.services.statistics.service import StatsService
+from app.services.statistics.shares import MAX_DAYS, Days
 from app.services.statistics.spending import SpendingGroup
 from app.services.statistics.timeseries import MAX_NUMBERS, Bucket
 
@@ -49,37 +53,17 @@ def _iso_moment(value: Any) -> Any:
 
 
 # The bounds keep a day's midnights within what the databases' DATETIME can hold.
-Day = Annotated[
-    date | None,
+_Day = Annotated[
+    date,
     BeforeValidator(_only_iso),
-    Query(
-        alias="date",
-        description="Day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",
-        ge=date(1970, 1, 1),
-        le=date(2999, 12, 31),
-        examples=["2025-10-10"],
-    ),
+    Field(ge=date(1970, 1, 1), le=date(2999, 12, 31), examples=["2025-10-10"]),
 ]
+_DAY = "Day in STATS_TIMEZONE, YYYY-MM-DD;"
+Day = Annotated[_Day | None, Query(alias="date", description=f"{_DAY} today if left out.")]
 FirstDay = Annotated[
-    date | None,
-    BeforeValidator(_only_iso),
-    Query(
-        alias="from",
-        description="First day in STATS_TIMEZONE, YYYY-MM-DD; the last if left out.",
-        ge=date(1970, 1, 1),
-        le=date(2999, 12, 31),
-    ),
+    _Day | None, Query(alias="from", description=f"{_DAY} the first of at most {MAX_DAYS}; `to` if left out.")
 ]
-LastDay = Annotated[
-    date | None,
-    BeforeValidator(_only_iso),
-    Query(
-        alias="to",
-        description="Last day in STATS_TIMEZONE, YYYY-MM-DD; today if left out.",
-        ge=date(1970, 1, 1),
-        le=date(2999, 12, 31),
-    ),
-]
+LastDay = Annotated[_Day | None, Query(alias="to", description=f"{_DAY} the last; today if left out.")]
 _LENGTHS = f"How long one point is; at the most {', '.join(f'{n} of {b}' for b, n in MAX_NUMBERS.items())}."
 _MOMENT = "YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with Z or an offset; without one, a time of STATS_TIMEZONE."
 From = Annotated[
@@ -129,8 +113,7 @@ async def spending(
     last: LastDay = None,
 ) -> SpendingResponse:
     """What calls of models have cost, also those without a valid answer; by model, provider or API key (its id)."""
-    last = last or stats.today()
-    groups = await stats.spending(by, first or last, last)
+    groups = await stats.spending(by, _days(stats, first, last))
     return SpendingResponse(data=Spending(currency=stats.currency, groups=groups))
 
 
@@ -141,9 +124,25 @@ async def cache_efficiency(stats: StatsDep) -> CacheEfficiencyResponse:
 
 
 @router.get("/category-distribution")
-async def category_distribution(stats: StatsDep, day: Day = None) -> CategoryDistributionResponse:
-    """How a day's requests spread over the categories, the largest first."""
-    return CategoryDistributionResponse(data=await stats.category_distribution(day or stats.today()))
+async def category_distribution(
+    stats: StatsDep, day: Day = None, first: FirstDay = None, last: LastDay = None
+) -> CategoryDistributionResponse:
+    """How the requests of a day, or of a range of days, spread over the categories, the largest first."""
+    if day is not None and (first or last):
+        raise InvalidRequest("Ask for 'date', or for 'from' and 'to'.")
+    days = _days(stats, first or day, last or day)
+    return CategoryDistributionResponse(data=await stats.category_distribution(days))
+
+
+@router.get("/new-photos")
+async def new_photos(
+    stats: StatsDep,
+    kind: Annotated[PhotoKind, Query(alias="by", description="By what they are counted.")],
+    first: FirstDay = None,
+    last: LastDay = None,
+) -> NewPhotosResponse:
+    """How the photos that became known spread over models, formats, or tenths of confidence."""
+    return NewPhotosResponse(data=await stats.new_photos(kind, _days(stats, first, last)))
 
 
 @router.get("/users/top")
@@ -156,3 +155,8 @@ async def top_users(stats: StatsDep, limit: Limit = 20) -> TopUsersResponse:
 async def top_images(stats: StatsDep, limit: Limit = 10) -> TopImagesResponse:
     """The images with the most hits."""
     return TopImagesResponse(data=await stats.top_images(limit))
+
+
+def _days(stats: StatsService, first: date | None, last: date | None) -> Days:
+    last = last or stats.today()
+    return Days(first or last, last)

@@ -111,6 +111,38 @@ class ErrorPeriod(Base):
     __table_args__ = ({"comment": "分时段错误数", **TABLE_OPTIONS},)
 
 
+class NewPhotoPeriod(Base):
+    """How many photos became known, by what is known of them; sharded as `PeriodTotals`.
+
+    A photo counts once for each `kind`: for the model that answered, its format, and the tenth of its confidence.
+    """
+
+    __tablename__ = "stats_new_photo"
+
+    period_start: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True, comment="时段开始(UTC, 15分钟)")
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True, comment="model, format或confidence")
+    value: Mapped[str] = mapped_column(comparison_key(255), primary_key=True, comment="模型、格式或置信度区间")
+    shard: Mapped[int] = mapped_column(TinyUnsignedInteger, primary_key=True, autoincrement=False, comment="分片")
+    photos: Mapped[int] = mapped_column(UnsignedBigInteger, comment="新图片数")
+
+    __table_args__ = ({"comment": "分时段新图片数", **TABLE_OPTIONS},)
+
+
+class StatsDay(Base):
+    """When a day of STATS_TIMEZONE begins and ends in UTC, for the views: a server may not know the zone."""
+
+    __tablename__ = "stats_day"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True, comment="日期(统计时区)")
+    starts_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="开始(UTC)")
+    ends_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="结束(UTC, 不含)")
+
+    __table_args__ = (
+        Index("idx_starts_at", "starts_at"),
+        {"comment": "统计日历", **TABLE_OPTIONS},
+    )
+
+
 class StatsState(Base):
     """What the statistics tables were built for, such as their time zone."""
 

@@ -162,7 +162,9 @@ class ClassifierService:
                 )
             result = await client.classify(prepared, bill.meter)
             with span("cache.save"):
-                saved = await self._store.save_and_release(image_hash, result, model=client.model, bill=bill)
+                saved = await self._store.save_and_release(
+                    image_hash, result, model=client.model, photo_format=info.format.value, bill=bill
+                )
             return saved, False
 
 

@@ -190,7 +190,9 @@ class ClassificationStore:
                 return
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 
-    async def save_and_release(self, image_hash: str, result: ModelResult, *, model: str, bill: Bill) -> CachedResult:
+    async def save_and_release(
+        self, image_hash: str, result: ModelResult, *, model: str, photo_format: str, bill: Bill
+    ) -> CachedResult:
         """Store a model's answer and what it cost, release the lease, and return the entry that counts from now on.
 
         The database settles a race, as with an owner that was taken for stalled: the first result stays, and the others
@@ -212,6 +214,7 @@ class ClassificationStore:
                 [
                     insert_entry(image_hash, entry, result, model),
                     self._rollups.entry_added(),
+                    self._rollups.photo_added(model=model, photo_format=photo_format, confidence=entry.confidence),
                     *bill.settlement(),
                     release,
                 ],

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import StatisticsSettings
 from app.runtime.background import running
 from app.services.request_log.backfill import recount_visitors
+from app.services.request_log.calendar import keep_calendar
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups
@@ -30,12 +31,14 @@ async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) ->
 
     Args:
         settings: what is logged, and for how long.
-        engine: the database; after a change of the time zone its visitors are counted again first.
+        engine: the database; after a change of the time zone its visitors are counted again first, and it is
+            told when the days of the zone begin.
 
     Raises:
         AppError: the database is not usable.
     """
     await recount_visitors(engine, settings.timezone)
+    await keep_calendar(engine, settings.timezone)
     rollups = Rollups(engine.dialect.name, settings.timezone)
     recorder = RequestRecorder(
         engine,

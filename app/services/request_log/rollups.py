@@ -7,10 +7,12 @@ here reads or waits: it makes statements, for the busiest transaction of all.
 import random
 from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from app.clock import utc_now
 from app.database.statements import (
     Statement,
     insert_ignore,
@@ -27,9 +29,19 @@ from app.services.request_log.record import RequestRecord
 SHARDS = 8
 PERIOD_MINUTES = 15
 USER, ADDRESS = "user", "ip"
+# Ten bands of confidence, the last with 1.
+CONFIDENCE_BANDS = tuple(f"{band / 10:.1f}-{(band + 1) / 10:.1f}" for band in range(10))
 # Both of about 200 bytes: some megabytes at the most.
 MAX_KNOWN_VISITORS = 50_000
 MAX_KNOWN_MOMENTS = 1000
+
+
+class PhotoKind(StrEnum):
+    """By what new photos are counted."""
+
+    MODEL = "model"
+    FORMAT = "format"
+    CONFIDENCE = "confidence"
 
 
 class _Moment(NamedTuple):
@@ -88,6 +100,17 @@ class Rollups:
     def entry_added(self) -> Statement:
         """Return what belongs to a new entry of the cache, whose `hit_count` begins at 1."""
         return self._cache_totals(images=1, hits=1)
+
+    def photo_added(self, *, model: str, photo_format: str, confidence: float) -> Statement:
+        """Return what counts a photo that has become known, in the transaction of its entry."""
+        values = {
+            PhotoKind.CONFIDENCE: CONFIDENCE_BANDS[min(round(confidence * 10_000) // 1000, 9)],
+            PhotoKind.FORMAT: photo_format,
+            PhotoKind.MODEL: model,
+        }
+        period = self._moment(utc_now()).period
+        rows = [part for kind, value in values.items() for part in (period, kind.value, value, self._shard, 1)]
+        return Statement(_upsert_photos(self._dialect), rows)
 
     def entry_removed(self, hit_count: int) -> Statement:
         """Return what belongs to the removal of an entry with this `hit_count`.
@@ -178,6 +201,17 @@ def _upsert_cache(dialect: str) -> str:
         keys=("shard",),
         sums=("images", "hits", "saved_micros"),
         source="VALUES (%s,%s,%s,%s)",
+    )
+
+
+@lru_cache(maxsize=4)
+def _upsert_photos(dialect: str) -> str:
+    return upsert_sums(
+        dialect,
+        table="stats_new_photo",
+        keys=("period_start", "kind", "value", "shard"),
+        sums=("photos",),
+        source=f"VALUES {rows_of_placeholders(len(PhotoKind), 5)}",
     )
 
 

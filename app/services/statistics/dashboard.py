@@ -18,6 +18,7 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.services.health import HealthService
 from app.services.statistics.service import StatsService
+from app.services.statistics.shares import Days
 from app.services.statistics.spending import SpendingGroup, SpendingShare
 from app.services.statistics.timeseries import Bucket
 
@@ -161,11 +162,12 @@ class DashboardFeed:
 
     async def _spending(self) -> list[SpendingShare]:
         today = self._stats.today()
-        return (await self._stats.spending(SpendingGroup.MODEL, today, today))[:TOP_ENTRIES]
+        return (await self._stats.spending(SpendingGroup.MODEL, Days(today, today)))[:TOP_ENTRIES]
 
     async def _categories(self) -> list[dict[str, Any]]:
         """All eight, also those without requests, with their names."""
-        shares = {share.category: share for share in await self._stats.category_distribution(self._stats.today())}
+        today = self._stats.today()
+        shares = {share.category: share for share in await self._stats.category_distribution(Days(today, today))}
         return [
             {
                 "category": category,

@@ -8,10 +8,10 @@ User ids are compared byte by byte on every database: "Device-A" and "device-a" 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
 from functools import partial
 from typing import TypeVar
 
@@ -27,17 +27,18 @@ from app.database.tables.classification import CachedImage
 from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, VisitorCount
 from app.database.transactions import read
-from app.errors import InvalidRequest, ServerBusy
-from app.services.request_log.rollups import ADDRESS, USER
+from app.errors import ServerBusy
+from app.services.request_log.rollups import ADDRESS, USER, PhotoKind
 from app.services.statistics.rankings import HotImage, UserStats, read_top_images, read_top_users
 from app.services.statistics.rounding import money, percent, ratio
+from app.services.statistics.shares import CategoryShare, Days, PhotoShare, read_category_shares, read_photo_shares
 from app.services.statistics.spending import SpendingGroup, SpendingShare, read_spending
 from app.services.statistics.timeseries import Bucket, BucketFigures, bucket_bounds, read_buckets
 
 T = TypeVar("T")
 
-# Series read at once by each process. A year keeps a connection busy for a second or two: without a bound, a dozen that
-# ask for one would leave none for classification.
+# Series and ranges of days read at once by each process. A year keeps a connection busy for a second or two: without a
+# bound, a dozen that ask for one would leave none for classification.
 MAX_SERIES_AT_ONCE = 2
 SERIES_WAIT_SECONDS = 10.0
 
@@ -69,16 +70,6 @@ class CacheEfficiency:
     avg_hit_per_image: float
     max_hits: int
     currency: str
-
-
-@dataclass(frozen=True, slots=True)
-class CategoryShare:
-    """One category's share of a day's requests, in percent."""
-
-    category: Category
-    count: int
-    percentage: float
-    avg_confidence: float
 
 
 class StatsService:
@@ -150,15 +141,8 @@ class StatsService:
         zone = self._settings.timezone
         start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
         bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
-        try:
-            async with asyncio.timeout(SERIES_WAIT_SECONDS):
-                await self._series.acquire()
-        except TimeoutError as error:
-            raise ServerBusy from error
-        try:
+        async with self._turn():
             return await self._read_series(bucket, bounds, category)
-        finally:
-            self._series.release()
 
     async def latest_series(self, bucket: Bucket) -> list[BucketFigures]:
         """What `timeseries` gives without bounds, without waiting for a turn: for the process' own dashboard."""
@@ -169,15 +153,9 @@ class StatsService:
     ) -> list[BucketFigures]:
         return await read_buckets(self._read, bucket, bounds, self._settings, category)
 
-    async def spending(self, by: SpendingGroup, first: date, last: date) -> list[SpendingShare]:
-        """What the calls of the days from `first` to `last` have cost, the dearest group first.
-
-        Raises:
-            InvalidRequest: `first` is after `last`.
-        """
-        (start, _), (_, end) = (day_in_utc(day, self._settings.timezone) for day in (first, last))
-        if start >= end:
-            raise InvalidRequest("'from' must not be after 'to'.")
+    async def spending(self, by: SpendingGroup, days: Days) -> list[SpendingShare]:
+        """What the calls of `days` have cost, the dearest group first."""
+        (start, _), (_, end) = (day_in_utc(day, self._settings.timezone) for day in (days.first, days.last))
         return await self._read(partial(read_spending, by=by, start=start, end=end))
 
     async def cache_efficiency(self) -> CacheEfficiency:
@@ -204,32 +182,18 @@ class StatsService:
 
         return await self._read(select_figures)
 
-    async def category_distribution(self, day: date) -> list[CategoryShare]:
-        """Shares of the categories in one day's requests, the largest first (7.4.3)."""
-        query = (
-            select(
-                PeriodTotals.category,
-                func.sum(PeriodTotals.requests).label("requests"),
-                func.sum(PeriodTotals.confidence_sum).label("confidence"),
-            )
-            .where(self._is_on(day))
-            .group_by(PeriodTotals.category)
-        )
+    async def category_distribution(self, days: Days) -> list[CategoryShare]:
+        """Shares of the categories in the requests of `days`, the largest first (7.4.3)."""
+        zone = self._settings.timezone
+        if days.are_one:
+            return await read_category_shares(self._read, days, zone)
+        async with self._turn():
+            return await read_category_shares(self._read, days, zone)
 
-        async def select_shares(connection: AsyncConnection) -> list[CategoryShare]:
-            rows = (await connection.execute(query)).all()
-            total = sum(int(row.requests) for row in rows)
-            return [
-                CategoryShare(
-                    category=Category(row.category),
-                    count=int(row.requests),
-                    percentage=percent(int(row.requests), total),
-                    avg_confidence=ratio(Decimal(int(row.confidence)) / 10_000, int(row.requests), digits=4),
-                )
-                for row in sorted(rows, key=lambda row: (-row.requests, row.category))
-            ]
-
-        return await self._read(select_shares)
+    async def new_photos(self, kind: PhotoKind, days: Days) -> list[PhotoShare]:
+        """Shares in the photos that became known in `days`: those that a model was asked about, with success."""
+        async with self._turn():
+            return await read_photo_shares(self._read, kind, days, self._settings.timezone)
 
     async def errors(self, day: date) -> dict[str, int]:
         """How often each error of ours was answered on one day: code -> number, the most frequent first."""
@@ -252,6 +216,23 @@ class StatsService:
     async def top_images(self, limit: int) -> list[HotImage]:
         """The images with the most hits (7.4.4)."""
         return await self._read(partial(read_top_images, limit=limit))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let few read much at a time.
+
+        Raises:
+            ServerBusy: others read for too long.
+        """
+        try:
+            async with asyncio.timeout(SERIES_WAIT_SECONDS):
+                await self._series.acquire()
+        except TimeoutError as error:
+            raise ServerBusy from error
+        try:
+            yield
+        finally:
+            self._series.release()
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         return await (read(self._engine, work) if self._replica is None else self._replica.read(work))

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings, StatisticsSettings
 from app.main import create_app
+from tests.fakes import images
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.serving import serving
 from tests.support.statistics import log_and_sum, log_row
@@ -66,6 +67,41 @@ async def test_a_date_chooses_the_day(api: httpx2.AsyncClient) -> None:
         before = (today - timedelta(days=1)).isoformat()
         figures = (await api.get(f"/stats/{path}", params={"date": before})).json()["data"]
         assert (figures["total_requests"] if path == "today" else len(figures)) == empty
+
+
+async def test_a_range_of_days_is_their_sum(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:
+    moments = [datetime(2025, 10, day, 4, tzinfo=UTC) for day in (9, 10, 11, 12)]
+    await log_and_sum(engine, [log_row(number, created_at=moment) for number, moment in enumerate(moments)])
+
+    async def count(**days: str) -> int:
+        response = await api.get("/stats/category-distribution", params=days)
+        assert response.status_code == 200, response.text
+        return sum(int(share["count"]) for share in response.json()["data"])
+
+    assert await count(date="2025-10-10") == 1
+    assert await count(**{"from": "2025-10-10", "to": "2025-10-11"}) == 2
+    assert await count(to="2025-10-11") == 1
+    assert await count(**{"from": "2025-01-01", "to": "2025-12-31"}) == 4
+    assert await count() == 0
+
+
+async def test_new_photos_follow_the_uploads(api: httpx2.AsyncClient) -> None:
+    data = photo(1)
+    for upload_of in (data, data, photo(2), images.png_photo()):
+        assert (await upload(api, upload_of)).status_code == 200
+    await check(api, sha256(data))
+    today = datetime.now(UTC).astimezone(ZoneInfo("Asia/Shanghai")).date()
+    days = {"from": (today - timedelta(days=1)).isoformat()}
+
+    async def counts(by: str) -> dict[str, int]:
+        answer = (await api.get("/stats/new-photos", params={"by": by, **days})).json()
+        assert answer["success"] is True
+        assert sum(share["percentage"] for share in answer["data"]) == pytest.approx(100, abs=0.02)
+        return {share["value"]: share["count"] for share in answer["data"] if share["count"]}
+
+    assert await counts("format") == {"jpg": 2, "png": 1}
+    assert await counts("model") == {"test-vision": 3}
+    assert await counts("confidence") == {"0.9-1.0": 3}
 
 
 async def test_series_follow_the_requests(api: httpx2.AsyncClient) -> None:
@@ -150,6 +186,13 @@ async def test_the_start_counts_visitors_again_for_another_zone(
         "/stats/timeseries?metric=requests&from=2025-01-01&to=2025-10-10",
         "/stats/timeseries?metric=requests&bucket=day&to=9999-12-31",
         "/stats/category-distribution?date=9999-12-31",
+        "/stats/category-distribution?date=2025-10-10&from=2025-10-10",
+        "/stats/category-distribution?from=2025-10-11&to=2025-10-10",
+        "/stats/category-distribution?from=2024-01-01&to=2025-12-31",
+        "/stats/category-distribution?from=2025-10-10T00:00:00Z&to=2025-10-10",
+        "/stats/new-photos",
+        "/stats/new-photos?by=user",
+        "/stats/new-photos?by=model&from=1970-01-01",
         "/stats/users/top?limit=0",
         "/stats/users/top?limit=1001",
         "/stats/top-images?limit=-1",

@@ -140,7 +140,7 @@ async def test_a_new_photo_costs_two_transactions(engine: AsyncEngine, monkeypat
     claim, save = sent
     assert len(claim) == 4
     assert "process_heartbeat" in claim[0]
-    assert len(save) == 3
+    assert len(save) == 4
 
 
 async def test_waiting_ends(ours: Process, theirs: Process) -> None:

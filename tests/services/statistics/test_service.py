@@ -17,6 +17,7 @@ from app.database.tables.classification import CachedImage
 from app.database.tables.statistics import UserTotals
 from app.errors import InvalidRequest
 from app.services.spending.ledger import Ledger
+from app.services.statistics.shares import Days
 from app.services.statistics.spending import SpendingGroup, SpendingShare
 from app.services.statistics.timeseries import Bucket
 from tests.support.statistics import ledger_row, log_and_sum, log_row, stats_service
@@ -124,7 +125,7 @@ async def test_cache_efficiency_equals_the_specification(filled: AsyncEngine) ->
 
 async def test_category_distribution_equals_the_specification(filled: AsyncEngine) -> None:
     expected = await run_sql(filled, DISTRIBUTION_SQL)
-    actual = await stats_service(filled).category_distribution(DAY)
+    actual = await stats_service(filled).category_distribution(Days(DAY, DAY))
     assert [asdict(share) for share in actual] == [{key: plain(v) for key, v in row.items()} for row in expected]
     assert len(actual) == 8
 
@@ -187,7 +188,7 @@ async def test_an_empty_database_gives_zeros(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
     assert set(asdict(await stats.day(DAY)).values()) == {0, "CNY"}
     assert set(asdict(await stats.cache_efficiency()).values()) == {0, "CNY"}
-    assert await stats.category_distribution(DAY) == []
+    assert await stats.category_distribution(Days(DAY, DAY)) == []
     assert await stats.top_users(5) == []
     assert await stats.top_images(5) == []
 
@@ -232,16 +233,16 @@ async def test_spending_is_what_the_ledger_says(engine: AsyncEngine) -> None:
     ]
     await run(engine, ledger.statements(rows), writes=True)
     stats = stats_service(engine)
-    assert await stats.spending(SpendingGroup.MODEL, DAY, DAY) == [
+    assert await stats.spending(SpendingGroup.MODEL, Days(DAY, DAY)) == [
         SpendingShare("large", 1, 0, 0, 0, 0.004001),
         SpendingShare("small", 2, 30, 5, 2, 0.003),
     ]
-    by_key = await stats.spending(SpendingGroup.KEY, DAY, DAY)
+    by_key = await stats.spending(SpendingGroup.KEY, Days(DAY, DAY))
     assert [(share.name, share.calls, share.cost) for share in by_key] == [("7", 2, 0.006001), (None, 1, 0.001)]
-    [provider] = await stats.spending(SpendingGroup.PROVIDER, DAY, DAY + timedelta(days=3))
+    [provider] = await stats.spending(SpendingGroup.PROVIDER, Days(DAY, DAY + timedelta(days=3)))
     assert (provider.name, provider.calls) == ("custom", 4)
     with pytest.raises(InvalidRequest):
-        await stats.spending(SpendingGroup.MODEL, DAY, DAY - timedelta(days=1))
+        await stats.spending(SpendingGroup.MODEL, Days(DAY, DAY - timedelta(days=1)))
 
 
 @pytest.mark.parametrize("bucket", Bucket)
