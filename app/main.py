@@ -28,6 +28,7 @@ from app.api.routes import (
     inference,
     metrics,
     models,
+    privacy,
     requests,
     stats,
     tasks,
@@ -102,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         api.include_router(module.router)
     if settings.cache.admin_api_key:
         api.include_router(cache.router)
+        api.include_router(privacy.router)
     app.include_router(api)
     # Where load balancers look for it; the specification's nginx has this path, too.
     app.include_router(health.router, include_in_schema=False)

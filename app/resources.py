@@ -30,6 +30,8 @@ from app.services.inference.lifespan import open_inference
 from app.services.inference.service import InferenceService
 from app.services.library.lifespan import open_library
 from app.services.library.service import LibraryService
+from app.services.privacy.lifespan import open_privacy
+from app.services.privacy.service import PrivacyService
 from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
 from app.services.request_log.recorder import MAX_PENDING_ROWS
@@ -60,6 +62,7 @@ class Resources:
     health: HealthService
     dashboard: DashboardFeed
     accounts: AccountService
+    privacy: PrivacyService
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
@@ -125,7 +128,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
-        accounts = await enter(open_accounts(settings, engine, library=library))
+        privacy = await enter(open_privacy(engine))
+        accounts = await enter(open_accounts(settings, engine, library=library, privacy=privacy))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
             open_inference(
@@ -166,6 +170,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             health=health,
             dashboard=dashboard,
             accounts=accounts,
+            privacy=privacy,
             models=models,
             inference=inference,
             library=library,

@@ -46,7 +46,7 @@ FORBIDDEN = {
 
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
-    "accounts": {"library"},
+    "accounts": {"library", "privacy", "request_log"},
     "cache": {"redis", "request_log"},
     "classification": {"cache", "photos", "request_log", "spending"},
     "events": {"accounts", "redis"},
@@ -54,6 +54,7 @@ SERVICES: dict[str, set[str]] = {
     "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
+    "privacy": {"request_log"},
     "redis": set(),
     "request_log": set(),
     "spending": {"request_log"},

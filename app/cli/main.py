@@ -26,6 +26,7 @@ cli.command("stats")(statistics.stats)
 cli.command("serve")(commands.serve)
 cli.command("migrate")(commands.migrate_database)
 cli.command("purge-logs")(commands.purge_logs)
+cli.command("forget")(commands.forget)
 cli.command("create-admin")(admin_key.create_admin)
 
 

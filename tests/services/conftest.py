@@ -14,6 +14,7 @@ from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService, Session
 from app.services.accounts.tokens import TokenIssuer
 from app.services.cache import tiers
+from app.services.privacy.service import PrivacyService
 from app.storage import LocalStorage
 from tests.support.databases import fresh_database
 from tests.support.instances import Site, opened
@@ -54,6 +55,7 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
             tokens=TokenIssuer(TOKEN_KEY, timedelta(days=1)),
             throttle=LoginThrottle(engine),
             library=library,
+            privacy=PrivacyService(engine),
         )
     passwords.close()
 

@@ -13,11 +13,12 @@ from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
 
 
 @asynccontextmanager
 async def open_accounts(
-    settings: Settings, engine: AsyncEngine, *, library: LibraryService
+    settings: Settings, engine: AsyncEngine, *, library: LibraryService, privacy: PrivacyService
 ) -> AsyncIterator[AccountService]:
     """Keep accounts for the length of the block.
 
@@ -25,6 +26,7 @@ async def open_accounts(
         settings: the key that signs tokens, or the folder that it is kept in, and how long tokens count.
         engine: the database.
         library: its pictures are deleted with an account.
+        privacy: forgets an account that is deleted.
 
     Raises:
         AppError: the key cannot be kept.
@@ -33,7 +35,12 @@ async def open_accounts(
     passwords = PasswordHasher()
     try:
         yield AccountService(
-            engine, passwords=passwords, tokens=tokens, throttle=LoginThrottle(engine), library=library
+            engine,
+            passwords=passwords,
+            tokens=tokens,
+            throttle=LoginThrottle(engine),
+            library=library,
+            privacy=privacy,
         )
     finally:
         passwords.close()

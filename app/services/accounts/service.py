@@ -23,6 +23,8 @@ from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.tokens import Token, TokenIssuer
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
+from app.services.request_log.record import user_id_of_account
 
 USERNAME_KEY_MAX_LENGTH = 64
 EMAIL_KEY_MAX_LENGTH = 254
@@ -62,12 +64,14 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        privacy: PrivacyService,
     ) -> None:
         self._engine = engine
         self._passwords = passwords
         self._tokens = tokens
         self._throttle = throttle
         self._library = library
+        self._privacy = privacy
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
@@ -188,7 +192,7 @@ class AccountService:
         return Account(user.id, user.username, user.email, user.created_at)
 
     async def delete(self, account: Account) -> None:
-        """Delete an account and all that belongs to it."""
+        """Delete an account and all that belongs to it; what log and ledger keep names it no longer."""
 
         async def delete_user(connection: AsyncConnection) -> bool:
             # An upload locks the account as well: none comes between the look and the deletion.
@@ -200,10 +204,14 @@ class AccountService:
             return True
 
         # The pictures first, by the library, which knows their files; an upload under way may add one more.
+        user_id = user_id_of_account(account.id)
+        # Before its end: the owner can ask again if this fails. And after it, for requests that were under way.
+        await self._privacy.forget(user_id)
         is_gone = False
         while not is_gone:
             await self._library.delete_all(account.id)
             is_gone = await write(self._engine, delete_user)
+        await self._privacy.forget(user_id)
         logger.info("account {} was deleted", account.id)
 
     async def _what_is_taken(self, values: Mapping[str, Any], *, except_id: int = 0) -> UsernameTaken | EmailTaken:
