@@ -33,6 +33,7 @@ from app.api.routes import (
     inference,
     metrics,
     models,
+    privacy,
     requests,
     stats,
     tasks,
@@ -105,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     known_query = [Depends(refuse_unknown_parameters)]
     api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
-    for module in (classify, categories, stats, requests, cache, tokens):
+    for module in (classify, categories, stats, requests, cache, tokens, privacy):
         api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
     api.include_router(health.router)
     app.include_router(api)

@@ -34,6 +34,8 @@ from app.services.inference.lifespan import open_inference
 from app.services.inference.service import InferenceService
 from app.services.library.lifespan import open_library
 from app.services.library.service import LibraryService
+from app.services.privacy.lifespan import open_privacy
+from app.services.privacy.service import PrivacyService
 from app.services.rate_limits import RateLimits
 from app.services.redis import open_redis
 from app.services.request_log.lifespan import open_request_log
@@ -74,6 +76,7 @@ class Resources:
     accounts: AccountService
     signatures: SignatureService
     device_tokens: DeviceTokenService
+    privacy: PrivacyService
     models: ModelCatalogue
     inference: InferenceService
     library: LibraryService
@@ -144,7 +147,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         library = await enter(open_library(settings, engine, decoder=decoder))
-        accounts = await enter(open_accounts(settings, engine, library=library, audit=audit))
+        privacy = await enter(open_privacy(engine))
+        accounts = await enter(open_accounts(settings, engine, library=library, privacy=privacy, audit=audit))
         signatures = await enter(open_signatures(engine, keys=api_keys))
         events = await enter(open_events(engine, accounts=accounts, signal=signal))
         models, inference = await enter(
@@ -191,6 +195,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             accounts=accounts,
             signatures=signatures,
             device_tokens=DeviceTokenService(secret_keys(settings), api_keys),
+            privacy=privacy,
             models=models,
             inference=inference,
             library=library,

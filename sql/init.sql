@@ -107,7 +107,8 @@ CREATE TABLE IF NOT EXISTS `stats_user` (
   `first_request_at` DATETIME NOT NULL COMMENT '首次请求时间',
   `last_request_at` DATETIME NOT NULL COMMENT '最后请求时间',
   PRIMARY KEY (`user_id`),
-  KEY `idx_requests` (`requests`, `user_id`)
+  KEY `idx_requests` (`requests`, `user_id`),
+  KEY `idx_last_request_at` (`last_request_at`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='用户统计';
 
@@ -116,7 +117,8 @@ CREATE TABLE IF NOT EXISTS `stats_visitor` (
   `day` DATE NOT NULL COMMENT '日期(统计时区)',
   `kind` VARCHAR(4) NOT NULL COMMENT 'user或ip',
   `visitor` VARCHAR(64) COLLATE utf8mb4_bin NOT NULL COMMENT '用户ID或IP地址',
-  PRIMARY KEY (`day`, `kind`, `visitor`)
+  PRIMARY KEY (`day`, `kind`, `visitor`),
+  KEY `idx_visitor` (`visitor`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='每日访客';
 

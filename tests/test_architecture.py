@@ -46,7 +46,7 @@ FORBIDDEN = {
 
 # Package (or module) of app/services -> the others that it may import.
 SERVICES: dict[str, set[str]] = {
-    "accounts": {"audit", "library", "throttle"},
+    "accounts": {"audit", "library", "privacy", "request_log", "throttle"},
     "api_keys": {"audit", "throttle"},
     "audit": set(),
     "cache": {"redis", "request_log"},
@@ -57,6 +57,7 @@ SERVICES: dict[str, set[str]] = {
     "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
+    "privacy": {"request_log"},
     "rate_limits": {"redis", "throttle"},
     "redis": set(),
     "request_log": set(),

@@ -27,6 +27,7 @@ from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
 from app.services.request_log.record import Caller, user_id_of_account
 from app.services.request_log.service import RequestLogService
 from app.services.statistics.service import StatsService
@@ -162,6 +163,7 @@ CacheDep = Annotated[CacheService, _opened(lambda resources: resources.cache)]
 StatsDep = Annotated[StatsService, _opened(lambda resources: resources.stats)]
 HealthDep = Annotated[HealthService, _opened(lambda resources: resources.health)]
 RequestLogDep = Annotated[RequestLogService, _opened(lambda resources: resources.request_log)]
+PrivacyDep = Annotated[PrivacyService, _opened(lambda resources: resources.privacy)]
 AccountsDep = Annotated[AccountService, _opened(lambda resources: resources.accounts)]
 InferenceDep = Annotated[InferenceService, _opened(lambda resources: resources.inference)]
 ModelsDep = Annotated[ModelCatalogue, _opened(lambda resources: resources.models)]

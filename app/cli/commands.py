@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import say
+from app.cli.output import printable, say
 
 if TYPE_CHECKING:
     from app.cli.maintenance import CannotBeDone
@@ -93,6 +93,26 @@ def purge_logs(
         say(f"{upkeep.delete_old_rows(settings, days)} log rows older than {days} days deleted")
     except upkeep.CannotBeDone as error:
         raise _told(error) from None
+
+
+def forget(
+    user: Annotated[str, typer.Argument(help="The id as the log has it: what the client sent, or account:ID.")],
+) -> None:
+    """Forget a device or an account: log, visitors, sums of users and ledger no longer name it. Totals stay.
+
+    At a terminal, you are asked first.
+    """
+    from app.cli import maintenance as upkeep
+    from app.config.settings import load_settings
+
+    settings = load_settings()
+    if sys.stdin.isatty():
+        typer.confirm(f"Forget {printable(user)}? This cannot be undone.", abort=True, err=True)
+    try:
+        done = upkeep.forget_user(settings, user)
+    except upkeep.CannotBeDone as error:
+        raise _told(error) from None
+    say(f"forgotten: {done.log_rows} log rows, {done.days} days, {done.model_calls} model calls named it")
 
 
 def _told(error: "CannotBeDone") -> typer.Exit:

@@ -1,4 +1,4 @@
-"""What `migrate` and `purge-logs` do with the configured database. Importing it takes a second."""
+"""What `migrate`, `purge-logs` and `forget` do with the configured database. Importing it takes a second."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,6 +17,8 @@ from app.database.migrate import HEAD_REVISION, migrate, revision, wait_for_data
 from app.database.transactions import reason
 from app.errors import AppError
 from app.observability.logging import configure_logging
+from app.services.privacy.forgetting import Forgotten
+from app.services.privacy.service import PrivacyService
 from app.services.request_log.service import RequestLogService
 
 Result = TypeVar("Result")
@@ -68,7 +70,7 @@ def count_old_rows(settings: Settings, days: int) -> int:
 
 
 def delete_old_rows(settings: Settings, days: int) -> int:
-    """Delete them, and who was seen on those days; return how many rows they were. The sums stay.
+    """Delete them, who was seen on those days, and users not seen since; return how many rows. The sums stay.
 
     Raises:
         CannotBeDone: as above.
@@ -78,9 +80,19 @@ def delete_old_rows(settings: Settings, days: int) -> int:
         cutoff = utc_now() - timedelta(days=days)
         deleted = await log.delete_older_than(cutoff)
         await log.forget_visitors(cutoff)
+        await log.forget_users(cutoff)
         return deleted
 
     return _with_log(settings, run)
+
+
+def forget_user(settings: Settings, user_id: str) -> Forgotten:
+    """Forget a user; return how many rows named it.
+
+    Raises:
+        CannotBeDone: as above.
+    """
+    return on_current_tables(settings, lambda engine: PrivacyService(engine).forget(user_id))
 
 
 def on_current_tables(settings: Settings, work: Callable[[AsyncEngine], Awaitable[Result]]) -> Result:

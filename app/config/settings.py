@@ -123,6 +123,9 @@ class LibrarySettings(SettingsGroup):
     quota_megabytes: float = Field(1024, validation_alias="USER_QUOTA_MB", ge=0)
     """What one account may keep, in MiB; 0: no limit."""
 
+    shares_results: bool = Field(False, validation_alias="LIBRARY_SHARES_RESULTS")
+    """What models say of a library's pictures fills the shared cache, and is used again for other accounts."""
+
     @field_validator("storage_url")
     @classmethod
     def _bucket_address(cls, value: str | None) -> str | None:

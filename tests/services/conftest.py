@@ -15,6 +15,7 @@ from app.services.accounts.service import AccountService, Session
 from app.services.accounts.tokens import TokenIssuer
 from app.services.audit.service import AuditLog
 from app.services.cache import tiers
+from app.services.privacy.service import PrivacyService
 from app.storage import LocalStorage
 from tests.support.databases import fresh_database
 from tests.support.instances import Site, opened
@@ -56,6 +57,7 @@ async def accounts(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Account
             throttle=LoginThrottle(engine),
             library=library,
             audit=AuditLog(engine),
+            privacy=PrivacyService(engine),
         )
     passwords.close()
 

@@ -17,7 +17,8 @@ from app.database.tables.classification import ModelCallLease
 from app.database.tables.heartbeat import ProcessHeartbeat
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
-from app.services.classification.store import Claimed, ClassificationStore
+from app.services.classification.outcomes import Claimed
+from app.services.classification.store import ClassificationStore
 from app.services.spending.bill import Bill
 from tests.support.databases import rollups_for
 from tests.support.spending import bill_for, spending_for

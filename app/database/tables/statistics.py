@@ -39,7 +39,7 @@ class PeriodTotals(Base):
 
 
 class UserTotals(Base):
-    """Sums over all requests of one user."""
+    """Sums over all requests of one user, kept for LOG_RETENTION_DAYS after the last one."""
 
     __tablename__ = "stats_user"
 
@@ -51,6 +51,7 @@ class UserTotals(Base):
 
     __table_args__ = (
         Index("idx_requests", "requests", "user_id"),
+        Index("idx_last_request_at", "last_request_at"),
         {"comment": "用户统计", **TABLE_OPTIONS},
     )
 
@@ -64,7 +65,10 @@ class Visitor(Base):
     kind: Mapped[str] = mapped_column(String(4), primary_key=True, comment="user或ip")
     visitor: Mapped[str] = mapped_column(comparison_key(64), primary_key=True, comment="用户ID或IP地址")
 
-    __table_args__ = ({"comment": "每日访客", **TABLE_OPTIONS},)
+    __table_args__ = (
+        Index("idx_visitor", "visitor"),
+        {"comment": "每日访客", **TABLE_OPTIONS},
+    )
 
 
 class VisitorCount(Base):

@@ -15,6 +15,7 @@ from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
 from app.services.accounts.weak_passwords import check_password
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class AccountAdministration:
             StorageUnavailable: the storage of the pictures cannot be reached.
         """
         state = await self._get(username)
-        await delete_account(self._engine, library, state.account.id)
+        await delete_account(self._engine, library, state.account.id, forget=PrivacyService(self._engine).forget)
 
     async def _change(self, username: str, values: dict[str, Any]) -> None:
         state = await self._get(username)

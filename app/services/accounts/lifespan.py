@@ -14,11 +14,12 @@ from app.services.accounts.service import AccountService
 from app.services.accounts.tokens import TokenIssuer, kept_secret_key, key_id
 from app.services.audit.service import AuditLog
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
 
 
 @asynccontextmanager
 async def open_accounts(
-    settings: Settings, engine: AsyncEngine, *, library: LibraryService, audit: AuditLog
+    settings: Settings, engine: AsyncEngine, *, library: LibraryService, privacy: PrivacyService, audit: AuditLog
 ) -> AsyncIterator[AccountService]:
     """Keep accounts for the length of the block.
 
@@ -27,6 +28,7 @@ async def open_accounts(
         engine: the database.
         library: its pictures are deleted with an account.
         audit: is told of log-ins.
+        privacy: forgets an account that is deleted.
 
     Raises:
         AppError: the key cannot be kept.
@@ -40,6 +42,7 @@ async def open_accounts(
             tokens=tokens,
             throttle=LoginThrottle(engine),
             library=library,
+            privacy=privacy,
             audit=audit,
             is_sign_up_open=settings.account.is_sign_up_open(
                 in_production=settings.environment is Environment.PRODUCTION

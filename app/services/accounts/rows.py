@@ -1,7 +1,7 @@
 """Rows of accounts: names are unique by their keys, and the database settles races."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import EmailTaken, InvalidRequest, UsernameTaken
 from app.services.library.service import LibraryService
+from app.services.request_log.record import user_id_of_account
 
 USERNAME_KEY_MAX_LENGTH = 64
 EMAIL_KEY_MAX_LENGTH = 254
@@ -100,8 +101,10 @@ async def update_account(
     return None if user is None else Account(user.id, user.username, user.email, user.created_at)
 
 
-async def delete_account(engine: AsyncEngine, library: LibraryService, account_id: int) -> None:
-    """Delete an account and all that belongs to it."""
+async def delete_account(
+    engine: AsyncEngine, library: LibraryService, account_id: int, *, forget: Callable[[str], Awaitable[object]]
+) -> None:
+    """Delete an account and all that belongs to it; `forget` makes rows that name it in log and ledger nameless."""
 
     async def delete_user(connection: AsyncConnection) -> bool:
         # An upload locks the account as well: none comes between the look and the deletion.
@@ -112,11 +115,15 @@ async def delete_account(engine: AsyncEngine, library: LibraryService, account_i
         await connection.execute(delete(User).where(User.id == account_id))
         return True
 
+    user_id = user_id_of_account(account_id)
+    # Before its end: the owner can ask again if this fails. And after it, for requests that were under way.
+    await forget(user_id)
     # The pictures first, by the library, which knows their files; an upload under way may add one more.
     is_gone = False
     while not is_gone:
         await library.delete_all(account_id)
         is_gone = await write(engine, delete_user)
+    await forget(user_id)
     logger.info("account {} was deleted", account_id)
 
 

@@ -28,6 +28,7 @@ from app.services.accounts.tokens import Token, TokenIssuer
 from app.services.accounts.weak_passwords import check_password
 from app.services.audit.service import Action, AuditLog
 from app.services.library.service import LibraryService
+from app.services.privacy.service import PrivacyService
 from app.services.throttle import Subject, Throttle
 
 # SQLite takes 32 766 parameters.
@@ -68,6 +69,7 @@ class AccountService:
         tokens: TokenIssuer,
         throttle: LoginThrottle,
         library: LibraryService,
+        privacy: PrivacyService,
         audit: AuditLog,
         is_sign_up_open: bool = True,
     ) -> None:
@@ -77,6 +79,7 @@ class AccountService:
         self._throttle = throttle
         self._library = library
         self._audit = audit
+        self._privacy = privacy
         self._is_sign_up_open = is_sign_up_open
         self._sign_ups = Throttle(engine, TooManySignUps)
 
@@ -198,8 +201,8 @@ class AccountService:
         return changed
 
     async def delete(self, account: Account) -> None:
-        """Delete an account and all that belongs to it."""
-        await delete_account(self._engine, self._library, account.id)
+        """Delete an account and all that belongs to it; what log and ledger keep names it no longer."""
+        await delete_account(self._engine, self._library, account.id, forget=self._privacy.forget)
 
     async def _owner_of(self, username: str, password: str, address: str | None) -> tuple[int, int]:
         """Return id and generation of the account with this name and password. Raises as `log_in`."""

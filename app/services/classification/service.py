@@ -3,13 +3,17 @@
 No connection is held while the model works: each step is a short transaction of its own.
 """
 
+import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from app.clients.base import ModelClient
+from app.clients.base import ModelClient, ModelResult
 from app.clients.errors import ModelTimeout
 from app.config.settings import ImageSettings
+from app.database.statements import Statement
 from app.errors import BudgetExhausted, HashMismatch, InvalidRequest
 from app.observability import metrics
 from app.observability.request_id import new_request_id
@@ -17,13 +21,29 @@ from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
 from app.runtime.fair_queue import FairQueue
-from app.services.cache.entry import CachedResult
+from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.cache.service import CacheService
 from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
+from app.services.spending.bill import Bill
 from app.services.spending.service import Spending
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ApartResult:
+    """A result that is kept for one account, and whose: `model` has given it.
+
+    `statements` belong to the transaction that keeps it; there are none where the model was not asked.
+    """
+
+    result: CachedResult
+    model: str
+    from_cache: bool
+    statements: Sequence[Statement] = ()
 
 
 class ClassifierService:
@@ -102,6 +122,56 @@ class ClassifierService:
         await self._recorder.record([_record(answer, caller, upload.sha256, len(upload.data))])
         return answer
 
+    async def classify_apart(
+        self,
+        upload: UploadedPhoto,
+        caller: Caller,
+        *,
+        find: Callable[[], Awaitable[CachedResult | None]],
+        keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
+    ) -> T | None:
+        """Have the model look at a photo for one account, without a trace of it in the shared cache.
+
+        The model is asked by one caller at a time, as always; but each account pays for itself.
+
+        Args:
+            upload: the photo.
+            caller: who asks.
+            find: what the model has said to this account before, looked for when it is the caller's turn.
+            keep: keeps a result; says too whether it has committed the statements that belong to it.
+
+        Returns:
+            What `keep` does, or None where the shared cache has an entry by now.
+
+        Raises:
+            InvalidRequest, LimitReached, ModelError: as `classify`.
+            Exception: `keep` raised it.
+        """
+        info = self._preparer.inspect(upload.data)
+        try:
+            return await self._ask_apart(self._model_client, upload, info, caller, find, keep)
+        except BudgetExhausted:
+            if self._fallback is None:
+                raise
+            return await self._ask_apart(self._fallback, upload, info, caller, find, keep)
+
+    @asynccontextmanager
+    async def paying(self, client: ModelClient, caller: Caller, name: str) -> AsyncIterator[Bill]:
+        """Give the bill for calls of another model than the service's, named in MODELS; it is settled at the end.
+
+        Raises:
+            LimitReached: the caller may not ask for a new photo now.
+            DatabaseUnavailable, ServerBusy: as `pipeline.run`.
+        """
+        bill = self._spending.bill(client, caller, name)
+        if bill.is_free:
+            yield bill
+            return
+        deadline = time.monotonic() + client.settings.total_timeout_seconds
+        # The lease of no photo: it holds the reservation.
+        async with self._store.turn(secrets.token_hex(32), deadline, bill):
+            yield bill
+
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
         await self._calls.wait()
@@ -146,26 +216,68 @@ class ClassifierService:
         self, client: ModelClient, upload: UploadedPhoto, info: PhotoInfo, caller: Caller
     ) -> tuple[CachedResult, bool]:
         """Return what the database knows by now, else what the model says; and whether it cost nothing."""
-        image_hash, settings = upload.sha256, client.settings
-        deadline = time.monotonic() + settings.total_timeout_seconds
+        image_hash = upload.sha256
+        deadline = time.monotonic() + client.settings.total_timeout_seconds
         bill = self._spending.bill(client, caller)
         async with self._store.turn(image_hash, deadline, bill) as found:
             if found is not None:
                 return found, True
             metrics.count(metrics.LOOKUPS_MISSED)
-            if deadline - time.monotonic() < settings.timeout_seconds:
-                # Waiting for others has taken what a call may need; no request waits for twice the time.
-                raise ModelTimeout
-            with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
-                prepared = await self._preparer.prepare(
-                    upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
-                )
-            result = await client.classify(prepared, bill.meter)
+            result = await self._ask(client, upload, info, caller, bill, deadline)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
                     image_hash, result, model=client.model, photo_format=info.format.value, bill=bill
                 )
             return saved, False
+
+    async def _ask_apart(
+        self,
+        client: ModelClient,
+        upload: UploadedPhoto,
+        info: PhotoInfo,
+        caller: Caller,
+        find: Callable[[], Awaitable[CachedResult | None]],
+        keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
+    ) -> T | None:
+        image_hash = upload.sha256
+        deadline = time.monotonic() + client.settings.total_timeout_seconds
+        bill = self._spending.bill(client, caller)
+        async with self._store.turn(image_hash, deadline, bill) as found:
+            if found is not None:
+                return None
+            if (earlier := await find()) is not None:
+                kept, _ = await keep(ApartResult(earlier, self._model_client.model, from_cache=True))
+                return kept
+            metrics.count(metrics.LOOKUPS_MISSED)
+            answer = await self._ask(client, upload, info, caller, bill, deadline)
+            result = CachedResult(
+                answer.category, round(answer.confidence, CONFIDENCE_DIGITS), answer.description, bill.cost_micros
+            )
+            statements = self._store.release_statements(image_hash, bill)
+            kept, is_released = await keep(ApartResult(result, client.model, from_cache=False, statements=statements))
+            if is_released:
+                self._store.released_with(image_hash, bill)
+            return kept
+
+    async def _ask(
+        self,
+        client: ModelClient,
+        upload: UploadedPhoto,
+        info: PhotoInfo,
+        caller: Caller,
+        bill: Bill,
+        deadline: float,
+    ) -> ModelResult:
+        """Show a photo to a model, in this process' turn."""
+        settings = client.settings
+        if deadline - time.monotonic() < settings.timeout_seconds:
+            # Waiting for others has taken what a call may need; no request waits for twice the time.
+            raise ModelTimeout
+        with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
+            prepared = await self._preparer.prepare(
+                upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
+            )
+        return await client.classify(prepared, bill.meter)
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:

@@ -10,8 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from loguru import logger
@@ -30,9 +29,11 @@ from app.errors import AppError
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import OutageLog, cancel, every, spawn
+from app.runtime.keyed_lock import KeyedLock
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.cache.rows import insert_entry, replace_provisional, select_entries
 from app.services.cache.service import CacheService
+from app.services.classification.outcomes import Claimed, Found, Held, Refused
 from app.services.request_log.rollups import Rollups
 from app.services.spending.bill import Bill
 from app.services.spending.limits import Budget, has_room, photo_counted, reached, reservation_raised
@@ -43,34 +44,10 @@ POLL_MAX_SECONDS = 0.2
 ORPHANS_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """There is a result."""
-
-    entry: CachedResult
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The lease is owned by this process: `save_and_release` or `release` must follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Another process owns the lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A limit of the caller is reached."""
-
-    error: AppError
-
-
 class ClassificationStore:
     """Finds, claims and saves for this process; hashes are 64 lower-case hex digits.
 
-    Within the process only one task at a time may work on the same hash.
+    Within the process one task at a time works on the same hash: `turn` sees to it.
     """
 
     def __init__(
@@ -89,6 +66,7 @@ class ClassificationStore:
         self._rollups = rollups
         # What this process owns or is about to claim; any other row in its name is an orphan.
         self._claimed: set[str] = set()
+        self._locks = KeyedLock()
         self._deleting_orphans = asyncio.Lock()
         self._orphans_loop: asyncio.Task[None] | None = None
         self._outage = OutageLog("leases cannot be released", recovered="leases are released again")
@@ -107,8 +85,8 @@ class ClassificationStore:
     async def turn(self, image_hash: str, deadline: float, bill: Bill) -> AsyncIterator[CachedResult | None]:
         """Give the result of a photo, or None: then it is this process' turn to ask the model, within the block.
 
-        Waits for another process that asks already. What the block does not `save_and_release` is released at its end,
-        and what was spent is written down.
+        Waits for another process, or another task of this one, that asks already. What the block does not
+        `save_and_release` or have `released_with` is released at its end, and what was spent is written down.
 
         Args:
             image_hash: the photo.
@@ -122,19 +100,26 @@ class ClassificationStore:
         """
         bill.meter = CallMeter(partial(self._reserve_more, image_hash, bill))
         with self._heartbeat.hold():
-            while True:
-                with span("cache.look_up_and_lease"):
-                    outcome = await self.claim_or_find(image_hash, bill)
-                if not isinstance(outcome, Held):
-                    break
-                with span("cache.wait_for_another"):
-                    await self.wait(image_hash, deadline)
-            if isinstance(outcome, Refused):
-                raise outcome.error
-            try:
-                yield outcome.entry if isinstance(outcome, Found) else None
-            finally:
-                await self.release(image_hash, bill)
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(
+                        self._locks.held(image_hash, timeout_seconds=deadline - time.monotonic())
+                    )
+                except TimeoutError:
+                    raise ModelTimeout from None
+                while True:
+                    with span("cache.look_up_and_lease"):
+                        outcome = await self.claim_or_find(image_hash, bill)
+                    if not isinstance(outcome, Held):
+                        break
+                    with span("cache.wait_for_another"):
+                        await self.wait(image_hash, deadline)
+                if isinstance(outcome, Refused):
+                    raise outcome.error
+                try:
+                    yield outcome.entry if isinstance(outcome, Found) else None
+                finally:
+                    await self.release(image_hash, bill)
 
     async def claim_or_find(self, image_hash: str, bill: Bill) -> Found | Claimed | Held | Refused:
         """Find the result of a photo, else claim the right to ask the model for it, in one trip to the server.
@@ -234,6 +219,18 @@ class ClassificationStore:
             saved = entry
         self._claimed.discard(image_hash)
         return saved
+
+    def release_statements(self, image_hash: str, bill: Bill) -> list[Statement]:
+        """Return what belongs to a transaction that keeps the answer elsewhere than in the cache.
+
+        They write down what it cost, and release the lease; `released_with` follows the commit.
+        """
+        return [*bill.settlement(), _deletion(image_hash, self._heartbeat.process_id)]
+
+    def released_with(self, image_hash: str, bill: Bill) -> None:
+        """Take note that the `release_statements` are committed."""
+        self._spending.settled(bill)
+        self._claimed.discard(image_hash)
 
     async def release(self, image_hash: str, bill: Bill) -> None:
         """Delete the lease, if this process owns it, and write down what was spent.

@@ -50,13 +50,15 @@ async def open_inference(
         ModelConfigurationError: a name of MODELS means something else already.
     """
     models = ModelCatalogue(service_client, settings.model)
+    results = InferenceResults(engine)
     inference = InferenceService(
-        results=InferenceResults(engine),
+        results=results,
         library=library,
         models=models,
         classifier=classifier,
         cache=cache,
-        further_models=FurtherModels(engine, PhotoPreparer(decoder, settings.image)),
+        further_models=FurtherModels(results, PhotoPreparer(decoder, settings.image)),
+        shares_results=settings.library.shares_results,
         recorder=recorder,
         memory=memory,
     )

@@ -17,6 +17,7 @@ from app.categories import Category
 from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
+from app.services.cache.entry import CachedResult
 
 # What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
 OnSaved = Callable[[AsyncConnection, int], Awaitable[None]]
@@ -119,6 +120,24 @@ class InferenceResults:
         if found is None:
             raise ResultNotFound
         return found
+
+    async def latest(self, image_hash: str, model: str, *, account_id: int | None) -> CachedResult | None:
+        """Return what a model has said last of a picture: to one account, or (None) to any; None if it has not."""
+        row = InferenceResult
+        conditions = [row.image_hash == image_hash, row.model == model]
+        if account_id is not None:
+            conditions.append(row.user_id == account_id)
+        columns = row.model, row.category, row.confidence, row.description
+        query = select(*columns).where(*conditions).order_by(row.id.desc()).limit(1)
+
+        async def select_latest(connection: AsyncConnection) -> CachedResult | None:
+            found = (await connection.execute(query)).one_or_none()
+            # MySQL takes names for equal that differ in case.
+            if found is None or found.model != model:
+                return None
+            return CachedResult(Category(found.category), float(found.confidence), found.description)
+
+        return await read(self._engine, select_latest)
 
     async def of_task(self, account_id: int, task_id: str) -> Inference | None:
         """Return what a task of this account has stored, or None."""

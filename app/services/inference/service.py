@@ -1,26 +1,29 @@
 """Inference on pictures of one's library: ask the model that was named, and keep what it said.
 
-The service's own model goes through the classifier, with the shared cache and its one call per photo; any other one
-through `FurtherModels`. An answer is finished and stored even if its client has hung up: it is paid for. In
-the request log a person is `account:{id}`: that stays when the account is renamed, and tells no name.
+The service's own model goes through the classifier: with one call per photo at a time, and answers of the shared cache;
+it fills that only with LIBRARY_SHARES_RESULTS. Any other one goes through `FurtherModels`. An answer is finished and
+stored even if its client has hung up: it is paid for. In the request log a person is `account:{id}`: that stays when
+the account is renamed, and tells no name.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
 from loguru import logger
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.database.statements import Statement, execute
 from app.errors import CorruptImage, ServerBusy
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.cache.entry import CachedResult
 from app.services.cache.service import CacheService
-from app.services.classification.service import ClassifierService
+from app.services.classification.service import ApartResult, ClassifierService
 from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
 from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import Finding, Inference, InferenceResults, OnSaved
@@ -48,6 +51,7 @@ class InferenceService:
         further_models: FurtherModels[Inference],
         recorder: RequestRecorder,
         memory: MemoryBudget,
+        shares_results: bool = False,
     ) -> None:
         self.results = results
         self._library = library
@@ -57,6 +61,7 @@ class InferenceService:
         self._further_models = further_models
         self._recorder = recorder
         self._memory = memory
+        self._shares_results = shares_results
         # Its keys are never shared: it is there because a client that disconnects cancels nothing.
         self._under_way: SingleFlight[object, Inference] = SingleFlight()
 
@@ -112,7 +117,13 @@ class InferenceService:
     ) -> Inference:
         client = await self._models.client_of(model_name)
 
-        async def store(answer: Answer, model: str) -> Inference:
+        async def store(answer: Answer, model: str, statements: Sequence[Statement] = ()) -> Inference:
+            async def finish(connection: AsyncConnection, result_id: int) -> None:
+                for statement in statements:
+                    await execute(connection, statement)
+                if on_saved is not None:
+                    await on_saved(connection, result_id)
+
             finding = Finding(
                 image_id=image.id,
                 task_id=task_id,
@@ -127,18 +138,35 @@ class InferenceService:
                 created_at=answer.answered_at,
             )
             with span("result.save"):
-                return await self.results.store(account_id, image.sha256, finding, on_saved)
+                return await self.results.store(account_id, image.sha256, finding, finish)
 
-        if client is self._models.service_client:
-            answer = await self._classify(image, caller)
+        async def store_shared(answer: Answer) -> Inference:
             # The entry may be an earlier model's, or a person's.
             return await store(answer, await self._cache.model_of(image.sha256) or client.model)
+
+        async def keep(found: ApartResult) -> tuple[Inference, bool]:
+            answer = await self._log(image, found.result, caller, from_cache=found.from_cache)
+            inference = await store(answer, found.model, found.statements)
+            # A task may have stored another result before: then this one's transaction was none.
+            return inference, inference.request_id == answer.request_id
+
+        if client is self._models.service_client:
+            if self._shares_results:
+                return await store_shared(await self._classify(image, caller))
+            return await self._classify_apart(account_id, image, caller, store_shared, keep)
 
         async def log_and_store(result: CachedResult, from_cache: bool) -> Inference:
             return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
 
+        of_whom = None if self._shares_results else account_id
         return await self._further_models.answer(
-            client, image.sha256, partial(self._opened, image, caller), log_and_store, asks_for=caller.client
+            client,
+            image.sha256,
+            of_whom,
+            partial(self._opened, image, caller),
+            log_and_store,
+            asks_for=caller.client,
+            paying=partial(self._classifier.paying, client, caller, model_name),
         )
 
     async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
@@ -148,6 +176,28 @@ class InferenceService:
             async with self._opened(image, caller) as upload:
                 answer = await self._classifier.classify(upload, caller)
         return answer
+
+    async def _classify_apart(
+        self,
+        account_id: int,
+        image: LibraryImage,
+        caller: Caller,
+        store_shared: Callable[[Answer], Awaitable[Inference]],
+        keep: Callable[[ApartResult], Awaitable[tuple[Inference, bool]]],
+    ) -> Inference:
+        """Answer from the shared cache, else from what the account was told before, else by the service's model."""
+        model = self._models.service_client.model
+        find = partial(self.results.latest, image.sha256, model, account_id=account_id)
+        while True:
+            if (answer := await self._classifier.look_up(image.sha256, caller)) is not None:
+                return await store_shared(answer)
+            if (earlier := await find()) is not None:
+                inference, _ = await keep(ApartResult(earlier, model, from_cache=True))
+                return inference
+            async with self._opened(image, caller) as upload:
+                kept = await self._classifier.classify_apart(upload, caller, find=find, keep=keep)
+            if kept is not None:
+                return kept
 
     @asynccontextmanager
     async def _opened(self, image: LibraryImage, caller: Caller) -> AsyncIterator[UploadedPhoto]:

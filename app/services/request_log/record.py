@@ -13,6 +13,11 @@ from app.database.statements import Statement, can_update_joined, rows_of_placeh
 from app.observability.request_id import new_request_id
 from app.runtime.client_key import client_key
 
+# No client may send an id that begins so (app/schemas/common.py).
+ACCOUNT_PREFIX = "account:"
+# Of a BIGINT that every database takes.
+ACCOUNT_ID_MAX_DIGITS = 18
+
 _LOG_COLUMNS = (
     "request_id, user_id, ip_address, image_hash, image_size, category, confidence, from_cache, processing_time_ms,"
     " created_at"
@@ -148,7 +153,15 @@ class RequestRecord(NamedTuple):
 
 def user_id_of_account(account_id: int) -> str:
     """What stands in the log for a person with an account."""
-    return f"account:{account_id}"
+    return f"{ACCOUNT_PREFIX}{account_id}"
+
+
+def account_of_user_id(user_id: str) -> int | None:
+    """The account that a user id of the log stands for; None where it is no account's."""
+    number = user_id.removeprefix(ACCOUNT_PREFIX)
+    if number == user_id or not (number.isascii() and number.isdigit()) or len(number) > ACCOUNT_ID_MAX_DIGITS:
+        return None
+    return int(number)
 
 
 def insert_log(records: Sequence[RequestRecord]) -> Statement:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.categories import Category
 from app.clock import utc_now
 from app.database.tables.request_log import RequestLog
-from app.database.tables.statistics import Visitor
+from app.database.tables.statistics import UserTotals, Visitor
 from app.database.transactions import read, write
 from app.errors import RequestNotFound
 from app.runtime.background import OutageLog, every
@@ -141,6 +141,25 @@ class RequestLogService:
             await asyncio.sleep(DELETE_PAUSE_SECONDS)
         return deleted
 
+    async def forget_users(self, cutoff: datetime) -> int:
+        """Delete the sums of users whose last request was before `cutoff`, in small batches; return how many."""
+        deleted = 0
+
+        async def delete_batch(connection: AsyncConnection) -> int:
+            row = UserTotals
+            oldest = select(row.user_id).where(row.last_request_at < cutoff).limit(DELETE_BATCH_ROWS)
+            users = (await connection.scalars(oldest)).all()
+            if users:
+                # A user may have come back meanwhile.
+                is_old = row.user_id.in_(users), row.last_request_at < cutoff
+                await connection.execute(delete(row).where(*is_old))
+            return len(users)
+
+        while batch := await write(self._engine, delete_batch):
+            deleted += batch
+            await asyncio.sleep(DELETE_PAUSE_SECONDS)
+        return deleted
+
     async def keep_short(self, retention_days: int) -> None:
         """Delete what is older than `retention_days` once a day until the task is cancelled."""
 
@@ -148,6 +167,7 @@ class RequestLogService:
             cutoff = utc_now() - timedelta(days=retention_days)
             deleted = await self.delete_older_than(cutoff)
             await self.forget_visitors(cutoff)
+            await self.forget_users(cutoff)
             logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
 
         outage = OutageLog(

@@ -56,6 +56,11 @@ class Bill:
         return any(isinstance(limit, Budget) for limit in self.limits)
 
     @property
+    def is_free(self) -> bool:
+        """Whether calls cost nothing, and nothing limits them."""
+        return self._price is None and not self.limits
+
+    @property
     def is_due(self) -> bool:
         """Whether there are calls that are not written down."""
         return self._price is not None and bool(self.meter.calls) and not self.is_settled

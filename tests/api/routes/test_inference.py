@@ -32,9 +32,10 @@ Headers = dict[str, str]
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """The usual ones, with further models."""
+    """The usual ones, with further models, and results that all share (the default: test_private_results.py)."""
     model = settings.model.model_copy(update={"further_models": MODELS})
-    return settings.model_copy(update={"model": model})
+    library = settings.library.model_copy(update={"shares_results": True})
+    return settings.model_copy(update={"model": model, "library": library})
 
 
 @pytest.fixture(autouse=True)

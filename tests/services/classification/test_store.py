@@ -19,7 +19,7 @@ from app.database.statements import Statement
 from app.database.tables.classification import CachedImage
 from app.errors import DatabaseUnavailable
 from app.services.classification import store as store_module
-from app.services.classification.store import Found
+from app.services.classification.outcomes import Found
 from tests.support.leases import IMAGE, Process, process, put_row, rows, soon
 
 RESULT = ModelResult(Category.FOODS, 0.9, None, {})

@@ -31,7 +31,8 @@ async def resources(settings: Settings, engine: AsyncEngine) -> AsyncIterator[Re
     """What a process opens, on an empty database."""
     model = settings.model.model_copy(update={"further_models": {"counted": f"{HERE}:CountedModel"}})
     CountedModel.reset()
-    async with open_resources(settings.model_copy(update={"model": model})) as opened:
+    library = settings.library.model_copy(update={"shares_results": True})
+    async with open_resources(settings.model_copy(update={"model": model, "library": library})) as opened:
         yield opened
 
 

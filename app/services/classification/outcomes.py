@@ -1,0 +1,30 @@
+"""What comes of trying to get the right to ask the model for a photo."""
+
+from dataclasses import dataclass
+
+from app.errors import AppError
+from app.services.cache.entry import CachedResult
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """There is a result."""
+
+    entry: CachedResult
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is owned by this process: `save_and_release` or `release` must follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Another process owns the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A limit of the caller is reached."""
+
+    error: AppError
