@@ -13,6 +13,8 @@ from app.config.settings import PROJECT_ROOT
 
 APP = PROJECT_ROOT / "app"
 MAX_LINES = 350
+# It is a list of like things: an error each.
+MAX_LINES_OF = {"app/errors.py": 450}
 
 # Folder (or file) -> beginnings of module names that it must not import.
 FORBIDDEN = {
@@ -54,11 +56,11 @@ SERVICES: dict[str, set[str]] = {
     "device_tokens": {"accounts", "api_keys", "signatures"},
     "events": {"accounts", "redis"},
     "health": set(),
-    "inference": {"cache", "classification", "library", "photos", "request_log"},
+    "inference": {"cache", "classification", "library", "photos", "request_log", "spending"},
     "library": {"photos"},
     "photos": set(),
     "privacy": {"request_log"},
-    "rate_limits": {"redis", "throttle"},
+    "rate_limits": {"redis"},
     "redis": set(),
     "request_log": set(),
     "signatures": {"api_keys"},
@@ -81,7 +83,7 @@ TOP_LEVEL = {
 
 MAX_MODULES = 12
 # They are lists of like things: a resource each, a provider each, a command each, a table of one feature each.
-MAX_MODULES_OF = {"api/routes": 16, "clients/llm": 15, "cli": 16, "database/tables": 15}
+MAX_MODULES_OF = {"api/routes": 16, "clients/llm": 15, "cli": 16, "database/tables": 15, "schemas": 15}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -140,11 +142,10 @@ def test_the_photo_package_knows_nothing_of_ours() -> None:
 
 
 def test_files_stay_small_enough_to_hold_in_the_head() -> None:
-    long = {
-        str(path.relative_to(PROJECT_ROOT)): lines
-        for path in APP.rglob("*.py")
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    lengths = {
+        path.relative_to(PROJECT_ROOT).as_posix(): path.read_text("utf-8").count("\n") for path in APP.rglob("*.py")
     }
+    long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES_OF.get(name, MAX_LINES)}
     assert long == {}
 
 

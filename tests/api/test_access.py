@@ -25,6 +25,7 @@ from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.keys import ADMIN_API_KEY, DEADLINE_SECONDS, key_of, until
 from tests.support.people import TOKEN_KEY, bearer, log_in, sign_up
 from tests.support.serving import serving
+from tests.support.spending import spending_settings
 
 STATISTICS = ("/api/v1/stats/today", "/api/v1/stats/top-images", "/api/v1/requests/req_0_0", "/dashboard")
 
@@ -143,7 +144,8 @@ async def test_statistics_are_closed_as_soon_as_there_is_a_key(settings: Setting
 
 async def test_production_closes_them_without_any_key(settings: Settings, engine: AsyncEngine) -> None:
     account = AccountSettings.model_validate({"secret_key": TOKEN_KEY})
-    update = {"environment": Environment.PRODUCTION, "account": account}
+    spending = spending_settings(daily_budget="unlimited")
+    update = {"environment": Environment.PRODUCTION, "account": account, "spending": spending}
     production = settings.model_copy(update=update)
     async with service_with(production) as client, of_api(client) as api:
         assert await statuses(client) == {401}

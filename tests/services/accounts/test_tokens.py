@@ -15,8 +15,9 @@ from tests.support.people import TOKEN_KEY
 LIFETIME = timedelta(days=1)
 OLD_KEY, OTHER_KEY = "o" * 32, "x" * 32
 MISSING = object()
-TOMORROW = int((datetime.now(UTC) + LIFETIME).timestamp())
-CLAIMS = {"sub": "5", "gen": 0, "iat": TOMORROW - 86_400, "exp": TOMORROW, "jti": "a"}
+# The beginning of the year 2100: test names must be the same in every process.
+FUTURE = 4_102_444_800
+CLAIMS = {"sub": "5", "gen": 0, "iat": FUTURE - 86_400, "exp": FUTURE, "jti": "a"}
 
 
 def signed(key: str = TOKEN_KEY, headers: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -45,10 +46,10 @@ def test_what_is_issued_is_read() -> None:
         )),
         *(("iat", value) for value in (MISSING, None, True, "0", 1.5, -1, 10**30, [], {}, float("nan"))),
         *(("exp", value) for value in (
-            MISSING, None, "soon", [], {}, 10**30, float("inf"), float("nan"), TOMORROW + 0.5, str(TOMORROW),
+            MISSING, None, "soon", [], {}, 10**30, float("inf"), float("nan"), FUTURE + 0.5, str(FUTURE),
         )),
         *(("jti", value) for value in (MISSING, None, 5, [], {})),
-        ("nbf", "later"), ("nbf", []), ("nbf", TOMORROW), ("nbf", float("inf")),
+        ("nbf", "later"), ("nbf", []), ("nbf", FUTURE), ("nbf", float("inf")),
         ("aud", "device"), ("aud", ["a"]), ("aud", 5),
     ],
 )  # fmt: skip
