@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench format model mysql mysql-stop lock clean
+.PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench format model mysql mysql-stop lock audit sbom clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ lock: $(VENV)/development ## Compile requirements*.txt from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes pyproject.toml --output-file requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group dev \
 		--constraints requirements.txt --output-file requirements-dev.txt
+
+audit: $(VENV)/development ## Look for known vulnerabilities of the pinned packages, where advisories can be reached
+	@$(BIN)/python -m scripts.audit
+
+sbom: $(VENV)/development ## Write sbom.cdx.json, a CycloneDX list of the packages that the service runs on
+	@$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py requirements requirements.txt --output-format JSON \
+		--output-reproducible --output-file sbom.cdx.json
 
 clean: ## Remove what make has built (data/ stays)
 	rm -rf .venv .venv-python3* .mypy_cache .ruff_cache .pytest_cache .hypothesis app/clients/local/weights

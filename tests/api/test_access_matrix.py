@@ -211,6 +211,7 @@ def test_the_table_of_areas_knows_the_route(route: str) -> None:
 async def test_who_may_what(settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.KEY_ADDRESS, 10_000)
     monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.ADDRESS, 10_000)
+    monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.SIGN_UP, 10_000)
     async with service_on(settings) as service:
         credentials = await credentials_of(engine, service)
     # Once more: a service that has known the keys from its start.
