@@ -26,7 +26,7 @@ def main() -> int:
     for package in vulnerable:
         advisories = ", ".join(advisory["id"] for advisory in package["vulns"])
         sys.stderr.write(f"{package['name']} {package['version']}: {advisories}\n")
-    sys.stderr.write(f"{len(known)} of {len(packages)} packages audited, {len(vulnerable)} with known vulnerabilities\n")
+    sys.stderr.write(f"{len(known)} of {len(packages)} packages audited, {len(vulnerable)} of them are vulnerable\n")
     return 1 if vulnerable else 0
 
 

@@ -7,6 +7,7 @@
 # BACKUP_DIR         folder of the backups
 # MYSQL_DATABASE     image_classifier
 # BACKUP_KEEP_DAYS   14; older ones are deleted after a backup that succeeded
+# BACKUP_AGE_RECIPIENT  the public key (age1…) that backups are encrypted to by age; empty: they are not encrypted
 #
 # A file that bears its final name is complete. It holds user ids, addresses and password hashes, and is its owner's.
 
@@ -22,11 +23,20 @@ options=${MYSQL_OPTION_FILE:?name the file with host, user and password}
 folder=${BACKUP_DIR:?name the folder of the backups}
 database=${MYSQL_DATABASE:-image_classifier}
 keep_days=${BACKUP_KEEP_DAYS:-14}
+recipient=${BACKUP_AGE_RECIPIENT:-}
 
 [[ -r $options ]] || die "$options cannot be read"
 [[ -d $folder ]] || die "$folder is no folder"
 [[ $database =~ ^[0-9A-Za-z_][0-9A-Za-z_-]*$ ]] || die "MYSQL_DATABASE is a name of letters, digits, _ and -"
 [[ $keep_days =~ ^[1-9][0-9]*$ ]] || die "BACKUP_KEEP_DAYS is a number of days"
+
+suffix=.sql.gz
+seal=(cat)
+if [[ -n $recipient ]]; then
+	command -v age >/dev/null || die "install age, or leave BACKUP_AGE_RECIPIENT empty"
+	suffix=.sql.gz.age
+	seal=(age --encrypt --recipient "$recipient")
+fi
 
 # What MariaDB's program writes of a MySQL server, MySQL does not take back: it has values for generated columns.
 client=$(command -v mysql || command -v mariadb) || die "install the client programs of MySQL or MariaDB"
@@ -61,19 +71,21 @@ exec 9>"$folder/.lock"
 flock --nonblock 9 || die "another backup is running"
 
 # What a power cut or a kill -9 has left of an earlier one.
-rm -f "$folder/$database"-????????T??????Z.sql.gz.partial
-target=$folder/$database-$(date --utc +%Y%m%dT%H%M%SZ).sql.gz
+rm -f "$folder/$database"-????????T??????Z.sql.gz.partial "$folder/$database"-????????T??????Z.sql.gz.age.partial
+target=$folder/$database-$(date --utc +%Y%m%dT%H%M%SZ)$suffix
 partial=$target.partial
 trap 'rm -f "$partial"' EXIT
 
 # MariaDB's first line is a command that MySQL's client does not know.
-"$dump" --defaults-file="$options" "${arguments[@]}" "$database" | sed '1{/enable the sandbox mode/d}' | gzip >"$partial"
-# The last line is written when everything else was.
-gzip --decompress --stdout "$partial" | tail -n 1 | grep -q '^-- Dump completed' || die "the dump is not complete"
+# The last line is written when everything else was; what is encrypted cannot be looked at again.
+"$dump" --defaults-file="$options" "${arguments[@]}" "$database" | sed '1{/enable the sandbox mode/d}' |
+	LC_ALL=C awk '{ print; last = $0 } END { exit last !~ /^-- Dump completed/ }' | gzip | "${seal[@]}" >"$partial" ||
+	die "the dump is not complete"
 sync "$partial"
 mv "$partial" "$target"
 # The name, too, before an older one goes.
 sync "$folder"
 
-find "$folder" -maxdepth 1 -name "$database-????????T??????Z.sql.gz" -mmin "+$((keep_days * 24 * 60))" -delete
+find "$folder" -maxdepth 1 \( -name "$database-????????T??????Z.sql.gz" -o -name "$database-????????T??????Z.sql.gz.age" \) \
+	-mmin "+$((keep_days * 24 * 60))" -delete
 echo "$target"

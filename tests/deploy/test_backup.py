@@ -187,6 +187,31 @@ async def test_a_database_with_tables_is_not_restored_into(variables_of_it: dict
     assert "restore into an empty database" in done.stderr
 
 
+async def test_an_encrypted_backup_comes_back_with_its_key_only(
+    known_database: TestDatabase, variables_of_it: dict[str, str], tmp_path: Path
+) -> None:
+    get_program("age", "age")
+    keys = [tmp_path / name for name in ("key.txt", "another.txt")]
+    for key in keys:
+        run_program("age-keygen", "age", "-o", key)
+    recipient = re.search(r"age1[0-9a-z]+", keys[0].read_text())
+    assert recipient is not None
+    backup = back_up({**variables_of_it, "BACKUP_AGE_RECIPIENT": recipient[0]}, tmp_path)
+    assert backup.name.endswith(".sql.gz.age")
+    assert backup.read_bytes().startswith(b"age-encryption.org/")
+    name = f"{known_database.name}_copy"
+    environment = {**variables_of_it, "MYSQL_DATABASE": name}
+    wrong = run_script(RESTORE, {**environment, "BACKUP_AGE_IDENTITY": str(keys[1])}, backup)
+    assert wrong.returncode == 1
+    assert "the key is another" in wrong.stderr
+    async with admin_engine(known_database.server_url) as engine, engine.connect() as connection:
+        try:
+            said = restore({**environment, "BACKUP_AGE_IDENTITY": str(keys[0])}, backup)
+            assert f"restored {name}: schema" in said
+        finally:
+            await connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{name}`")
+
+
 async def test_half_a_backup_is_not_restored(variables_of_it: dict[str, str], tmp_path: Path) -> None:
     backup = back_up(variables_of_it, tmp_path)
     damaged, cut_off = tmp_path / "damaged.sql.gz", tmp_path / "cut-off.sql.gz"
