@@ -115,7 +115,7 @@ async def test_an_access_line_says_who_asked_and_what_came_of_it(json_service: h
         ("POST", CHECK, 200, "hit", True, "of-the-body"),
         ("POST", CHECK, 200, "hit", True, None),
         ("POST", f"{CHECK}/batch", 200, "ok", None, "of-a-batch"),
-        ("GET", "/api/v1/requests/req_1", 404, "client_error", None, None),
+        ("GET", "/api/v1/requests/req_1", 400, "client_error", None, None),
     ]
     keys = ("method", "path", "status", "outcome", "cached", "user")
     assert [tuple(line[key] for key in keys) for line in written] == expected
@@ -239,6 +239,7 @@ def test_workers_share_the_day_s_file_and_every_line_is_an_object(environment: d
         "APP_PORT": str(port),
         "ENV": "production",
         "SECRET_KEY": "0123456789abcdef0123456789abcdef",
+        "DAILY_BUDGET": "unlimited",
         "CORS_ALLOWED_ORIGINS": "https://app.example",
     }
     url = f"http://127.0.0.1:{port}"

@@ -52,6 +52,8 @@ from app.services.request_log.record import Answer, Caller
 MAX_IMAGES_PER_CALL = 20
 # Photos of one call in memory at once; the next is read from the connection when one of them is answered.
 BATCH_CONCURRENCY = 4
+# The largest photos that a signed batch may have together: nothing of it is used before its end.
+SIGNED_BATCH_PHOTOS = 2
 
 _LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
 IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
@@ -141,8 +143,8 @@ async def classify_batch(
     limits = resources.settings.image
     slots = asyncio.Semaphore(BATCH_CONCURRENCY)
     tasks: list[asyncio.Task[ClassifyResponse | ErrorResponse]] = []
-    # Those that are classified, and the one that arrives.
-    held_bytes = (BATCH_CONCURRENCY + 1) * limits.max_size_bytes
+    # Less than the share of one client's uploads, of which they are a part.
+    held_bytes = SIGNED_BATCH_PHOTOS * limits.max_size_bytes
     async with admitted(request, resources.upload_memory) as memory:
         arriving = read_parts(
             request,

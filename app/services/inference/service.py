@@ -117,16 +117,18 @@ class InferenceService:
     ) -> Inference:
         client = await self._models.client_of(model_name)
 
-        async def store(answer: Answer, model: str, statements: Sequence[Statement] = ()) -> Inference:
+        async def store(
+            answer: Answer, model: str, statements: Sequence[Statement] = (), *, is_of_task: bool = True
+        ) -> Inference:
             async def finish(connection: AsyncConnection, result_id: int) -> None:
                 for statement in statements:
                     await execute(connection, statement)
-                if on_saved is not None:
+                if on_saved is not None and is_of_task:
                     await on_saved(connection, result_id)
 
             finding = Finding(
                 image_id=image.id,
-                task_id=task_id,
+                task_id=task_id if is_of_task else None,
                 model_name=model_name,
                 model=model,
                 category=answer.category,
@@ -146,7 +148,13 @@ class InferenceService:
 
         async def keep(found: ApartResult) -> tuple[Inference, bool]:
             answer = await self._log(image, found.result, caller, from_cache=found.from_cache)
-            inference = await store(answer, found.model, found.statements)
+            try:
+                inference = await store(answer, found.model, found.statements)
+            except Exception:
+                if on_saved is not None:
+                    # The task is no longer this process'. What was paid for is kept: the task's next run finds it.
+                    await store(answer, found.model, found.statements, is_of_task=False)
+                raise
             # A task may have stored another result before: then this one's transaction was none.
             return inference, inference.request_id == answer.request_id
 

@@ -83,8 +83,9 @@ async def test_model_that_cannot_see(
     provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
 ) -> None:
     server.refuses = {"image"}
-    with pytest.raises(ModelRejectedRequest, match="can see"):
+    with pytest.raises(ModelRejectedRequest) as raised:
         await (await make_client(provider)).classify(photo)
+    assert "can see" in str(raised.value.advice)
     assert server.call_count == 1
 
 
@@ -96,8 +97,9 @@ async def test_every_form_is_refused(
     server.default = raw(body, 400)
     client = await make_client(provider)
     for times in (1, 2):
-        with pytest.raises(ModelRejectedRequest, match="every form"):
+        with pytest.raises(ModelRejectedRequest) as raised:
             await client.classify(photo)
+        assert "every form" in str(raised.value.advice)
         assert server.call_count == times * forms
 
 

@@ -31,8 +31,8 @@ async def test_an_event_is_a_row_and_a_line(engine: AsyncEngine) -> None:
 
 
 async def test_log_ins_are_recorded_without_what_was_typed(accounts: AccountService, engine: AsyncEngine) -> None:
-    account = await accounts.register("somebody", "somebody@example.com", "password")
-    await accounts.log_in("somebody", "password", "192.0.2.1")
+    account = await accounts.register("somebody", "somebody@example.com", "correct horse battery")
+    await accounts.log_in("somebody", "correct horse battery", "192.0.2.1")
     for name, password in (("somebody", "guess"), ("my-password-by-mistake", "guess")):
         with pytest.raises(LoginFailed):
             await accounts.log_in(name, password, "192.0.2.1")
