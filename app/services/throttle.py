@@ -73,9 +73,10 @@ class Throttle:
                 failures, last_failure_at = known[subject]
                 age = now - last_failure_at
                 failures = 0 if age > FORGOTTEN_AFTER else failures
-                wait = _pause(kind, failures) - age
-                if wait > timedelta(0):
-                    raise self._error(retry_after_seconds=wait.total_seconds())
+                pause = _pause(kind, failures)
+                # The age is below zero where this attempt has waited for the row of a later one.
+                if pause and pause > age:
+                    raise self._error(retry_after_seconds=(pause - age).total_seconds())
                 await connection.execute(
                     update(LoginFailure)
                     .where(LoginFailure.subject == subject)

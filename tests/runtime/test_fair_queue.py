@@ -85,7 +85,9 @@ async def test_turns_go_round() -> None:
         work.end(2)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.gather(first, second, *tasks)
-    assert work.begun[2:] == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert work.begun[2:5] == ["a1", "b1", "c1"]
+    # Which of two threads ends first is chance: the extra one is for a client that has none.
+    assert work.begun[5:] in (["a2", "b2", "a3"], ["b2", "a2", "a3"])
 
 
 async def test_the_longest_line_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
