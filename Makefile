@@ -75,7 +75,7 @@ audit: $(VENV)/development ## Look for known vulnerabilities of the pinned packa
 	@$(BIN)/python -m scripts.audit
 
 sbom: $(VENV)/development ## Write sbom.cdx.json, a CycloneDX list of the packages that the service runs on
-	@$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py requirements requirements.txt --output-format JSON \
+	@$(BIN)/uv tool run --system-certs --from cyclonedx-bom cyclonedx-py requirements requirements.txt --output-format JSON \
 		--output-reproducible --output-file sbom.cdx.json
 
 clean: ## Remove what make has built (data/ stays)

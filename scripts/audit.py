@@ -36,7 +36,16 @@ def audited() -> list[dict[str, Any]]:
     program = str(uv) if uv.exists() else shutil.which("uv")
     if program is None:
         return []
-    command = [program, "tool", "run", "pip-audit", "--requirement", str(REQUIREMENTS), "--disable-pip"]
+    command = [
+        program,
+        "tool",
+        "run",
+        "--system-certs",
+        "pip-audit",
+        "--requirement",
+        str(REQUIREMENTS),
+        "--disable-pip",
+    ]
     command += ["--require-hashes", "--progress-spinner", "off", "--format", "json"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_SECONDS)  # noqa: S603
