@@ -76,7 +76,7 @@ async def test_a_machine_without_room_says_so_of_a_good_photo(
     assert (answer.status_code, error_code(answer)) == (503, "server_busy")
     assert "Retry-After" in answer.headers
     monkeypatch.undo()
-    # It is remembered against nobody.
+    # It is held against no account.
     again = await upload(api, photo)
     assert again.status_code == 200, again.text
     assert again.json()["from_cache"] is False

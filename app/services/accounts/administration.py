@@ -52,12 +52,12 @@ class AccountAdministration:
         return await insert_account(self._engine, username, email, await self._passwords.hash(password))
 
     async def disable(self, username: str) -> None:
-        """End all tokens of an account, and let nobody log in to it.
+        """End all tokens of an account, and refuse its log-ins.
 
         Raises:
             UnknownAccount: there is none of this name.
         """
-        # The tokens count again for nobody when it is enabled: they may be why it was disabled.
+        # The tokens do not count again when it is enabled: they may be why it was disabled.
         await self._change(username, {"disabled_at": utc_now(), "token_generation": User.token_generation + 1})
 
     async def enable(self, username: str) -> None:

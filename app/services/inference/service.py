@@ -151,7 +151,7 @@ class InferenceService:
             try:
                 inference = await store(answer, found.model, found.statements)
             except Exception:
-                if on_saved is not None:
+                if on_saved is not None and not found.from_cache:
                     # The task is no longer this process'. What was paid for is kept: the task's next run finds it.
                     await store(answer, found.model, found.statements, is_of_task=False)
                 raise

@@ -55,7 +55,8 @@ class Forgetting:
         async def delete_names(connection: AsyncConnection) -> int:
             days = await _delete_visits(connection, USER, [user_id])
             await connection.execute(delete(UserTotals).where(UserTotals.user_id == user_id))
-            await connection.execute(delete(BudgetUse).where(BudgetUse.scope == f"user:{user_id}"))
+            scopes = [f"user:{user_id}", f"device:{user_id}"]
+            await connection.execute(delete(BudgetUse).where(BudgetUse.scope.in_(scopes)))
             return days
 
         forgotten = Forgotten(log_rows, await write(self._engine, delete_names), calls)
@@ -120,8 +121,8 @@ async def _unname_calls(connection: AsyncConnection, is_theirs: ColumnElement[bo
     ids = (await connection.scalars(query)).all()
     if not ids:
         return 0, after
-    nobody = {"user_id": None, "account_id": None, "api_key_id": None}
-    await connection.execute(update(row).where(row.id.in_(ids)).values(**nobody))
+    no_caller = {"user_id": None, "account_id": None, "api_key_id": None}
+    await connection.execute(update(row).where(row.id.in_(ids)).values(**no_caller))
     return len(ids), ids[-1]
 
 

@@ -12,7 +12,7 @@ from app.services.signatures.verification import SignedRequest, check_signature,
 
 # How far `created` may be from this machine's clock, in either direction.
 WINDOW_SECONDS = 300
-# For a key that is not there: to compute with it takes as long as with another, and nobody knows it.
+# For a key that is not there: to compute with it takes as long as with another, and no client knows it.
 _NO_SECRET = bytes(32)
 
 
