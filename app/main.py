@@ -1,5 +1,6 @@
 """The application: settings in, an ASGI application out. `uvicorn app.main:app` serves it."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 from app import VERSION
 from app.api.access import API_PREFIX, AccessMiddleware, AccessPolicy
@@ -102,28 +104,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         telemetry=_telemetry(settings),
+        routes=[*_routes()],
     )
     add_error_handlers(app)
-    known_query = [Depends(refuse_unknown_parameters)]
-    api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
-    for module in (classify, categories, stats, requests, cache, tokens, privacy):
-        api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
-    api.include_router(health.router)
-    app.include_router(api)
-    # Where load balancers look for it; the specification's nginx has this path, too.
-    app.include_router(health.router, include_in_schema=False)
-    # The signed-in side has the paths of its own specification.
-    app.include_router(users.router, dependencies=known_query)
-    app.include_router(models.router, dependencies=known_query)
-    # From the particular to the general: /images/inference/{result_id} would take "events" and "tasks" for an id, and
-    # /images/{image_id} "inference".
-    for signed_in in (events, tasks, inference, images):
-        app.include_router(signed_in.router, dependencies=known_query)
-    app.include_router(websocket.router)
-    app.include_router(metrics.router)
-    app.include_router(dashboard.router)
-    app.include_router(demo.router)
-    app.include_router(index.router)
     mount_assets(app)
     add_documentation(app)
 
@@ -159,6 +142,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContextMiddleware, access_log=AccessLog(log_format(settings)))
     app.add_middleware(StartupErrorMiddleware, expected=(AppError, ModelConfigurationError))
     return app
+
+
+@functools.cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """All routes but those of files and documentation: they know no settings, so a process builds them once."""
+    known_query = [Depends(refuse_unknown_parameters)]
+    api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
+    for module in (classify, categories, stats, requests, cache, tokens, privacy):
+        api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
+    api.include_router(health.router)
+    root = APIRouter()
+    root.include_router(api)
+    # Where load balancers look for it; the specification's nginx has this path, too.
+    root.include_router(health.router, include_in_schema=False)
+    # The signed-in side has the paths of its own specification.
+    root.include_router(users.router, dependencies=known_query)
+    root.include_router(models.router, dependencies=known_query)
+    # From the particular to the general: /images/inference/{result_id} would take "events" and "tasks" for an id, and
+    # /images/{image_id} "inference".
+    for signed_in in (events, tasks, inference, images):
+        root.include_router(signed_in.router, dependencies=known_query)
+    for module in (websocket, metrics, dashboard, demo, index):
+        root.include_router(module.router)
+    return tuple(root.routes)
 
 
 def _telemetry(settings: Settings) -> TelemetryConfig:

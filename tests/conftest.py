@@ -1,4 +1,4 @@
-"""Fixtures: what touches the database runs on SQLite and on a real MySQL server, and on MariaDB where installed."""
+"""Fixtures: SQL runs on SQLite, on a real MySQL server, and on MariaDB where installed; the rest on MySQL."""
 
 import os
 import ssl
@@ -30,24 +30,25 @@ pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-# Tests of SQL run on every kind of database, and so does the specification's session with the whole API. MariaDB
-# answers the rest as MySQL does, by the same driver and the same statements.
+# Tests of SQL run on every kind of database, and so does the specification's session with the whole API. What stands
+# above SQL runs on the kind that services run on.
 ON_EVERY_KIND = ("tests/database/", "tests/services/", "tests/documentation/test_specification.py")
+ON_ONE_KIND = ["mysql"]
 
 
 @pytest.fixture(scope="session")
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """sqlite, mysql or mariadb: a test that needs it runs on each (`pytest_generate_tests`)."""
+    """sqlite, mysql or mariadb (`pytest_generate_tests`)."""
     return str(request.param)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that needs a database on each kind, unless it names the kinds itself."""
+    """Run a test that needs a database on the kinds for its folder, unless it names the kinds itself."""
     marks = metafunc.definition.iter_markers("parametrize")
     if "database_kind" not in metafunc.fixturenames or any("database_kind" in mark.args[0] for mark in marks):
         return
     is_about_sql = metafunc.definition.nodeid.startswith(ON_EVERY_KIND)
-    kinds = DATABASE_KINDS if is_about_sql else [kind for kind in DATABASE_KINDS if kind != "mariadb"]
+    kinds = DATABASE_KINDS if is_about_sql else ON_ONE_KIND
     metafunc.parametrize("database_kind", kinds, indirect=True, scope="session")
 
 
