@@ -29,6 +29,7 @@ from app.errors import (
 )
 from app.runtime.client_key import client_key
 from app.runtime.memory_budget import MIN_RESERVED_BYTES, Lease, MemoryBudget, MemoryTimeoutError
+from app.server.limits import STOOD_STILL_SECONDS
 from app.services.photos import UploadedPhoto
 
 if TYPE_CHECKING:
@@ -163,14 +164,27 @@ class _Pace:
 async def _chunks(request: Request, pace: _Pace) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; raises TimeoutError when it does not."""
     loop = asyncio.get_running_loop()
-    # One timer, moved for each piece: a new one for each would cost a tenth of a known photo's upload.
     async with asyncio.timeout(None) as timeout:
+        timer: asyncio.TimerHandle
+
+        def give_up() -> None:
+            nonlocal timer
+            late = loop.time() - timer.when()
+            if late < STOOD_STILL_SECONDS:
+                timeout.reschedule(loop.time())
+                return
+            # What has arrived meanwhile is still to be read.
+            pace.forgive(late)
+            timer = loop.call_later(STOOD_STILL_SECONDS, give_up)
+
         pieces = aiter(request.stream())
         while True:
-            timeout.reschedule(loop.time() + pace.patience_seconds())
-            piece = await anext(pieces, None)
-            # What is done with a piece takes its own time.
-            timeout.reschedule(None)
+            timer = loop.call_later(pace.patience_seconds(), give_up)
+            try:
+                piece = await anext(pieces, None)
+            finally:
+                # What is done with a piece takes its own time.
+                timer.cancel()
             if piece is None:
                 return
             pace.received_bytes += len(piece)

@@ -17,7 +17,7 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.server import ServerState
 
-from app.server.limits import LimitedProtocol
+from app.server.limits import STOOD_STILL_SECONDS, LimitedProtocol
 from app.server.shutdown import announce_shutdown
 
 # How long an idle connection is listened to after the server has decided to shut down; longer than a request travels.
@@ -165,10 +165,15 @@ class DrainingServer(Server):
             self._check.cancel()
 
     async def _check_connections_regularly(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + CHECK_SECONDS
             await asyncio.sleep(CHECK_SECONDS)
+            now = loop.time()
+            if now - due > STOOD_STILL_SECONDS:
+                # What has arrived meanwhile is still to be read.
+                continue
             self._cut_off_who_does_not_read()
-            now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedProtocol):
                     connection.check_silence(now)

@@ -21,6 +21,8 @@ MAX_HEAD_LINES = 100
 LINE_OVERHEAD_BYTES = 4
 # For a head as a whole, and between two pieces of a body. nginx.conf says the same.
 SILENCE_SECONDS = 15.0
+# A timer that is so late says that this process stood still, and not its clients.
+STOOD_STILL_SECONDS = 1.0
 # To close at once would reset a connection on which the client is still sending, and take the answer away from it.
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -79,6 +80,24 @@ async def test_a_body_that_stops_arriving_is_given_up(api: httpx2.AsyncClient, m
     assert b"connection: close" in answer
     assert b'"request_timeout"' in answer
     writer.close()
+
+
+async def test_a_pause_of_the_process_is_not_the_clients(
+    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 0.5)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+        await asyncio.sleep(0.1)
+        # The service lives in this event loop, and stands still with it.
+        time.sleep(2)  # noqa: ASYNC251
+        yield photo(5) + b"\r\n--b--\r\n"
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = await api.post("/classify", content=pieces(), headers=form)
+    assert answer.status_code == 200, answer.text
 
 
 async def test_an_upload_has_to_arrive_at_a_pace(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
