@@ -41,6 +41,13 @@ EXAMPLE = (
     'id: 42\ndata: {"event":"task","id":42,"task_id":"…","status":"completed"}\n\n'
 )
 
+# As FastAPI describes the events of its own streams; the word is OpenAPI 3.2's.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+    "required": ["data"],
+}
+
 EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Begin after this event.")]
 LastEventId = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63, description="The same, as browsers send it; it wins.")
@@ -80,7 +87,12 @@ class EventStream(StreamingResponse):
     responses=describe_errors(
         AuthenticationRequired, InvalidToken, TokenExpired, TooManyStreams, DatabaseUnavailable, ServerBusy
     )
-    | {200: {"description": "Events, for as long as you listen", "content": {EVENT_STREAM: {"example": EXAMPLE}}}},
+    | {
+        200: {
+            "description": "Events, for as long as you listen",
+            "content": {EVENT_STREAM: {"itemSchema": EVENT_SCHEMA, "example": EXAMPLE}},
+        }
+    },
 )
 async def watch_tasks(
     session: CurrentSession, resources: ResourcesDep, since: EventId = None, last_event_id: LastEventId = None
