@@ -113,7 +113,7 @@ def service_with(environment: Mapping[str, str]) -> Iterator[Service]:
         yield Service(client)
 
 
-@pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
+@pytest.mark.parametrize("database_kind", ["mysql"], indirect=True)
 def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     outside: dict[str, str], model_server: FakeModelServer, redis_url: str
 ) -> None:
