@@ -175,7 +175,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 is_worker=is_worker,
             )
         )
-        health = HealthService(engine, model_client, replica)
+        health = HealthService(engine, heartbeat, model_client, replica)
         stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
         # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).

@@ -119,9 +119,10 @@ class Heartbeat:
 
     async def close(self) -> None:
         """Stop, and delete the row. Everything that this process owned must be released."""
-        if self._loop is None:
+        if self._loop is not None:
+            await cancel(self._loop)
+        if self._last_beat == -math.inf:
             return
-        await cancel(self._loop)
         with self._outage.guard():
             await run(self._engine, [self._deletion], writes=True)
 

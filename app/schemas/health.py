@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.clients.breaker import BreakerState
 from app.schemas.common import EXAMPLE_TIMESTAMP, Timestamp
+from app.services.health import DatabaseState
 
 
 class ModelStatus(BaseModel):
@@ -42,14 +43,14 @@ UNHEALTHY_EXAMPLE = {**_HEALTHY_EXAMPLE, "success": False, "status": "unhealthy"
 
 
 class HealthResponse(BaseModel):
-    """healthy; degraded: the model is out of reach, hits are still answered; unhealthy: no database."""
+    """healthy; degraded: the model is out of reach, hits are still answered; unhealthy: no database that takes rows."""
 
     model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_HEALTHY_EXAMPLE]})
 
     success: bool
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: Timestamp
-    database: Literal["connected", "disconnected"]
+    database: Annotated[DatabaseState, Field(description="read_only: it answers, but takes nothing.")]
     read_replica: Annotated[
         Literal["connected", "disconnected"] | None,
         Field(description="disconnected: statistics come from the main server; null: MYSQL_READ_HOST is not set."),

@@ -72,7 +72,7 @@ async def test_everything_comes_and_then_what_changes(settings: Settings) -> Non
                 name, parts[name] = await anext(stream)
         assert parts["today"]["figures"]["total_requests"] == 0
         assert parts["today"]["errors"] == {}
-        assert parts["health"]["database"] is True
+        assert parts["health"]["database"] == "connected"
         assert parts["health"]["model"]["provider"] == "local"
         assert [len(parts[bucket]) for bucket in ("15min", "hour", "day")] == [24, 24, 30]
         assert len(parts["categories"]) == 8
@@ -224,6 +224,6 @@ async def test_while_the_database_is_away_its_health_still_comes(settings: Setti
         database.mkdir()
         async with client.stream("GET", "/dashboard/events") as answer, asyncio.timeout(DEADLINE_SECONDS):
             name, content = await anext(events(answer))
-        assert (name, content["database"]) == ("health", False)
+        assert (name, content["database"]) == ("health", "disconnected")
         database.rmdir()
         database.with_suffix(".away").rename(database)

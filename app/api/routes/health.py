@@ -8,6 +8,7 @@ from app.api.dependencies import HealthDep
 from app.api.errors import describe_errors
 from app.clock import utc_now
 from app.schemas.health import UNHEALTHY_EXAMPLE, HealthResponse, LivenessResponse, ModelStatus
+from app.services.health import DatabaseState
 
 _REPLICA: dict[bool | None, Literal["connected", "disconnected"] | None] = {
     True: "connected",
@@ -25,21 +26,22 @@ router = APIRouter(prefix="/health", tags=["health"])
         **describe_errors(),
         503: {
             "model": HealthResponse,
-            "description": "The database is out of reach (`unhealthy`)",
+            "description": "The database is out of reach, or takes nothing (`unhealthy`)",
             "content": {"application/json": {"example": UNHEALTHY_EXAMPLE}},
         },
     },
 )
 async def health(service: HealthDep, response: Response) -> HealthResponse:
-    """Can the service answer? The database and the model are asked, the model without a paid call."""
+    """Can the service answer? The database is written to, and the model asked, without a paid call."""
     state = await service.check()
-    if not state.database_connected:
+    is_usable = state.database is DatabaseState.CONNECTED
+    if not is_usable:
         response.status_code = 503
     return HealthResponse(
-        success=state.database_connected,
-        status="unhealthy" if not state.database_connected else "healthy" if state.model.available else "degraded",
+        success=is_usable,
+        status="unhealthy" if not is_usable else "healthy" if state.model.available else "degraded",
         timestamp=utc_now(),
-        database="connected" if state.database_connected else "disconnected",
+        database=state.database,
         read_replica=_REPLICA[state.replica_connected],
         model_api="available" if state.model.available else "unavailable",
         model=ModelStatus.model_validate(state.model),

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from app.categories import CATEGORY_TEXTS
 from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.runtime.background import OutageLog, cancel, every, spawn
-from app.services.health import HealthService
+from app.services.health import DatabaseState, HealthService
 from app.services.statistics.service import StatsService
 from app.services.statistics.shares import Days
 from app.services.statistics.spending import SpendingGroup, SpendingShare
@@ -137,8 +137,8 @@ class DashboardFeed:
             AppError: the database is away; what is shown stays.
         """
         health = await self._health.check()
-        self._publish("health", {"database": health.database_connected, "model": health.model})
-        if not health.database_connected:
+        self._publish("health", {"database": health.database, "model": health.model})
+        if health.database is DatabaseState.DISCONNECTED:
             raise DatabaseUnavailable
         for name, (compute, seconds) in self._sources.items():
             if time.monotonic() < due[name]:

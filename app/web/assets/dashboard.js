@@ -261,10 +261,10 @@ function showErrors() {
 
 function showHealth() {
   const { health } = parts;
-  document.getElementById("outage").hidden = !health || health.database;
+  document.getElementById("outage").hidden = !health || health.database !== "disconnected";
   if (!health) return;
   const { model } = health;
-  badge("database", health.database, t(health.database ? "connected" : "disconnected"));
+  badge("database", health.database === "connected", t(health.database));
   badge("model", model.available, t(model.available ? "available" : "unavailable"));
   put("model-name", model.model);
   put("breaker", t(`breaker_${model.breaker}`));
@@ -305,7 +305,7 @@ let heardAt = new Date();
 
 function showConnection() {
   const isNew = Object.keys(parts).length === 0;
-  document.body.classList.toggle("stale", !isConnected || parts.health?.database === false);
+  document.body.classList.toggle("stale", !isConnected || parts.health?.database === "disconnected");
   document.getElementById("live").className = `dot ${isConnected ? "on" : isNew ? "" : "off"}`;
   const time = i18n.time(heardAt, { timeStyle: "medium", timeZone: zone });
   put("live-text", isConnected ? t("live") : isNew ? t("connecting") : t("lost", { time }));

@@ -1,13 +1,17 @@
 """Health says how the database and the model are, without a paid call; liveness asks neither."""
 
 import asyncio
+import secrets
 from pathlib import Path
 
 import httpx2
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.config.database import DatabaseSettings
+from app.database.heartbeat import RENEW_SECONDS
 from app.main import create_app
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
@@ -78,6 +82,41 @@ async def test_a_database_without_tables_is_not_healthy(api: httpx2.AsyncClient,
     finally:
         async with engine.begin() as connection:
             await connection.execute(text("ALTER TABLE request_log_away RENAME TO request_log"))
+
+
+async def test_a_database_that_takes_nothing(
+    mysql_database: TestDatabase, model_server: FakeModelServer, tmp_path: Path
+) -> None:
+    reader = f"reader_{secrets.token_hex(4)}"
+    async with admin_engine(mysql_database.server_url) as admin, admin.connect() as connection:
+        await connection.exec_driver_sql(f"CREATE USER '{reader}'@'%%' IDENTIFIED BY '{reader}'")
+
+        async def grant(what: str) -> None:
+            await connection.exec_driver_sql(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM '{reader}'@'%%'")
+            await connection.exec_driver_sql(f"GRANT {what} ON {mysql_database.name}.* TO '{reader}'@'%%'")
+            # A connection that is open keeps what it may do.
+            for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
+                if row["User"] == reader:
+                    await connection.exec_driver_sql(f"KILL {row['Id']}")
+
+        await grant("ALL")
+        try:
+            url = make_url(mysql_database.url).set(username=reader, password=reader)
+            database = DatabaseSettings.model_validate({"url": url.render_as_string(hide_password=False)})
+            app = create_app(settings_on(database, model_server, tmp_path))
+            async with serving(app) as base, httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=30) as api:
+                assert (await api.get("/health")).status_code == 200
+                await grant("SELECT")
+                # What was written less than a second ago proves that it can be.
+                await asyncio.sleep(RENEW_SECONDS)
+                down = await api.get("/health")
+                assert (down.status_code, down.json()["status"]) == (503, "unhealthy")
+                assert down.json()["database"] == "read_only"
+                assert (await api.get("/health/live")).status_code == 200
+                await grant("ALL")
+                assert (await api.get("/health")).json()["status"] == "healthy"
+        finally:
+            await connection.exec_driver_sql(f"DROP USER '{reader}'@'%%'")
 
 
 async def test_a_database_that_is_away(
