@@ -21,6 +21,7 @@ from app.config.settings import CacheSettings, Settings
 from app.database.tables.api_keys import ApiKey
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
+from app.services import throttle
 from app.services.accounts.tokens import key_id
 from tests.fakes.model_server import FakeModelServer
 from tests.support.audit import details_of, entries
@@ -123,6 +124,19 @@ async def test_an_issued_token_is_in_the_audit_log_without_its_text(
     assert event["action"] == "device_token.issued"
     assert (await api.delete(address, headers=ADMIN)).status_code == 200
     assert {entry[2] for entry in await entries(engine)} == {None}
+
+
+async def test_wrong_device_tokens_are_slowed_like_wrong_keys(
+    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.KEY_ADDRESS, 2)
+    right = bearer((await issued(api))["token"])
+    assert await outcome(api, forged("a guess that is long enough for a key")) == (401, "invalid_token")
+    assert await outcome(api, forged(kid="x")) == (401, "invalid_token")
+    assert await outcome(api, forged("another guess of the same length")) == (429, "too_many_wrong_keys")
+    assert await outcome(api, right) == (200, "")
+    # It was one of ours, and is no guess.
+    assert await outcome(api, forged(exp=datetime.now(UTC) - timedelta(seconds=9))) == (401, "token_expired")
 
 
 async def test_who_may_issue_tokens(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:
