@@ -150,11 +150,14 @@ class AccessPolicy:
 
     def still_admits(self, scope: Scope) -> bool:
         """Return whether a request that was let in, perhaps long ago, would be let in with its key now, too."""
-        keys_of_service = resources_of(scope).api_keys
         key: ApiKey | None = scope["state"].get("api_key")
         if key is not None:
-            return keys_of_service.still_counts(key)
-        return not self._is_closed(area_of(_path_of(scope)), keys_of_service)
+            return resources_of(scope).api_keys.still_counts(key)
+        return not self.needs_key(scope, area_of(_path_of(scope)))
+
+    def needs_key(self, scope: Scope, area: Area) -> bool:
+        """Return whether the paths of an area are closed, at this moment, to requests without a key."""
+        return self._is_closed(area, resources_of(scope).api_keys)
 
     def _is_host(self, sent: str) -> bool:
         # Without the port; an IPv6 address has colons of its own, in brackets.
