@@ -125,9 +125,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(demo.router)
     app.include_router(index.router)
     mount_assets(app)
-    add_documentation(app)
-
     app.state.policy = policy = AccessPolicy(settings)
+    add_documentation(app, policy)
+
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
     app.add_middleware(AccessMiddleware, policy=policy)

@@ -134,7 +134,7 @@ class AccessPolicy:
         keys_of_service = resources_of(scope).api_keys
         needed = _SCOPES.get(area)
         state["is_admitted"] = True
-        if needed is None or not self._is_closed(area, keys_of_service):
+        if needed is None or not self.needs_key(area, keys_of_service):
             if self._limits_addresses and area not in _NOT_LIMITED:
                 await resources_of(scope).rate_limits.count_address(address_of(scope))
             return
@@ -153,24 +153,27 @@ class AccessPolicy:
         key: ApiKey | None = scope["state"].get("api_key")
         if key is not None:
             return resources_of(scope).api_keys.still_counts(key)
-        return not self.needs_key(scope, area_of(_path_of(scope)))
+        return not self.needs_key(area_of(_path_of(scope)), resources_of(scope).api_keys)
 
-    def needs_key(self, scope: Scope, area: Area) -> bool:
-        """Return whether the paths of an area are closed, at this moment, to requests without a key."""
-        return self._is_closed(area, resources_of(scope).api_keys)
+    def needs_key(self, area: Area, keys_of_service: ApiKeyService | None) -> bool:
+        """Return whether the paths of an area are closed, at this moment, to requests without a key.
+
+        Args:
+            area: of the paths.
+            keys_of_service: the keys that there are; None: the service has not started, and knows of none.
+        """
+        key_exists = keys_of_service is not None and keys_of_service.exist
+        if area is Area.CLASSIFICATION:
+            return key_exists or self._requires_key
+        if area is Area.STATISTICS:
+            return not self._public_statistics and (self._closes_statistics or key_exists)
+        return area is Area.ADMINISTRATION
 
     def _is_host(self, sent: str) -> bool:
         # Without the port; an IPv6 address has colons of its own, in brackets.
         host = re.sub(r":\d*$", "", sent.lower()).removesuffix(".")
         _, dot, parent = host.partition(".")
         return host in self._hosts or (bool(dot) and any(f"*.{name}" in self._hosts for name in _parents(parent)))
-
-    def _is_closed(self, area: Area, keys_of_service: ApiKeyService) -> bool:
-        if area is Area.CLASSIFICATION:
-            return keys_of_service.exist or self._requires_key
-        if area is Area.STATISTICS:
-            return not self._public_statistics and (self._closes_statistics or keys_of_service.exist)
-        return True
 
     def _check_network(self, scope: Scope, area: Area) -> None:
         contains = self._networks.admins if area in _ADMIN_AREAS else self._networks.everyone

@@ -21,7 +21,7 @@ async def demo(request: Request, resources: ResourcesDep) -> HTMLResponse:
         {
             "cost_per_call": str(settings.spending.cost_per_call if is_paid else 0),
             "currency": settings.spending.currency,
-            "needs_key": str(policy_of(request.scope).needs_key(request.scope, Area.CLASSIFICATION)).lower(),
+            "needs_key": str(policy_of(request.scope).needs_key(Area.CLASSIFICATION, resources.api_keys)).lower(),
             "max_image_bytes": str(settings.image.max_size_bytes),
         },
     )
