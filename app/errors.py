@@ -356,7 +356,7 @@ class TooManySignUps(AppError):
 class TooManyWrongKeys(AppError):
     status = 429
     code = "too_many_wrong_keys"
-    message = "Too many wrong API keys came from this address. Wait a moment before the next."
+    message = "Too many wrong API keys, signatures or tokens came from this address. Wait a moment before the next."
 
 
 class RateLimited(AppError):

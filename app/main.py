@@ -108,9 +108,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_error_handlers(app)
     mount_assets(app)
-    add_documentation(app)
+    app.state.policy = policy = AccessPolicy(settings)
+    add_documentation(app, policy)
 
-    policy = AccessPolicy(settings)
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
     app.add_middleware(AccessMiddleware, policy=policy)

@@ -20,6 +20,7 @@ from app.services.accounts.lifespan import open_accounts, secret_keys
 from app.services.accounts.service import AccountService
 from app.services.api_keys.lifespan import open_api_keys
 from app.services.api_keys.service import ApiKeyService
+from app.services.audit.lifespan import open_audit
 from app.services.audit.service import AuditLog
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
@@ -106,7 +107,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         heartbeat = await enter(open_heartbeat(engine))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
-        audit = AuditLog(engine)
+        audit = await enter(open_audit(engine, retention_days=settings.access.audit_retention_days))
         api_keys = await enter(open_api_keys(settings.cache, engine, audit=audit))
         model_client = create_model_client(settings.model)
         stack.push_async_callback(model_client.close)

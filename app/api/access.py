@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -133,7 +134,7 @@ class AccessPolicy:
         keys_of_service = resources_of(scope).api_keys
         needed = _SCOPES.get(area)
         state["is_admitted"] = True
-        if needed is None or not self._is_closed(area, keys_of_service):
+        if needed is None or not self.needs_key(area, keys_of_service):
             if self._limits_addresses and area not in _NOT_LIMITED:
                 await resources_of(scope).rate_limits.count_address(address_of(scope))
             return
@@ -147,18 +148,32 @@ class AccessPolicy:
             await resources_of(scope).rate_limits.count_key(key.id, key.rate_per_minute)
         state["api_key"] = key
 
+    def still_admits(self, scope: Scope) -> bool:
+        """Return whether a request that was let in, perhaps long ago, would be let in with its key now, too."""
+        key: ApiKey | None = scope["state"].get("api_key")
+        if key is not None:
+            return resources_of(scope).api_keys.still_counts(key)
+        return not self.needs_key(area_of(_path_of(scope)), resources_of(scope).api_keys)
+
+    def needs_key(self, area: Area, keys_of_service: ApiKeyService | None) -> bool:
+        """Return whether the paths of an area are closed, at this moment, to requests without a key.
+
+        Args:
+            area: of the paths.
+            keys_of_service: the keys that there are; None: the service has not started, and knows of none.
+        """
+        key_exists = keys_of_service is not None and keys_of_service.exist
+        if area is Area.CLASSIFICATION:
+            return key_exists or self._requires_key
+        if area is Area.STATISTICS:
+            return not self._public_statistics and (self._closes_statistics or key_exists)
+        return area is Area.ADMINISTRATION
+
     def _is_host(self, sent: str) -> bool:
         # Without the port; an IPv6 address has colons of its own, in brackets.
         host = re.sub(r":\d*$", "", sent.lower()).removesuffix(".")
         _, dot, parent = host.partition(".")
         return host in self._hosts or (bool(dot) and any(f"*.{name}" in self._hosts for name in _parents(parent)))
-
-    def _is_closed(self, area: Area, keys_of_service: ApiKeyService) -> bool:
-        if area is Area.CLASSIFICATION:
-            return keys_of_service.exist or self._requires_key
-        if area is Area.STATISTICS:
-            return not self._public_statistics and (self._closes_statistics or keys_of_service.exist)
-        return True
 
     def _check_network(self, scope: Scope, area: Area) -> None:
         contains = self._networks.admins if area in _ADMIN_AREAS else self._networks.everyone
@@ -168,6 +183,11 @@ class AccessPolicy:
         address = address_of(scope)
         if address is None or not contains(address):
             raise NetworkNotAllowed
+
+
+def policy_of(scope: Scope) -> AccessPolicy:
+    """The policy of the application that a request is for."""
+    return cast("AccessPolicy", scope["app"].state.policy)
 
 
 class AccessMiddleware:

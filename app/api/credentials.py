@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.dependencies import resources_of
+from app.api.dependencies import address_of, resources_of
 from app.api.errors import error_response, log_error
 from app.api.middleware import read_ahead
 from app.api.uploads import Part
@@ -86,14 +86,16 @@ class CredentialsMiddleware:
     async def _recognise_device(self, scope: Scope, authorization: str) -> None:
         kind, _, token = authorization.partition(" ")
         if kind.lower() == "bearer" and is_device_token(token):
-            scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token)
+            scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token, address_of(scope))
 
     async def _verified(self, scope: Scope, receive: Receive) -> Receive:
         """Check the signature; return a `receive` that fails where the body is not the signed one."""
         request = signed_request(scope)
         state = scope["state"]
         resources = resources_of(scope)
-        key, digest = await resources.signatures.verify(request, request_id=state["request_id"])
+        key, digest = await resources.signatures.verify(
+            request, request_id=state["request_id"], address=address_of(scope)
+        )
         state["signing_key"] = key
         if digest is None:
             return receive

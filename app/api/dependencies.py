@@ -53,8 +53,13 @@ _oauth2 = OAuth2PasswordBearer(tokenUrl="users/token", scheme_name="Account", au
 
 
 # For /docs alone: app/api/access.py has looked at the key before any route is found.
+TAKES_KEY_SCHEME = "ApiKey"
 TAKES_KEY = Depends(
-    HTTPBearer(scheme_name="ApiKey", description="An API key, where keys are needed.", auto_error=False)
+    HTTPBearer(
+        scheme_name=TAKES_KEY_SCHEME,
+        description="An API key, where keys are needed. Photos are classified with a device token, too.",
+        auto_error=False,
+    )
 )
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.maintenance import CannotBeDone, on_current_tables
+from app.cli.maintenance import CannotBeDone, on_current_tables, operator
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.services.api_keys.administration import NewKey, create_key, end_key
@@ -23,7 +23,6 @@ def create(
     budget_micros: int | None,
     rate_per_minute: int | None,
     lifetime: timedelta | None,
-    actor: str,
 ) -> NewKey:
     """Make a key.
 
@@ -40,7 +39,7 @@ def create(
             engine,
             name=name,
             scopes=[Scope(scope) for scope in scopes],
-            actor=actor,
+            actor=operator(),
             budget_micros=budget_micros,
             rate_per_minute=rate_per_minute,
             expires_at=None if lifetime is None else utc_now() + lifetime,
@@ -54,11 +53,11 @@ def list_all(settings: Settings) -> list[ApiKey]:
     return on_current_tables(settings, select_keys)
 
 
-def revoke(settings: Settings, key_id: int, *, actor: str) -> bool:
+def revoke(settings: Settings, key_id: int) -> bool:
     """Revoke a key; return whether there is one with this id. Raises CannotBeDone as `create`."""
 
     async def run(engine: AsyncEngine) -> bool:
-        return await end_key(engine, key_id, actor=actor)
+        return await end_key(engine, key_id, actor=operator())
 
     return on_current_tables(settings, run)
 

@@ -1,6 +1,5 @@
 """`image-classifier keys`: make, list and revoke API keys. A key is shown once, by `create`."""
 
-import os
 import re
 import sys
 from datetime import datetime, timedelta
@@ -46,7 +45,6 @@ def create(
             budget_micros=None if budget is None else _micros(budget),
             rate_per_minute=rate,
             lifetime=None if expires is None else _duration(expires),
-            actor=_actor(),
         )
     except ValueError as error:
         say(str(error))
@@ -86,7 +84,7 @@ def revoke(key_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="As `
     from app.config.settings import load_settings
 
     try:
-        is_there = work.revoke(load_settings(), key_id, actor=_actor())
+        is_there = work.revoke(load_settings(), key_id)
     except work.CannotBeDone as error:
         say(str(error))
         raise typer.Exit(1) from None
@@ -129,8 +127,3 @@ def _duration(text: str) -> timedelta:
     if match is None or (duration := int(match[1]) * _UNITS[match[2]]) > timedelta(days=MAX_DAYS):
         raise ValueError("--expires is a time such as 12h, 90d or 52w")
     return duration
-
-
-def _actor() -> str:
-    """Who works at the command line, for the audit log."""
-    return f"cli:{os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"

@@ -1,6 +1,7 @@
 """What `migrate`, `purge-logs` and `forget` do with the configured database. Importing it takes a second."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from app.database.migrate import HEAD_REVISION, migrate, revision, wait_for_data
 from app.database.transactions import reason
 from app.errors import AppError
 from app.observability.logging import configure_logging
+from app.services.audit.service import Action, AuditLog
 from app.services.privacy.forgetting import Forgotten
 from app.services.privacy.service import PrivacyService
 from app.services.request_log.service import RequestLogService
@@ -92,7 +94,19 @@ def forget_user(settings: Settings, user_id: str) -> Forgotten:
     Raises:
         CannotBeDone: as above.
     """
-    return on_current_tables(settings, lambda engine: PrivacyService(engine).forget(user_id))
+
+    async def run(engine: AsyncEngine) -> Forgotten:
+        forgotten = await PrivacyService(engine).forget(user_id)
+        # Without the id, which is forgotten.
+        await AuditLog(engine).record(Action.USER_FORGOTTEN, operator())
+        return forgotten
+
+    return on_current_tables(settings, run)
+
+
+def operator() -> str:
+    """Return who works at the command line, for the audit log."""
+    return f"cli:{os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"
 
 
 def on_current_tables(settings: Settings, work: Callable[[AsyncEngine], Awaitable[Result]]) -> Result:

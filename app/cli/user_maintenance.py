@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.maintenance import CannotBeDone, on_current_tables
+from app.cli.maintenance import CannotBeDone, on_current_tables, operator
 from app.config.settings import Settings
 from app.config.source import problems_of
 from app.runtime.fair_queue import fair_queue
@@ -93,7 +93,7 @@ def _on_accounts(settings: Settings, work: Callable[[AsyncEngine, AccountAdminis
     async def run(engine: AsyncEngine) -> Result:
         passwords = PasswordHasher()
         try:
-            return await work(engine, AccountAdministration(engine, passwords))
+            return await work(engine, AccountAdministration(engine, passwords, actor=operator()))
         finally:
             passwords.close()
 

@@ -29,6 +29,9 @@ class AccessSettings(SettingsGroup):
     allowed_hosts: tuple[str, ...] = Field((), validation_alias="ALLOWED_HOSTS")
     """Comma-separated names that a request's Host may have, *.example.com too; empty: any. Probes are exempt."""
 
+    audit_retention_days: int = Field(365, validation_alias="AUDIT_RETENTION_DAYS", ge=0, le=36_500)
+    """Older events of the audit log are deleted daily; 0 keeps all."""
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:

@@ -124,6 +124,7 @@ class SpendingResponse(DataResponse[Spending]):
             "groups": [
                 {
                     "name": "gpt-6-luna",
+                    "key_name": None,
                     "calls": 1067,
                     "input_tokens": 1280400,
                     "cached_input_tokens": 0,

@@ -73,20 +73,26 @@ class DeviceTokenService:
         key_id, secret_key = next(iter(self._secret_keys.items()))
         return DeviceToken(jwt.encode(claims, secret_key, ALGORITHM, {"typ": TYPE, "kid": key_id}), expires_at)
 
-    async def device_of(self, text: str) -> Device:
-        """Return what a token stands for.
+    async def device_of(self, text: str, address: str | None) -> Device:
+        """Return what a token stands for; `address` is where it comes from.
 
         Raises:
             TokenExpired: it was one of ours.
             InvalidToken: anything else.
+            TooManyWrongKeys: it is none of ours, and the address has sent too many wrong ones just now.
             DatabaseUnavailable, ServerBusy: its API key cannot be looked up.
         """
-        claims = self._read(text)
+        try:
+            claims = self._read(text)
+        except InvalidToken:
+            await self._api_keys.count_wrong("device token", address)
+            raise
         photos, key_id = claims.get("new_photos_per_day"), claims.get("api_key_id")
         key = None
         if key_id is not None:
             key = await self._api_keys.find_by_id(key_id)
             if key is None or not key.counts(datetime.now(UTC)):
+                # It is ours, and no guess: a device learns at once that it needs another.
                 raise _invalid()
         return Device(claims["sub"], photos, key)
 

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.access import policy_of
 from app.api.dependencies import ResourcesDep
 from app.api.streaming import (
     EVENT_STREAM,
@@ -26,10 +27,15 @@ from app.web.pages import page
 
 # An event, not a comment: scripts do not see comments, and the page wants to know that the service is still there.
 PING = "event: ping\ndata: {}\n\n"
+# A process learns of a revoked key within two seconds (app/services/api_keys/service.py).
+ACCESS_CHECK_SECONDS = 1.0
 
 
 class DashboardStream(StreamingResponse):
-    """Sends each part of the dashboard as an event of its name until the client leaves or the service does."""
+    """Sends each part of the dashboard as an event of its name.
+
+    It ends when the client leaves or the service does, and when the client would not be let in any more.
+    """
 
     media_type = EVENT_STREAM
 
@@ -41,7 +47,8 @@ class DashboardStream(StreamingResponse):
         """Watch and send; an error before the answer becomes one in the one format."""
         with self._feed.watch() as viewer:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await push(viewer.ended, _send_parts(viewer, send), ping(send, PING), until_disconnect(receive))
+            work = _send_parts(viewer, send), ping(send, PING), until_disconnect(receive), _until_refused(scope)
+            await push(viewer.ended, *work)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -62,6 +69,13 @@ async def dashboard(resources: ResourcesDep) -> HTMLResponse:
 async def dashboard_events(resources: ResourcesDep) -> DashboardStream:
     """The figures, and each change of them."""
     return DashboardStream(resources.dashboard)
+
+
+async def _until_refused(scope: Scope) -> None:
+    """Return when the key of a stream has expired or was revoked, or when it has none and one is needed by now."""
+    policy = policy_of(scope)
+    while policy.still_admits(scope):  # noqa: ASYNC110 - a key that expires notifies no task
+        await asyncio.sleep(ACCESS_CHECK_SECONDS)
 
 
 async def _send_parts(viewer: Viewer, send: Send) -> None:

@@ -9,12 +9,16 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.responses import HTMLResponse, Response
 
+from app.api.access import AccessPolicy, area_of
+from app.api.dependencies import TAKES_KEY_SCHEME
+from app.resources import Resources
 from app.web.pages import HEADERS
 
 # Where fastapi-offline serves the files of Swagger UI and ReDoc.
@@ -29,11 +33,36 @@ CONTENT_SECURITY_POLICY = (
 _LOGO = b'"https://cdn.redoc.ly/redoc/logo-mini.svg"'
 _SCRIPT_PATH = "/redoc.js"
 _SCRIPT_HEADERS = {"Cache-Control": "max-age=3600"}
+# An operation's "security": an API key, or (by the empty object) that or nothing.
+_KEY: list[dict[str, list[str]]] = [{TAKES_KEY_SCHEME: []}]
+_KEY_OR_NONE: list[dict[str, list[str]]] = [{}, *_KEY]
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def add_documentation(app: FastAPI) -> None:
-    """Serve /docs, where its log-in by OAuth2 comes back to, /redoc and its script."""
+def add_documentation(app: FastAPI, policy: AccessPolicy) -> None:
+    """Serve /docs, where its log-in by OAuth2 comes back to, /redoc and its script.
+
+    The document says of each operation whether, by the policy, it needs an API key at this moment.
+    """
+    document_of_routes = app.openapi
+
+    def document() -> dict[str, Any]:
+        resources: Resources | None = getattr(app.state, "resources", None)
+        keys = None if resources is None else resources.api_keys
+        made = document_of_routes()
+        paths = {
+            path: {
+                method: {**operation, "security": _KEY_OR_NONE}
+                if operation.get("security") == _KEY and not policy.needs_key(area_of(path), keys)
+                else operation
+                for method, operation in operations.items()
+            }
+            for path, operations in made["paths"].items()
+        }
+        return {**made, "paths": paths}
+
+    # As FastAPI's documentation says it: https://fastapi.tiangolo.com/how-to/extending-openapi/
+    app.openapi = document  # type: ignore[method-assign]
     redirect_path = f"{DOCS_PATH}/oauth2-redirect"
 
     @app.get(DOCS_PATH, include_in_schema=False)

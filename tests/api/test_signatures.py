@@ -7,22 +7,32 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config.settings import Settings
+from app.database.tables.accounts import LoginFailure
+from app.database.tables.audit import AuditEntry
 from app.database.tables.classification import CachedImage
 from app.database.tables.request_log import RequestLog
 from app.database.tables.signatures import SignatureNonce
 from app.main import create_app
+from app.services import throttle
 from app.services.signatures.nonces import NonceTable
 from tests.fakes.model_server import FakeModelServer
+from tests.support.audit import details_of, entries
 from tests.support.classify import error_code, photo, sha256
 from tests.support.serving import serving
 from tests.support.signing import COMPONENTS, Key, content_digest, create_key, known_key, sign
 
 CHECK = "/classify/check-cache"
+
+
+@pytest.fixture(autouse=True)
+def _free_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong signatures cost nothing, but for the test that is about it."""
+    monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.KEY_ADDRESS, 10_000)
 
 
 @pytest.fixture
@@ -78,6 +88,34 @@ async def test_the_key_of_the_signature_is_the_caller(api: httpx2.AsyncClient, k
     ]))  # fmt: skip
     async with engine.connect() as connection:
         assert (await connection.scalars(select(RequestLog.user_id))).all() == ["device-1"]
+
+
+async def test_wrong_signatures_are_slowed_like_wrong_keys_and_right_ones_are_not(
+    api: httpx2.AsyncClient, key: Key, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The question whether the key is known was wrong until it was.
+    async with engine.begin() as connection:
+        await connection.execute(delete(LoginFailure))
+        await connection.execute(delete(AuditEntry))
+    monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.KEY_ADDRESS, 3)
+    stranger = Key(key.id, "ic_guess")
+    for request in (sign(question(api), stranger), question(api, headers={"Signature": "x"})):
+        assert await outcome(api, request) == INVALID
+    # Another kind of the same thing, from the same address.
+    wrong_key = await api.get("/categories", headers={"X-API-Key": "wrong"})
+    assert error_code(wrong_key) == "invalid_api_key"
+    for request in (sign(question(api), stranger), sign(question(api), Key(999, "ic_guess"))):
+        slowed = await api.send(request)
+        assert (slowed.status_code, error_code(slowed)) == (429, "too_many_wrong_keys")
+        assert int(slowed.headers["Retry-After"]) >= 1
+    assert (await api.get("/categories", headers={"X-API-Key": "wrong"})).status_code == 429
+    assert await outcome(api, sign(question(api), key)) == (200, "")
+    # Right, but late: a client that has the secret does not guess.
+    late = {"created": int(time.time()) - 1000}
+    assert await outcome(api, sign(question(api), key, parameters=late)) == EXPIRED
+    refused = [("key.refused", "anonymous", None, "127.0.0.1")] * 3
+    assert await entries(engine) == refused
+    assert await details_of(engine) == [{"credential": name} for name in ("signature", "signature", "key")]
 
 
 async def test_what_a_signature_has_to_cover(api: httpx2.AsyncClient, key: Key) -> None:

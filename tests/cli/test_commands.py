@@ -18,7 +18,9 @@ from app.config.settings import PROJECT_ROOT, Settings
 from app.database.engine import create_engine
 from app.database.migrate import HEAD_REVISION
 from app.database.tables.request_log import RequestLog
+from app.services.audit.service import Action, AuditLog
 from tests.servers.processes import free_port, start_process
+from tests.support.audit import entries
 from tests.support.command_line import run
 
 
@@ -93,6 +95,19 @@ async def log_url(settings: Settings, engine: AsyncEngine) -> str:
             }
             await connection.execute(insert(RequestLog).values(row))
     return settings.database_url.render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+async def test_that_a_user_was_forgotten_is_in_the_audit_log(
+    settings: Settings, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    url = settings.database_url.render_as_string(hide_password=False)
+    await AuditLog(engine).record(Action.DEVICE_TOKEN_ISSUED, "key:1", "phone-1")
+    done = await run("forget", "phone-1", cwd=tmp_path, DATABASE_URL=url, SUDO_USER="margaret")
+    assert done.status == 0, done.messages
+    assert "phone-1" not in done.messages
+    recorded = [("device_token.issued", "key:1", None, None), ("user.forgotten", "cli:margaret", None, None)]
+    assert await entries(engine) == recorded
 
 
 async def test_old_log_rows_are_counted_and_then_deleted(log_url: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
+from tests.support.audit import details_of, entries
 from tests.support.command_line import Done, run
 from tests.support.library_api import files_of, upload
 from tests.support.people import USER, bearer, code, log_in, sign_up
@@ -27,6 +28,7 @@ class Operator:
             "DATABASE_URL": url,
             "DATA_DIR": str(settings.data_dir),
             "SIGN_UP": "closed",
+            "SUDO_USER": "margaret",
         }
 
     async def users(self, *arguments: str) -> Done:
@@ -88,6 +90,22 @@ async def test_a_disabled_account_is_out_at_once(operator: Operator, service: ht
     # The tokens from before stay ended.
     assert code(await service.get("/users/me", headers=bearer(token))) == (401, "invalid_token")
     assert await log_in(service)
+
+
+async def test_what_an_operator_does_is_in_the_audit_log(operator: Operator, engine: AsyncEngine) -> None:
+    made = await operator.users("create", "grace", "grace@example.com")
+    for arguments in (["disable", "grace"], ["enable", "Grace"], ["reset-password", "grace"], ["delete", "grace"]):
+        done = await operator.users(*arguments)
+        assert done.status == 0, done.messages
+        # Also as a line, for where the database is away.
+        assert "audit user." in done.messages
+    [[subject]] = [{entry[2] for entry in await entries(engine)}]
+    assert subject is not None
+    assert subject.startswith("account:")
+    actions = ["created", "disabled", "enabled", "password_reset", "deleted"]
+    assert await entries(engine) == [(f"user.{action}", "cli:margaret", subject, None) for action in actions]
+    assert await details_of(engine) == [{}] * 5
+    assert made.output.strip() not in made.messages
 
 
 async def test_a_new_password_ends_the_tokens(operator: Operator, service: httpx2.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -114,6 +115,47 @@ async def test_streams_and_sockets_are_not_held_back(behind: httpx2.AsyncClient)
     address = str(behind.base_url).replace("http://", "ws://").rstrip("/")
     async with connect(f"{address}/ws/inference?token={token}") as socket:
         assert json.loads(await socket.recv())["event"] == "hello"
+
+
+@contextmanager
+def caddy_with_tls(folder: Path) -> Iterator[int]:
+    """Run Caddy for the name "localhost", with what is there as a comment; yield the port without TLS."""
+    port = free_port()
+    options = f"grace_period 1s\n\tadmin off\n\tlocal_certs\n\tskip_install_trust\n\thttp_port {port}\n"
+    text = CADDYFILE.read_text().replace("grace_period 30s", f"{options}\thttps_port {free_port()}")
+    text = re.sub(r"^# (http:// \{|\t.*|\})$", r"\1", text, flags=re.MULTILINE)
+    config = folder / "Caddyfile"
+    config.write_text(text)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "SITE_ADDRESS": "localhost",
+        "SERVICE": f"127.0.0.1:{free_port()}",
+    }
+    command = [get_program("caddy", "caddy"), "run", "--adapter", "caddyfile", "--config", str(config)]
+    # Where it listens is all that is asked: its certificate is one that no client knows.
+    with start_process(command, ready=partial(answers_http, port, "/"), env=environment, cwd=folder):
+        yield port
+
+
+def test_nobody_is_redirected_to_a_name_that_a_client_invented(tmp_path: Path) -> None:
+    with caddy_with_tls(tmp_path) as port, httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        ours = client.get("/x?y=1", headers={"Host": "localhost"})
+        assert (ours.status_code, ours.headers["Location"]) == (308, "https://localhost/x?y=1")
+        for name in ("evil.example", "localhost.evil.example", "127.0.0.1"):
+            other = client.get("/", headers={"Host": name})
+            assert (other.status_code, other.json()["error"]["code"]) == (421, "misdirected_request"), name
+            assert "Location" not in other.headers
+            assert other.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@ON_SQLITE
+async def test_its_answers_say_to_browsers_what_the_services_say(behind: httpx2.AsyncClient) -> None:
+    ours, own = await behind.get("/api/v1/health/live"), await behind.get("/metrics")
+    assert (ours.status_code, own.status_code) == (200, 404)
+    for name in ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Content-Security-Policy"):
+        assert own.headers.get_list(name) == ours.headers.get_list(name) != []
+    assert "Strict-Transport-Security" not in own.headers
 
 
 def test_a_service_that_is_away_is_a_503_in_our_format(tmp_path: Path) -> None:

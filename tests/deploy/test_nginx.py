@@ -236,9 +236,9 @@ def test_certificates_bring_tls_and_http_2(site: Site, tmp_path: Path) -> None:
 
 def test_without_tls_one_is_sent_to_it(site: Site) -> None:
     with client(site.encrypted) as api:
-        for name in ("127.0.0.1", "photos.example.com:8080"):
+        for name in ("photos.example.com", "PHOTOS.example.com:8080", "a.photos.example.org"):
             answer = api.post(f"{CLASSIFY}?x=1", headers={"Host": name})
-            address = f"https://{name.partition(':')[0]}{CLASSIFY}?x=1"
+            address = f"https://{name.partition(':')[0].lower()}{CLASSIFY}?x=1"
             # With 301, many clients would ask there with GET.
             assert (answer.status_code, answer.headers["Location"]) == (308, address)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.errors import ImageTooLarge, InvalidRequest, NotFound, ServerBusy
+from app.errors import ImageTooLarge, InvalidRequest, MisdirectedRequest, NotFound, ServerBusy
 from tests.deploy.conftest import Site
 from tests.servers.nginx import add_certificates, modern_nginx, running_nginx
 from tests.servers.processes import answers_http, free_port
@@ -46,6 +46,65 @@ def test_what_cannot_be_read_is_refused_in_the_one_format(site: Site, request_li
 
 def test_no_tls_on_the_port_for_it_is_refused_in_the_one_format(site: Site) -> None:
     assert_is(InvalidRequest, sent_as_it_is(site.encrypted.tls_port, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"))
+
+
+SECURITY_HEADERS = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Content-Security-Policy")
+
+
+def security_of(answer: httpx2.Response) -> dict[str, list[str]]:
+    """What an answer says to browsers; each header once, if at all."""
+    return {name: answer.headers.get_list(name) for name in (*SECURITY_HEADERS, "Strict-Transport-Security")}
+
+
+def test_its_answers_say_to_browsers_what_the_services_say(site: Site, tmp_path: Path) -> None:
+    trusted = ssl.create_default_context(cafile=str(site.encrypted.authority))
+    outside = httpx2.HTTPTransport(local_address=OUTSIDE, verify=trusted)
+    with client(site.plain) as plain, client(site.encrypted) as redirecting:
+        expected = security_of(plain.get("/api/v1/health/live"))
+        assert all(len(expected[name]) == 1 for name in SECURITY_HEADERS)
+        too_large = plain.post(CLASSIFY, content=bytes(11 * 1024 * 1024))
+        closed = plain.get("/metrics")
+        redirected = redirecting.get("/", headers={"Host": "photos.example.com"})
+        unknown = redirecting.get("/", headers={"Host": "evil.example"})
+    assert [answer.status_code for answer in (too_large, closed, redirected, unknown)] == [413, 404, 308, 421]
+    unreadable = sent_as_it_is(site.plain.port, b"GET / HTTP/3.0\r\n" + HOST + b"\r\n")
+    for answer in (too_large, closed, redirected, unknown, unreadable):
+        assert security_of(answer) == expected, answer.status_code
+    with httpx2.Client(base_url=f"https://localhost:{site.encrypted.tls_port}", transport=outside) as encrypted:
+        assert security_of(encrypted.get("/metrics")) == security_of(encrypted.get("/api/v1/health/live"))
+        assert encrypted.get("/metrics").headers["Strict-Transport-Security"] == "max-age=31536000"
+    with running_nginx(tmp_path / "alone", free_port()) as nginx, client(nginx) as api:
+        away = api.get("/api/v1/health")
+    assert away.status_code == 503
+    assert security_of(away) == expected
+
+
+@pytest.mark.parametrize(
+    "request_line_and_host",
+    [
+        b"GET / HTTP/1.1\r\nHost: evil.example\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: photos.example.com\r\n",
+        b"GET / HTTP/1.1\r\nHost: photos.example.com.evil.example\r\n",
+        b"GET / HTTP/1.1\r\nHost: xphotos.example.com\r\n",
+        b"GET / HTTP/1.0\r\n",
+    ],
+    ids=["another", "absolute", "longer", "like ours", "none"],
+)
+def test_nobody_is_redirected_to_a_name_that_a_client_invented(site: Site, request_line_and_host: bytes) -> None:
+    request = request_line_and_host + b"Connection: close\r\n\r\n"
+    answer = sent_as_it_is(site.encrypted.port, request)
+    assert "Location" not in answer.headers
+    assert_is(MisdirectedRequest, answer)
+
+
+def test_without_names_nobody_is_redirected_anywhere(site: Site, tmp_path: Path) -> None:
+    with running_nginx(tmp_path / "site", site.port) as nginx, client(nginx) as api:
+        add_certificates(tmp_path / "site")
+        (tmp_path / "site/ssl/site/names.conf").unlink()
+        nginx.process.send_signal(signal.SIGHUP)
+        named = {"Host": "photos.example.com", "Connection": "close"}
+        wait_until(lambda: api.get("/", headers=named).status_code != 200, "the new workers answer")
+        assert_is(MisdirectedRequest, api.get("/", headers=named))
 
 
 def test_pages_of_other_origins_may_read_its_errors(site: Site, tmp_path: Path) -> None:

@@ -94,9 +94,10 @@ def modern_nginx() -> str:
 
 
 def add_certificates(directory: Path) -> None:
-    """Put certificates where an nginx whose files are in `directory` looks for them."""
+    """Put certificates, and the service's names, where an nginx whose files are in `directory` looks for them."""
     site = directory / "ssl/site"
     site.mkdir()
     write_certificates(site)
     (site / "server.pem").rename(site / "cert.pem")
     (site / "server-key.pem").rename(site / "key.pem")
+    (site / "names.conf").write_text("server_name photos.example.com *.photos.example.org;\n", encoding="utf-8")

@@ -18,6 +18,9 @@ class NoKeys:
     async def find_by_id(self, _: int) -> None:
         return None
 
+    async def count_wrong(self, *_: str | None) -> None:
+        return None
+
 
 def service(*keys: str) -> DeviceTokenService:
     return DeviceTokenService({key_id(key): key for key in keys}, NoKeys())
@@ -29,19 +32,19 @@ def issue(tokens: DeviceTokenService, lifetime: timedelta = timedelta(hours=1)) 
 
 async def test_two_secret_keys_while_one_replaces_the_other() -> None:
     before = issue(service(OLD))
-    assert await service(NEW, OLD).device_of(before) == Device("device-1", 5, None)
+    assert await service(NEW, OLD).device_of(before, None) == Device("device-1", 5, None)
     after = issue(service(NEW, OLD))
     assert jwt.get_unverified_header(after)["kid"] == key_id(NEW)
-    assert await service(NEW).device_of(after) == Device("device-1", 5, None)
+    assert await service(NEW).device_of(after, None) == Device("device-1", 5, None)
     with pytest.raises(InvalidToken):
-        await service(NEW).device_of(before)
+        await service(NEW).device_of(before, None)
 
 
 async def test_an_expired_token_of_ours_is_told_from_others() -> None:
     with pytest.raises(TokenExpired):
-        await service(NEW).device_of(issue(service(NEW), timedelta(seconds=-1)))
+        await service(NEW).device_of(issue(service(NEW), timedelta(seconds=-1)), None)
     with pytest.raises(InvalidToken):
-        await service(NEW).device_of(issue(service(OLD), timedelta(seconds=-1)))
+        await service(NEW).device_of(issue(service(OLD), timedelta(seconds=-1)), None)
 
 
 def test_which_texts_call_themselves_device_tokens() -> None:

@@ -5,20 +5,31 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import streaming
+from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.config.settings import CacheSettings, Settings, StatisticsSettings
+from app.database.engine import create_engine
+from app.database.tables.api_keys import ApiKey
 from app.errors import ServerBusy
 from app.main import create_app
 from app.resources import Resources
+from app.services.api_keys.administration import NewKey, end_key
+from app.services.api_keys.key import Scope
+from app.services.events import feed
 from app.services.statistics import dashboard
+from app.web import dashboard as dashboard_page
 from app.web.pages import CONTENT_SECURITY_POLICY
 from tests.support.classify import error_code, photo, sha256
+from tests.support.keys import key_of
 from tests.support.serving import serving
 from tests.support.tasks import until
 
@@ -214,6 +225,71 @@ async def test_with_a_key_it_wants_the_password(path: str, settings: Settings) -
                 assert answer.status_code == 200
         # The assets hold nothing of the service's.
         assert (await client.get("/assets/dashboard.js")).status_code == 200
+
+
+async def ends(answer: httpx2.Response) -> None:
+    """Read a stream to its end."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        async for _ in answer.aiter_lines():
+            pass
+
+
+@asynccontextmanager
+async def running_with_tables(settings: Settings) -> AsyncIterator[tuple[httpx2.AsyncClient, AsyncEngine]]:
+    """A service, and an engine on its database."""
+    engine = create_engine(settings)
+    try:
+        async with running(settings) as (client, _):
+            yield client, engine
+    finally:
+        await engine.dispose()
+
+
+async def known_key(client: httpx2.AsyncClient, engine: AsyncEngine) -> NewKey:
+    """A key that may see statistics, and that the service has learnt of."""
+    key = await key_of(engine, Scope.STATS)
+
+    async def is_known() -> bool:
+        return (await client.head("/dashboard", headers=basic(key.text))).status_code == 200
+
+    await until(is_known, "the service knows the key")
+    return key
+
+
+async def test_a_stream_ends_with_its_key(settings: Settings) -> None:
+    async with running_with_tables(settings) as (client, engine):
+        revoked, lasting = await known_key(client, engine), await known_key(client, engine)
+        async with (
+            client.stream("GET", "/dashboard/events", headers=basic(revoked.text)) as answer,
+            client.stream("GET", "/dashboard/events", headers={"X-API-Key": lasting.text}) as others,
+        ):
+            assert answer.status_code == others.status_code == 200
+            await end_key(engine, revoked.id, actor="tests")
+            await ends(answer)
+            assert await first_parts(others)
+        assert (await client.get("/dashboard/events", headers=basic(revoked.text))).status_code == 401
+
+
+async def test_a_stream_ends_when_its_key_expires(settings: Settings) -> None:
+    async with running_with_tables(settings) as (client, engine):
+        key = await known_key(client, engine)
+        async with client.stream("GET", "/dashboard/events", headers=basic(key.text)) as answer:
+            assert answer.status_code == 200
+            async with engine.begin() as connection:
+                await connection.execute(update(ApiKey).values(expires_at=utc_now() - timedelta(seconds=1)))
+            await ends(answer)
+
+
+async def test_an_open_stream_ends_when_the_first_key_is_made(settings: Settings) -> None:
+    async with running_with_tables(settings) as (client, engine), client.stream("GET", "/dashboard/events") as answer:
+        assert answer.status_code == 200
+        await key_of(engine)
+        await ends(answer)
+
+
+def test_a_stream_is_checked_often_enough() -> None:
+    assert dashboard_page.ACCESS_CHECK_SECONDS <= 1
+    assert feed.SESSION_CHECK_SECONDS <= 5
 
 
 async def test_while_the_database_is_away_its_health_still_comes(settings: Settings) -> None:

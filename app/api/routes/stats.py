@@ -112,7 +112,10 @@ async def spending(
     first: FirstDay = None,
     last: LastDay = None,
 ) -> SpendingResponse:
-    """What calls of models have cost, also those without a valid answer; by model, provider or API key (its id)."""
+    """What calls of models have cost, also those without a valid answer; by model, provider or API key.
+
+    The `name` of a key is its id, and `key_name` what people call it, also where it was revoked.
+    """
     groups = await stats.spending(by, _days(stats, first, last))
     return SpendingResponse(data=Spending(currency=stats.currency, groups=groups))
 

@@ -82,7 +82,9 @@ async def update_me(request: Request, body: UserChanges, session: CurrentSession
     if body.username is None and body.email is None and body.password is None:
         return UserAnswer.model_validate(session.account)
     await accounts.confirm(session, body.current_password, _address(request))
-    changed = await accounts.update(session.account, username=body.username, email=body.email, password=body.password)
+    changed = await accounts.update(
+        session.account, _address(request), username=body.username, email=body.email, password=body.password
+    )
     return UserAnswer.model_validate(changed)
 
 
@@ -95,15 +97,15 @@ async def delete_me(
     It takes a token younger than ten minutes, or `current_password` in a JSON body.
     """
     await accounts.confirm(session, None if body is None else body.current_password, _address(request))
-    await accounts.delete(session.account)
+    await accounts.delete(session.account, _address(request))
 
 
 @router.delete(
     "/me/tokens", status_code=204, responses=describe_errors(*_TOKEN_ERRORS, DatabaseUnavailable, ServerBusy)
 )
-async def end_my_tokens(account: CurrentAccount, accounts: AccountsDep) -> None:
+async def end_my_tokens(request: Request, account: CurrentAccount, accounts: AccountsDep) -> None:
     """Log out everywhere: all your tokens end, this one too."""
-    await accounts.end_tokens(account)
+    await accounts.end_tokens(account, _address(request))
 
 
 def _address(request: Request) -> str | None:

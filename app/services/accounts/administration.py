@@ -1,4 +1,7 @@
-"""What an operator does with other people's accounts. An account that is disabled keeps its pictures and results."""
+"""What an operator does with other people's accounts; each change is in the audit log.
+
+An account that is disabled keeps its pictures and results.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +17,10 @@ from app.database.transactions import read, write
 from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.rows import Account, delete_account, insert_account, name_key, update_account
 from app.services.accounts.weak_passwords import check_password
+from app.services.audit.service import Action, AuditLog
 from app.services.library.service import LibraryService
 from app.services.privacy.service import PrivacyService
+from app.services.request_log.record import user_id_of_account
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,18 @@ class UnknownAccount(Exception):
 
 
 class AccountAdministration:
-    """Lists, makes, disables and deletes accounts."""
+    """Lists, makes, disables and deletes accounts.
 
-    def __init__(self, engine: AsyncEngine, passwords: PasswordHasher) -> None:
+    Args:
+        engine: the database.
+        passwords: hashes them.
+        actor: who administers, for the audit log.
+    """
+
+    def __init__(self, engine: AsyncEngine, passwords: PasswordHasher, *, actor: str) -> None:
         self._engine = engine
         self._passwords = passwords
+        self._actor = actor
 
     async def list_all(self) -> list[AccountState]:
         """Return all accounts in the order in which they were made."""
@@ -49,7 +61,9 @@ class AccountAdministration:
             InvalidRequest: the name or the address is too long, or the password is one that is guessed.
         """
         await check_password(password, username=username, email=email)
-        return await insert_account(self._engine, username, email, await self._passwords.hash(password))
+        account = await insert_account(self._engine, username, email, await self._passwords.hash(password))
+        await self._record(Action.USER_CREATED, account)
+        return account
 
     async def disable(self, username: str) -> None:
         """End all tokens of an account, and refuse its log-ins.
@@ -58,7 +72,8 @@ class AccountAdministration:
             UnknownAccount: there is none of this name.
         """
         # The tokens do not count again when it is enabled: they may be why it was disabled.
-        await self._change(username, {"disabled_at": utc_now(), "token_generation": User.token_generation + 1})
+        values = {"disabled_at": utc_now(), "token_generation": User.token_generation + 1}
+        await self._record(Action.USER_DISABLED, await self._change(username, values))
 
     async def enable(self, username: str) -> None:
         """Let its owner log in again.
@@ -66,7 +81,7 @@ class AccountAdministration:
         Raises:
             UnknownAccount: there is none of this name.
         """
-        await self._change(username, {"disabled_at": None})
+        await self._record(Action.USER_ENABLED, await self._change(username, {"disabled_at": None}))
 
     async def reset_password(self, username: str, password: str) -> None:
         """Give an account a new password, which ends all its tokens.
@@ -78,6 +93,7 @@ class AccountAdministration:
         account = (await self._get(username)).account
         await check_password(password, username=account.username, email=account.email)
         await update_account(self._engine, account.id, password_hash=await self._passwords.hash(password))
+        await self._record(Action.USER_PASSWORD_RESET, account)
 
     async def delete(self, username: str, library: LibraryService) -> None:
         """Delete an account with its pictures, which `library` has, and its results.
@@ -86,17 +102,22 @@ class AccountAdministration:
             UnknownAccount: there is none of this name.
             StorageUnavailable: the storage of the pictures cannot be reached.
         """
-        state = await self._get(username)
-        await delete_account(self._engine, library, state.account.id, forget=PrivacyService(self._engine).forget)
+        account = (await self._get(username)).account
+        await delete_account(self._engine, library, account.id, forget=PrivacyService(self._engine).forget)
+        await self._record(Action.USER_DELETED, account)
 
-    async def _change(self, username: str, values: dict[str, Any]) -> None:
-        state = await self._get(username)
+    async def _change(self, username: str, values: dict[str, Any]) -> Account:
+        account = (await self._get(username)).account
 
         async def change(connection: AsyncConnection) -> None:
-            changed = update(User).where(User.id == state.account.id).values(**values, updated_at=utc_now())
+            changed = update(User).where(User.id == account.id).values(**values, updated_at=utc_now())
             await connection.execute(changed)
 
         await write(self._engine, change)
+        return account
+
+    async def _record(self, action: Action, account: Account) -> None:
+        await AuditLog(self._engine).record(action, self._actor, user_id_of_account(account.id))
 
     async def _get(self, username: str) -> AccountState:
         found = await self._find(User.username_key == name_key(username))

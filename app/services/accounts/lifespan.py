@@ -27,7 +27,7 @@ async def open_accounts(
         settings: the key that signs tokens, or the folder that it is kept in, and how long tokens count.
         engine: the database.
         library: its pictures are deleted with an account.
-        audit: is told of log-ins.
+        audit: is told of log-ins, and of what owners change.
         privacy: forgets an account that is deleted.
 
     Raises:

@@ -3,9 +3,10 @@
 No answer tells whether a name exists, except where a client asks for that very name at sign-up.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -29,6 +30,7 @@ from app.services.accounts.weak_passwords import check_password
 from app.services.audit.service import Action, AuditLog
 from app.services.library.service import LibraryService
 from app.services.privacy.service import PrivacyService
+from app.services.request_log.record import user_id_of_account
 from app.services.throttle import Subject, Throttle
 
 # SQLite takes 32 766 parameters.
@@ -58,6 +60,8 @@ class AccountService:
         tokens: makes and reads them.
         throttle: slows down guessing.
         library: its pictures are deleted with an account.
+        privacy: forgets an account that is deleted.
+        audit: is told of log-ins, and of what owners change.
         is_sign_up_open: whether a client may make an account.
     """
 
@@ -95,7 +99,9 @@ class AccountService:
             raise SignUpClosed
         if address is not None:
             await self._sign_ups.begin({Subject.SIGN_UP: client_key(address)})
-        return await self.register(username, email, password)
+        account = await self.register(username, email, password)
+        await self._record(Action.USER_CREATED, account, address)
+        return account
 
     async def register(self, username: str, email: str, password: str) -> Account:
         """Make an account.
@@ -138,14 +144,15 @@ class AccountService:
             # It was renamed meanwhile, and another account has its old name and this password.
             raise ReauthenticationRequired
 
-    async def end_tokens(self, account: Account) -> None:
-        """End all tokens of an account, that of the request too."""
+    async def end_tokens(self, account: Account, address: str | None) -> None:
+        """End all tokens of an account, that of the request too; `address` is where the request comes from."""
 
         async def raise_generation(connection: AsyncConnection) -> None:
             values = {"token_generation": User.token_generation + 1, "updated_at": utc_now()}
             await connection.execute(update(User).where(User.id == account.id).values(**values))
 
         await write(self._engine, raise_generation)
+        await self._record(Action.USER_TOKENS_ENDED, account, address)
 
     async def session_of(self, token: str) -> Session:
         """Return what a token stands for, for connections that outlive a request.
@@ -180,9 +187,15 @@ class AccountService:
         return generations
 
     async def update(
-        self, account: Account, *, username: str | None = None, email: str | None = None, password: str | None = None
+        self,
+        account: Account,
+        address: str | None,
+        *,
+        username: str | None = None,
+        email: str | None = None,
+        password: str | None = None,
     ) -> Account:
-        """Change what is given; a new password ends all tokens.
+        """Change what is given; a new password ends all tokens. `address` is where the request comes from.
 
         Raises:
             UsernameTaken, EmailTaken: another account has it.
@@ -198,11 +211,23 @@ class AccountService:
         )
         if changed is None:
             raise InvalidToken
+        given = {"username": username, "email": email, "password": password}
+        # The names of what was changed, not what it is now.
+        fields = [name for name, value in given.items() if value is not None]
+        await self._record(Action.USER_CHANGED, account, address, {"fields": fields})
         return changed
 
-    async def delete(self, account: Account) -> None:
+    async def delete(self, account: Account, address: str | None) -> None:
         """Delete an account and all that belongs to it; what log and ledger keep names it no longer."""
         await delete_account(self._engine, self._library, account.id, forget=self._privacy.forget)
+        await self._record(Action.USER_DELETED, account, address)
+
+    async def _record(
+        self, action: Action, account: Account, address: str | None, details: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record what the owner of an account has done with it."""
+        name = user_id_of_account(account.id)
+        await self._audit.record(action, name, name, address, details)
 
     async def _owner_of(self, username: str, password: str, address: str | None) -> tuple[int, int]:
         """Return id and generation of the account with this name and password. Raises as `log_in`."""
@@ -217,9 +242,10 @@ class AccountService:
         is_right = await self._passwords.matches(password, None if user is None else user.password_hash)
         if user is None or not is_right or user.disabled_at is not None:
             # Without the name: a person may have typed the password there.
-            subject = None if user is None else f"account:{user.id}"
+            subject = None if user is None else user_id_of_account(user.id)
             await self._audit.record(Action.LOG_IN_FAILED, "anonymous", subject, address)
             raise LoginFailed
         await self._throttle.succeed(key, address)
-        await self._audit.record(Action.LOG_IN, f"account:{user.id}", f"account:{user.id}", address)
+        name = user_id_of_account(user.id)
+        await self._audit.record(Action.LOG_IN, name, name, address)
         return user.id, user.token_generation

@@ -71,6 +71,13 @@ class ApiKeyService:
         """Return the key with this id, also one that has expired or was revoked; None where there is none."""
         return self._by_id.get(key_id)
 
+    def still_counts(self, key: ApiKey) -> bool:
+        """Return whether a key that was looked up before has neither expired nor been revoked since."""
+        if key.id == ADMIN_KEY_ID:
+            return True
+        known = self._by_id.get(key.id)
+        return known is not None and known.counts(datetime.now(UTC))
+
     def known(self, text: str) -> ApiKey | None:
         """Return the key of the database with this text, None where there is none that counts.
 
@@ -101,21 +108,40 @@ class ApiKeyService:
             raise ApiKeyRequired
         if len(text) <= KEY_MAX_CHARACTERS and (key := self.known(text)) is not None:
             return key
-        household = UNKNOWN_ADDRESS if address is None else client_key(address)
+        household = _household(address)
         if household in self._trusted and self._is_admin(text):
             return self._admin_key()
         self._trusted.pop(household, None)
         attempt = {Subject.KEY_ADDRESS: household}
         await self._throttle.begin(attempt)
         if not self._is_admin(text):
-            # Once for each attempt that was looked at, so no more often than the throttle lets through.
-            await self._audit.record(Action.KEY_REFUSED, "anonymous", ip_address=address)
+            await self._record_wrong("key", address)
             raise InvalidApiKey
         await self._throttle.succeed(attempt)
         if len(self._trusted) >= MAX_TRUSTED:
             self._trusted.clear()
         self._trusted[household] = None
         return self._admin_key()
+
+    async def count_wrong(self, credential: str, address: str | None) -> None:
+        """Count what was to stand for a key, and was wrong, like a wrong key of its address.
+
+        Args:
+            credential: what it was, such as "signature"; for the audit log.
+            address: where the request comes from.
+
+        Raises:
+            TooManyWrongKeys: the address has sent too many wrong ones just now.
+            DatabaseUnavailable, ServerBusy: it cannot be counted.
+        """
+        await self._throttle.begin({Subject.KEY_ADDRESS: _household(address)})
+        await self._record_wrong(credential, address)
+
+    async def _record_wrong(self, credential: str, address: str | None) -> None:
+        # Once for each attempt that was counted, so no more often than the throttle lets through.
+        await self._audit.record(
+            Action.KEY_REFUSED, "anonymous", ip_address=address, details={"credential": credential}
+        )
 
     def _is_admin(self, text: str) -> bool:
         return self._admin is not None and hmac.compare_digest(self._admin.key_hash, hash_of(text))
@@ -131,3 +157,8 @@ class ApiKeyService:
     def _learn(self, keys: list[ApiKey]) -> None:
         self._by_index = {key.key_hash[:_INDEX_DIGITS]: key for key in keys}
         self._by_id = {key.id: key for key in keys}
+
+
+def _household(address: str | None) -> str:
+    """What wrong keys are counted for."""
+    return UNKNOWN_ADDRESS if address is None else client_key(address)

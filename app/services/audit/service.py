@@ -4,14 +4,16 @@ A secret is never part of an event: keys are named by their id, accounts by thei
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from loguru import logger
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
+from app.database.retention import delete_in_batches, delete_regularly
 from app.database.tables.audit import AuditEntry
 from app.database.transactions import write
 from app.errors import DatabaseUnavailable, ServerBusy
@@ -19,6 +21,7 @@ from app.errors import DatabaseUnavailable, ServerBusy
 # Of the columns; what is longer is cut off, since a caller chooses the name of a log-in.
 ACTOR_MAX_CHARACTERS = 128
 SUBJECT_MAX_CHARACTERS = 128
+RETENTION_INTERVAL_SECONDS = 24 * 3600
 
 
 class Action(StrEnum):
@@ -37,8 +40,10 @@ class Action(StrEnum):
     USER_ENABLED = "user.enabled"
     USER_PASSWORD_RESET = "user.password_reset"  # noqa: S105 - the name of an event
     USER_DELETED = "user.deleted"
+    USER_TOKENS_ENDED = "user.tokens_ended"
     USER_FORGOTTEN = "user.forgotten"
     USER_EXPORTED = "user.exported"
+    DEVICE_TOKEN_ISSUED = "device_token.issued"  # noqa: S105 - the name of an event
 
 
 class AuditLog:
@@ -86,3 +91,24 @@ class AuditLog:
         except (DatabaseUnavailable, ServerBusy):
             # What was done cannot be undone because of this; the line above says what it was.
             logger.warning("an event of the audit log could not be written to the database")
+
+    async def delete_older_than(self, cutoff: datetime) -> int:
+        """Delete the events before `cutoff` in small batches; return how many."""
+
+        async def delete_batch(connection: AsyncConnection, rows: int) -> int:
+            row = AuditEntry
+            ids = (await connection.scalars(select(row.id).where(row.at < cutoff).limit(rows))).all()
+            if ids:
+                await connection.execute(delete(row).where(row.id.in_(ids)))
+            return len(ids)
+
+        return await delete_in_batches(self._engine, delete_batch)
+
+    async def keep_short(self, retention_days: int) -> None:
+        """Delete what is older than `retention_days` once a day until the task is cancelled."""
+
+        async def delete_old() -> None:
+            deleted = await self.delete_older_than(utc_now() - timedelta(days=retention_days))
+            logger.info("retention: deleted {} events of the audit log older than {} days", deleted, retention_days)
+
+        await delete_regularly(delete_old, seconds=RETENTION_INTERVAL_SECONDS, what="old events of the audit log")

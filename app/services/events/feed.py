@@ -39,7 +39,8 @@ GAP_POLL_SECONDS = 0.05
 # Longer than any transaction of ours (app/database/transactions.py).
 LATE_SECONDS = 60.0
 MAX_MISSING = 500
-SESSION_CHECK_SECONDS = 60.0
+# How long a stream may outlive its token; one query for ten thousand accounts.
+SESSION_CHECK_SECONDS = 5.0
 # Of one account in one process; so many idle ones take about 90 MB (python -m bench.sockets).
 MAX_STREAMS = 2000
 TOO_MANY_RETRY_AFTER_SECONDS = 10

@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.clock import utc_now
 from app.database.tables.accounts import User
+from app.database.tables.audit import AuditEntry
 from app.database.tables.columns import Base
 from app.database.tables.inference import InferenceResult, InferenceTask
 from app.database.tables.library import LibraryImage
@@ -74,12 +75,13 @@ def _sections(user_id: str) -> list[_Section]:
         _Section("days", Visitor, Visitor.day, is_visitor),
         _Section("totals", UserTotals, UserTotals.user_id, UserTotals.user_id == user_id),
         _Section("model_calls", ModelCallRow, ModelCallRow.id, is_paid),
+        _Section("events", AuditEntry, AuditEntry.id, AuditEntry.subject == user_id),
     ]
 
 
 async def _rows(engine: AsyncEngine, section: _Section, user_id: str) -> AsyncIterator[str]:
     columns = [column for column in section.table.__table__.columns if column.name not in _LEFT_OUT]
-    names = {column.name for column in columns} & {"user_id", "visitor"}
+    names = {column.name for column in columns} & {"user_id", "visitor", "subject"}
     query = select(*columns).where(section.condition).order_by(section.key).limit(BATCH_ROWS)
     last: Any = None
     while True:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.tables.accounts import User
+from app.database.tables.audit import AuditEntry
 from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse, ModelCallRow
 from app.database.tables.statistics import UserTotals, Visitor
@@ -51,6 +52,9 @@ class Forgetting:
         if (account_id := account_of_user_id(user_id)) is not None:
             is_theirs = ModelCallRow.account_id == account_id
             calls += await self._in_batches(partial(_unname_calls, is_theirs=is_theirs))
+        else:
+            # That an account logged in or was deleted is what the audit log is for; its name is a number.
+            await self._in_batches(partial(_unname_audit, user_id=user_id))
 
         async def delete_names(connection: AsyncConnection) -> int:
             days = await _delete_visits(connection, USER, [user_id])
@@ -124,6 +128,18 @@ async def _unname_calls(connection: AsyncConnection, is_theirs: ColumnElement[bo
     no_caller = {"user_id": None, "account_id": None, "api_key_id": None}
     await connection.execute(update(row).where(row.id.in_(ids)).values(**no_caller))
     return len(ids), ids[-1]
+
+
+async def _unname_audit(connection: AsyncConnection, user_id: str, after: int) -> tuple[int, int]:
+    """Take a device out of the next events that were about it. Returns as `_unname_log`."""
+    row = AuditEntry
+    query = select(row.id, row.subject).where(row.subject == user_id, row.id > after)
+    found = (await connection.execute(query.order_by(row.id).limit(BATCH_ROWS))).all()
+    if not found:
+        return 0, after
+    theirs = [each.id for each in found if each.subject == user_id]
+    await connection.execute(update(row).where(row.id.in_(theirs)).values(subject=None))
+    return len(theirs), found[-1].id
 
 
 async def _delete_visits(connection: AsyncConnection, kind: str, visitors: Collection[str]) -> int:

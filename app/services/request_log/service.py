@@ -1,7 +1,5 @@
 """The request log after it is written: look one request up, and delete what is older than it is kept."""
 
-import asyncio
-import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -13,18 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clock import utc_now
+from app.database.retention import delete_in_batches, delete_regularly
 from app.database.tables.request_log import RequestLog
 from app.database.tables.statistics import UserTotals, Visitor
-from app.database.transactions import read, write
+from app.database.transactions import read
 from app.errors import RequestNotFound
-from app.runtime.background import OutageLog, every
 
-# Small enough that a batch holds its locks for milliseconds, so that requests are logged in between.
-DELETE_BATCH_ROWS = 1000
-DELETE_PAUSE_SECONDS = 0.05
 RETENTION_INTERVAL_SECONDS = 24 * 3600
-# Workers that start together do not delete together.
-RETENTION_FIRST_RUN_MAX_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +92,16 @@ class RequestLogService:
 
     async def delete_older_than(self, cutoff: datetime) -> int:
         """Delete the rows created before `cutoff` in small batches; return how many."""
-        deleted = 0
 
-        async def delete_batch(connection: AsyncConnection) -> int:
+        async def delete_batch(connection: AsyncConnection, rows: int) -> int:
             # By id: "DELETE ... LIMIT" is not in every SQLite, and MySQL takes no LIMIT in a subquery of IN.
-            oldest = select(RequestLog.id).where(RequestLog.created_at < cutoff).limit(DELETE_BATCH_ROWS)
+            oldest = select(RequestLog.id).where(RequestLog.created_at < cutoff).limit(rows)
             ids = (await connection.scalars(oldest)).all()
             if ids:
                 await connection.execute(delete(RequestLog).where(RequestLog.id.in_(ids)))
             return len(ids)
 
-        while batch := await write(self._engine, delete_batch):
-            deleted += batch
-            await asyncio.sleep(DELETE_PAUSE_SECONDS)
-        return deleted
+        return await delete_in_batches(self._engine, delete_batch)
 
     async def forget_visitors(self, cutoff: datetime) -> int:
         """Delete who was seen on the day of `cutoff` and before, in small batches; return how many rows.
@@ -121,14 +110,13 @@ class RequestLogService:
         """
         today = utc_now().astimezone(self._zone).date()
         last_day = min(cutoff.astimezone(self._zone).date(), today - timedelta(days=2))
-        deleted = 0
 
-        async def delete_batch(connection: AsyncConnection) -> int:
+        async def delete_batch(connection: AsyncConnection, limit: int) -> int:
             oldest = (
                 select(Visitor.day, Visitor.kind, Visitor.visitor)
                 .where(Visitor.day <= last_day)
                 .order_by(Visitor.day, Visitor.kind, Visitor.visitor)
-                .limit(DELETE_BATCH_ROWS)
+                .limit(limit)
             )
             rows = (await connection.execute(oldest)).all()
             for (day, kind), group in groupby(rows, key=lambda row: (row.day, row.kind)):
@@ -136,18 +124,14 @@ class RequestLogService:
                 await connection.execute(delete(Visitor).where(Visitor.day == day, Visitor.kind == kind, is_in_group))
             return len(rows)
 
-        while batch := await write(self._engine, delete_batch):
-            deleted += batch
-            await asyncio.sleep(DELETE_PAUSE_SECONDS)
-        return deleted
+        return await delete_in_batches(self._engine, delete_batch)
 
     async def forget_users(self, cutoff: datetime) -> int:
         """Delete the sums of users whose last request was before `cutoff`, in small batches; return how many."""
-        deleted = 0
 
-        async def delete_batch(connection: AsyncConnection) -> int:
+        async def delete_batch(connection: AsyncConnection, rows: int) -> int:
             row = UserTotals
-            oldest = select(row.user_id).where(row.last_request_at < cutoff).limit(DELETE_BATCH_ROWS)
+            oldest = select(row.user_id).where(row.last_request_at < cutoff).limit(rows)
             users = (await connection.scalars(oldest)).all()
             if users:
                 # A user may have come back meanwhile.
@@ -155,10 +139,7 @@ class RequestLogService:
                 await connection.execute(delete(row).where(*is_old))
             return len(users)
 
-        while batch := await write(self._engine, delete_batch):
-            deleted += batch
-            await asyncio.sleep(DELETE_PAUSE_SECONDS)
-        return deleted
+        return await delete_in_batches(self._engine, delete_batch)
 
     async def keep_short(self, retention_days: int) -> None:
         """Delete what is older than `retention_days` once a day until the task is cancelled."""
@@ -170,9 +151,4 @@ class RequestLogService:
             await self.forget_users(cutoff)
             logger.info("retention: deleted {} log rows older than {} days", deleted, retention_days)
 
-        outage = OutageLog(
-            "retention: old log rows cannot be deleted, next try tomorrow",
-            recovered="retention: old log rows are deleted again",
-        )
-        first = random.uniform(0, RETENTION_FIRST_RUN_MAX_SECONDS)
-        await every(RETENTION_INTERVAL_SECONDS, delete_old, outage=outage, first_after_seconds=first)
+        await delete_regularly(delete_old, seconds=RETENTION_INTERVAL_SECONDS, what="old log rows")

@@ -1,8 +1,6 @@
 """A nonce counts once, whichever process of whichever machine is asked: its row can be inserted once."""
 
-import asyncio
 import hashlib
-import random
 from datetime import UTC, datetime
 
 from loguru import logger
@@ -10,14 +8,11 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
+from app.database.retention import delete_in_batches, delete_regularly
 from app.database.statements import Statement, execute, insert_ignore, timestamp_text
 from app.database.tables.signatures import SignatureNonce
 from app.database.transactions import write
-from app.runtime.background import OutageLog, every
 
-# Small enough that a batch holds its locks for milliseconds.
-DELETE_BATCH_ROWS = 1000
-DELETE_PAUSE_SECONDS = 0.05
 INTERVAL_SECONDS = 300
 
 
@@ -54,10 +49,7 @@ class NonceTable:
 
     async def run(self) -> None:
         """Delete expired nonces every few minutes until the task is cancelled."""
-        outage = OutageLog("old nonces cannot be deleted", recovered="old nonces are deleted again")
-        # Processes that start together do not delete together.
-        first = random.uniform(0, INTERVAL_SECONDS)
-        await every(INTERVAL_SECONDS, self._sweep, outage=outage, first_after_seconds=first)
+        await delete_regularly(self._sweep, seconds=INTERVAL_SECONDS, what="old nonces")
 
     async def _sweep(self) -> None:
         if deleted := await self.delete_expired():
@@ -65,16 +57,12 @@ class NonceTable:
 
     async def delete_expired(self) -> int:
         """Delete once; return how many."""
-        deleted = 0
-        while batch := await write(self._engine, _delete_batch):
-            deleted += batch
-            await asyncio.sleep(DELETE_PAUSE_SECONDS)
-        return deleted
+        return await delete_in_batches(self._engine, _delete_batch)
 
 
-async def _delete_batch(connection: AsyncConnection) -> int:
+async def _delete_batch(connection: AsyncConnection, rows: int) -> int:
     row = SignatureNonce
-    old = select(row.nonce_hash).where(row.expires_at < utc_now()).limit(DELETE_BATCH_ROWS)
+    old = select(row.nonce_hash).where(row.expires_at < utc_now()).limit(rows)
     if hashes := (await connection.scalars(old)).all():
         await connection.execute(delete(row).where(row.nonce_hash.in_(hashes)))
     return len(hashes)

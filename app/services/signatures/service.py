@@ -8,7 +8,7 @@ from app.services.api_keys.key import ApiKey
 from app.services.signatures.digests import ContentDigest
 from app.services.signatures.keys import KeyStore
 from app.services.signatures.nonces import NonceTable
-from app.services.signatures.verification import SignedRequest, check_signature, key_id_of
+from app.services.signatures.verification import Signature, SignedRequest, check_signature, key_id_of
 
 # How far `created` may be from this machine's clock, in either direction.
 WINDOW_SECONDS = 300
@@ -23,19 +23,45 @@ class SignatureService:
         self._keys = keys
         self._nonces = nonces
 
-    async def verify(self, request: SignedRequest, *, request_id: str) -> tuple[ApiKey, ContentDigest | None]:
+    async def verify(
+        self, request: SignedRequest, *, request_id: str, address: str | None
+    ) -> tuple[ApiKey, ContentDigest | None]:
         """Return the key that has signed a request, and what its body has to be; this uses its nonce up.
 
         Args:
             request: its header; the body need not have arrived.
             request_id: ours.
+            address: where it comes from: wrong signatures are slowed, right ones never.
 
         Raises:
             InvalidSignature: it is not signed as documented, or not by a key that counts.
+            TooManyWrongKeys: it is not, and the address has sent too many wrong ones just now.
             SignatureExpired: it was made too long ago, or in the future.
             NonceReused: a request with this nonce was here before.
             DigestMismatch: its Content-Digest cannot be checked.
             DatabaseUnavailable, ServerBusy: key and nonce cannot be looked up.
+        """
+        try:
+            key, signature = await self._check(request)
+        except InvalidSignature:
+            await self._keys.count_wrong("signature", address)
+            raise
+        now = time.time()
+        is_late = signature.expires is not None and signature.expires < now
+        if is_late or abs(now - signature.created) > WINDOW_SECONDS:
+            raise SignatureExpired
+        digest = None if signature.digest is None else ContentDigest(signature.digest)
+        # Twice: the clock of another machine may be behind this one's.
+        expires_at = signature.created + 2 * WINDOW_SECONDS
+        if not await self._nonces.use(key.id, signature.nonce, request_id=request_id, expires_at=expires_at):
+            raise NonceReused
+        return key, digest
+
+    async def _check(self, request: SignedRequest) -> tuple[ApiKey, Signature]:
+        """Return the key that has signed a request, and what the signature says.
+
+        Raises:
+            InvalidSignature: it is not signed as documented, or not by a key that counts.
         """
         key_id = key_id_of(request)
         key = await self._keys.find_by_id(key_id)
@@ -44,13 +70,4 @@ class SignatureService:
         signature = check_signature(request, key_id, _NO_SECRET if key is None else bytes.fromhex(key.key_hash))
         if key is None:
             raise InvalidSignature
-        now = time.time()
-        is_late = signature.expires is not None and signature.expires < now
-        if is_late or abs(now - signature.created) > WINDOW_SECONDS:
-            raise SignatureExpired
-        digest = None if signature.digest is None else ContentDigest(signature.digest)
-        # Twice: the clock of another machine may be behind this one's.
-        expires_at = signature.created + 2 * WINDOW_SECONDS
-        if not await self._nonces.use(key_id, signature.nonce, request_id=request_id, expires_at=expires_at):
-            raise NonceReused
-        return key, digest
+        return key, signature

@@ -7,6 +7,7 @@ from enum import StrEnum
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.database.tables.api_keys import ApiKey
 from app.database.tables.spending import SpendingTotals
 from app.services.spending.ledger import NO_KEY
 from app.services.statistics.rounding import money
@@ -29,9 +30,13 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class SpendingShare:
-    """The calls of one group; `name` is None for those without an API key."""
+    """The calls of one group.
+
+    `name` is None for those without an API key, else its id; `key_name` is what people call that key.
+    """
 
     name: str | None
+    key_name: str | None
     calls: int
     input_tokens: int
     cached_input_tokens: int
@@ -58,9 +63,15 @@ async def read_spending(
         .group_by(group)
     )
     rows = (await connection.execute(query)).all()
+    # Rows of keys stay, also those of keys that were revoked.
+    keys = {}
+    if by is SpendingGroup.KEY:
+        named = select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_([row.name for row in rows]))
+        keys = {row.id: row.name for row in (await connection.execute(named)).all()}
     return [
         SpendingShare(
             name=None if row.name == NO_KEY else str(row.name),
+            key_name=keys.get(row.name),
             calls=int(row.calls),
             input_tokens=int(row.input_tokens),
             cached_input_tokens=int(row.cached_input_tokens),

@@ -5,6 +5,7 @@ import { createI18n } from "./i18n.js";
 import { ClassifyError, classifyPhoto } from "./image-classifier.js";
 
 const CONCURRENCY = 3;
+const KEY_ERRORS = ["api_key_required", "invalid_api_key", "insufficient_scope", "too_many_wrong_keys"];
 const STEPS = ["compress", "hash", "check", "upload"];
 const EMOJI = {
   social_activities: "🎉",
@@ -32,6 +33,7 @@ const EMOJI = {
 const { dataset } = document.querySelector("main");
 const costPerCall = Number(dataset.costPerCall);
 const maxBytes = Number(dataset.maxImageBytes);
+const needsKey = dataset.needsKey === "true";
 const find = (id) => document.getElementById(id);
 const i18n = createI18n(texts);
 const { t } = i18n;
@@ -40,6 +42,7 @@ let entries = [];
 let session = new AbortController();
 /** @type {Record<string, {chinese: string, english: string}>} */
 let categoryNames = {};
+let areNamesAsked = false;
 
 // ----- work
 
@@ -75,6 +78,7 @@ async function work(entry) {
     entry.answer = await classifyPhoto(entry.file, {
       // The page may be behind a path prefix.
       server: new URL(".", document.baseURI).href,
+      apiKey: apiKey(),
       signal,
       maxBytes,
       onStep({ name, milliseconds }) {
@@ -83,16 +87,39 @@ async function work(entry) {
       },
     });
     entry.state = "done";
+    // Now they can be had, if they could not before.
+    loadNames();
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ClassifyError)) console.error(error);
     entry.error = error;
+    // A key may have been made, or have ended, since the page was loaded.
+    if (KEY_ERRORS.includes(error.code)) find("key-card").hidden = false;
     entry.state = "failed";
   }
   render(entry);
   renderTotals();
   find("status").textContent = announcement(entry);
   startWaiting();
+}
+
+/** It is kept nowhere but in its field. */
+function apiKey() {
+  return find("key").value.trim();
+}
+
+/** Learn what the categories are called; until then, keys stand for the names. */
+async function loadNames() {
+  if (areNamesAsked || (needsKey && !entries.some((entry) => entry.state === "done"))) return;
+  areNamesAsked = true;
+  try {
+    const headers = apiKey() ? { "X-API-Key": apiKey() } : {};
+    categoryNames = (await (await fetch("api/v1/categories", { headers })).json()).categoryNameMap ?? {};
+    entries.forEach(render);
+  } catch {
+    // The service cannot be reached, which the next photo will report.
+    areNamesAsked = false;
+  }
 }
 
 function clear() {
@@ -283,9 +310,5 @@ i18n.onChange(() => {
   renderTotals();
 });
 
-try {
-  categoryNames = (await (await fetch("api/v1/categories")).json()).categoryNameMap ?? {};
-  entries.forEach(render);
-} catch {
-  // The service cannot be reached, which the first photo will report; until then, keys stand for the names.
-}
+find("key-card").hidden = !needsKey;
+await loadNames();

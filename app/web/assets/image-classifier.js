@@ -41,6 +41,7 @@
  * @typedef {object} Options
  * @property {string} [server]  address of the service, without /api/v1; "" is where the page comes from
  * @property {string} [userId]  device or user id, for the statistics
+ * @property {string} [apiKey]  where the service wants one; one that is in a page or an app can be read out of it
  * @property {AbortSignal} [signal]  ends the work; the promise rejects with the signal's reason
  * @property {(step: Step) => void} [onStep]
  * @property {number} [maxBytes]  the service's MAX_IMAGE_SIZE_MB, in bytes
@@ -81,7 +82,7 @@ export class ClassifyError extends Error {
  * @returns {Promise<Answer>}
  * @throws {ClassifyError}
  */
-export async function classifyPhoto(file, { server = "", userId = "", signal, onStep, maxBytes = 10 * 1024 ** 2 } = {}) {
+export async function classifyPhoto(file, { server = "", userId = "", apiKey = "", signal, onStep, maxBytes = 10 * 1024 ** 2 } = {}) {
   async function step(name, work) {
     signal?.throwIfAborted();
     onStep?.({ name, milliseconds: null });
@@ -92,8 +93,10 @@ export async function classifyPhoto(file, { server = "", userId = "", signal, on
   }
 
   const api = `${server.replace(/\/+$/, "")}/api/v1`;
-  // Header values are bytes to fetch; the service reads UTF-8.
-  const headers = userId ? { "X-User-ID": String.fromCharCode(...new TextEncoder().encode(userId)) } : {};
+  const headers = {
+    ...(userId && { "X-User-ID": headerValue(userId) }),
+    ...(apiKey && { "X-API-Key": headerValue(apiKey) }),
+  };
 
   // HEIC in most browsers, for example: the service reads more formats than they do.
   const jpeg = await step("compress", () => compressPhoto(file).catch(() => null));
@@ -195,6 +198,11 @@ function digestInScript(bytes) {
   const digest = new DataView(new ArrayBuffer(32));
   H.forEach((word, number) => digest.setInt32(4 * number, word));
   return digest.buffer;
+}
+
+/** Header values are bytes to fetch; the service reads UTF-8. */
+function headerValue(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 async function call(url, request, signal, attempts = ATTEMPTS) {

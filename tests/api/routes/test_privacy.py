@@ -133,6 +133,8 @@ async def test_a_deleted_account_is_in_no_table_and_no_cache(
     assert (await client.post("/images/inference", headers=owner, json=asked)).status_code == 200
     assert (await client.delete("/users/me", headers=owner)).status_code == 204
     data = await exported(client, f"account:{account_id}")
+    # The audit log keeps what was done with the account, by its number.
+    assert "user.deleted" in [event["action"] for event in data.pop("events")]
     assert [value for value in data.values() if isinstance(value, list) and value] == []
     async with engine.connect() as connection:
         logged = (await connection.execute(select(RequestLog.user_id, RequestLog.ip_address))).all()

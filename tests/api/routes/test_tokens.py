@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from loguru import logger
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,8 +21,10 @@ from app.config.settings import CacheSettings, Settings
 from app.database.tables.api_keys import ApiKey
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
+from app.services import throttle
 from app.services.accounts.tokens import key_id
 from tests.fakes.model_server import FakeModelServer
+from tests.support.audit import details_of, entries
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.people import bearer, log_in, sign_up
 from tests.support.serving import serving
@@ -102,6 +105,38 @@ async def test_a_token_says_what_was_asked_for(api: httpx2.AsyncClient) -> None:
     # The usual ones.
     usual = await issued(api)
     assert (usual["expires_in"], usual["new_photos_per_day"]) == (3600, None)
+
+
+async def test_an_issued_token_is_in_the_audit_log_without_its_text(
+    api: httpx2.AsyncClient, engine: AsyncEngine
+) -> None:
+    lines: list[str] = []
+    number = logger.add(lines.append, format="{message}")
+    token = (await issued(api, expires_in=600, new_photos_per_day=3))["token"]
+    logger.remove(number)
+    assert await entries(engine) == [("device_token.issued", "ADMIN_API_KEY", "device-1", "127.0.0.1")]
+    assert await details_of(engine) == [{"new_photos_per_day": 3, "expires_in": 600}]
+    assert any("device_token.issued" in line for line in lines)
+    assert token.rpartition(".")[2] not in "".join(lines)
+    # Its device is exported, and forgotten there, too.
+    address = "/users/device-1/data"
+    event = (await api.get(address, headers=ADMIN)).json()["data"]["events"][0]
+    assert event["action"] == "device_token.issued"
+    assert (await api.delete(address, headers=ADMIN)).status_code == 200
+    assert {entry[2] for entry in await entries(engine)} == {None}
+
+
+async def test_wrong_device_tokens_are_slowed_like_wrong_keys(
+    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(throttle.FREE_FAILURES, throttle.Subject.KEY_ADDRESS, 2)
+    right = bearer((await issued(api))["token"])
+    assert await outcome(api, forged("a guess that is long enough for a key")) == (401, "invalid_token")
+    assert await outcome(api, forged(kid="x")) == (401, "invalid_token")
+    assert await outcome(api, forged("another guess of the same length")) == (429, "too_many_wrong_keys")
+    assert await outcome(api, right) == (200, "")
+    # It was one of ours, and is no guess.
+    assert await outcome(api, forged(exp=datetime.now(UTC) - timedelta(seconds=9))) == (401, "token_expired")
 
 
 async def test_who_may_issue_tokens(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:

@@ -20,6 +20,8 @@ from websockets.typing import Subprotocol
 from app.api.routes import websocket as endpoint
 from app.clock import utc_now
 from app.observability import metrics
+from app.services.accounts.administration import AccountAdministration
+from app.services.accounts.passwords import PasswordHasher
 from app.services.events import feed, listener
 from tests.support.events import add_event, add_events, body_of
 from tests.support.people import bearer, code, log_in, sign_up
@@ -207,9 +209,9 @@ def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "SESSION_CHECK_SECONDS", 0.05)
 
 
-@pytest.mark.parametrize("change", ["deleted", "new password"])
+@pytest.mark.parametrize("change", ["deleted", "new password", "logged out everywhere", "disabled"])
 async def test_a_socket_ends_with_its_account_or_password(
-    quick_checks: None, service: httpx2.AsyncClient, change: str
+    quick_checks: None, service: httpx2.AsyncClient, engine: AsyncEngine, change: str
 ) -> None:
     _, token = await person(service)
     _, other = await person(service, "other")
@@ -218,8 +220,14 @@ async def test_a_socket_ends_with_its_account_or_password(
         await read(others)
         if change == "deleted":
             await service.delete("/users/me", headers=bearer(token))
-        else:
+        elif change == "new password":
             await service.put("/users/me", headers=bearer(token), json={"password": "another password"})
+        elif change == "logged out everywhere":
+            await service.delete("/users/me/tokens", headers=bearer(token))
+        else:
+            passwords = PasswordHasher()
+            await AccountAdministration(engine, passwords, actor="tests").disable("testuser")
+            passwords.close()
         assert await close_code(mine) == (4401, "invalid_token")
         assert others.close_code is None
 

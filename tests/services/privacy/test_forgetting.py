@@ -111,7 +111,7 @@ async def test_a_deleted_account_leaves_no_name(
     await recorder_on(engine, zone=SHANGHAI.key).record([request(user_id=user_id, ip_address=THEIRS) for _ in range(5)])
     # A background task has no user id.
     await put_calls(engine, call(1, user_id=user_id, account_id=account.id), call(2, account_id=account.id))
-    await accounts.delete(account)
+    await accounts.delete(account, None)
     assert await values(engine, RequestLog.user_id, RequestLog.ip_address) == [(None, None)] * 5
     assert await values(engine, ModelCallRow.user_id, ModelCallRow.account_id) == [(None, None)] * 2
     assert await values(engine, Visitor.visitor) == []
@@ -122,7 +122,7 @@ async def test_what_a_deleted_accounts_request_writes_later_is_forgotten_too(
     accounts: AccountService, session: Session, engine: AsyncEngine
 ) -> None:
     gone = f"account:{session.account.id}"
-    await accounts.delete(session.account)
+    await accounts.delete(session.account, None)
     other = await accounts.register("other", "other@example.com", "testpassword123")
     late = [request(user_id=user_id, ip_address=THEIRS) for user_id in (gone, f"account:{other.id}", "phone-1")]
     await recorder_on(engine, zone=SHANGHAI.key).record(late)

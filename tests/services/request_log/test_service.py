@@ -9,10 +9,10 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
+from app.database import retention
 from app.database.tables.request_log import RequestLog
 from app.database.tables.statistics import Visitor
 from app.runtime.background import running
-from app.services.request_log import service as service_module
 from app.services.request_log.service import RequestLogService
 from tests.support.databases import recorder_on
 from tests.support.records import record
@@ -24,8 +24,8 @@ NOW = datetime(2025, 10, 10, 12, tzinfo=UTC)
 
 
 async def test_old_rows_are_deleted_in_batches(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "DELETE_BATCH_ROWS", 7)
-    monkeypatch.setattr(service_module, "DELETE_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(retention, "DELETE_BATCH_ROWS", 7)
+    monkeypatch.setattr(retention, "DELETE_PAUSE_SECONDS", 0)
     rows = [log_row(number, created_at=NOW - timedelta(days=number)) for number in range(100)]
     async with engine.begin() as connection:
         await connection.execute(insert(RequestLog), rows)
@@ -42,8 +42,8 @@ async def seen_days(engine: AsyncEngine) -> set[date]:
 
 
 async def test_past_figures_outlive_the_log(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "DELETE_BATCH_ROWS", 7)
-    monkeypatch.setattr(service_module, "DELETE_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(retention, "DELETE_BATCH_ROWS", 7)
+    monkeypatch.setattr(retention, "DELETE_PAUSE_SECONDS", 0)
     await recorder_on(engine, zone=SHANGHAI.key).record(random_records(300))
     before = await figures(engine)
     assert await seen_days(engine) == set(DAYS)
@@ -74,7 +74,7 @@ async def test_the_days_that_are_still_counted_are_not_forgotten(engine: AsyncEn
 async def test_retention_shortens_the_log_and_forgets_its_visitors(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "RETENTION_FIRST_RUN_MAX_SECONDS", 0)
+    monkeypatch.setattr(retention, "FIRST_RUN_MAX_SECONDS", 0)
     now = utc_now()
     await recorder_on(engine).record([record(number, created_at=now - timedelta(days=number)) for number in range(20)])
     async with running(RequestLogService(engine, UTC_ZONE).keep_short(5), name="retention"), asyncio.timeout(120):

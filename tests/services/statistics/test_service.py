@@ -16,6 +16,8 @@ from app.database.pipeline import run
 from app.database.tables.classification import CachedImage
 from app.database.tables.statistics import UserTotals
 from app.errors import InvalidRequest
+from app.services.api_keys.administration import create_key, end_key
+from app.services.api_keys.key import Scope
 from app.services.spending.ledger import Ledger
 from app.services.statistics.shares import Days
 from app.services.statistics.spending import SpendingGroup, SpendingShare
@@ -225,20 +227,25 @@ def test_today_changes_at_midnight_of_the_zone(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_spending_is_what_the_ledger_says(engine: AsyncEngine) -> None:
     ledger = Ledger(engine.dialect.name)
+    revoked = await create_key(engine, name="album server", scopes=[Scope.CLASSIFY], actor="tests")
+    await end_key(engine, revoked.id, actor="tests")
     rows = [
         ledger_row("a", model="small", api_key_id=None, cost_micros=1000, input_tokens=10, output_tokens=2),
-        ledger_row("b", model="small", api_key_id=7, cost_micros=2000, input_tokens=20, cached_input_tokens=5),
-        ledger_row("c", model="large", api_key_id=7, cost_micros=4001, outcome=CallOutcome.INVALID),
-        ledger_row("d", model="large", api_key_id=7, called_at=datetime(2025, 10, 12, tzinfo=UTC)),
+        ledger_row("b", model="small", api_key_id=revoked.id, cost_micros=2000, input_tokens=20, cached_input_tokens=5),
+        ledger_row("c", model="large", api_key_id=revoked.id, cost_micros=4001, outcome=CallOutcome.INVALID),
+        ledger_row("d", model="large", api_key_id=revoked.id, called_at=datetime(2025, 10, 12, tzinfo=UTC)),
     ]
     await run(engine, ledger.statements(rows), writes=True)
     stats = stats_service(engine)
     assert await stats.spending(SpendingGroup.MODEL, Days(DAY, DAY)) == [
-        SpendingShare("large", 1, 0, 0, 0, 0.004001),
-        SpendingShare("small", 2, 30, 5, 2, 0.003),
+        SpendingShare("large", None, 1, 0, 0, 0, 0.004001),
+        SpendingShare("small", None, 2, 30, 5, 2, 0.003),
     ]
     by_key = await stats.spending(SpendingGroup.KEY, Days(DAY, DAY))
-    assert [(share.name, share.calls, share.cost) for share in by_key] == [("7", 2, 0.006001), (None, 1, 0.001)]
+    assert [(share.name, share.key_name, share.calls, share.cost) for share in by_key] == [
+        (str(revoked.id), "album server", 2, 0.006001),
+        (None, None, 1, 0.001),
+    ]
     [provider] = await stats.spending(SpendingGroup.PROVIDER, Days(DAY, DAY + timedelta(days=3)))
     assert (provider.name, provider.calls) == ("custom", 4)
     with pytest.raises(InvalidRequest):
