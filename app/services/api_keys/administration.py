@@ -59,7 +59,11 @@ async def create_key(
         rate_per_minute=rate_per_minute,
         expires_at=expires_at,
     )
-    details = {"name": name, "scopes": ordered, "expires_at": None if expires_at is None else expires_at.isoformat()}
+    details = {
+        "name": name,
+        "scopes": [scope.value for scope in ordered],
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+    }
     await AuditLog(engine).record(Action.KEY_CREATED, actor, f"key:{key_id}", details=details)
     return NewKey(key_id, text)
 
