@@ -7,9 +7,11 @@ figures that are measured here.
 import asyncio
 import signal
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from app.config.database import DatabaseSettings
@@ -18,6 +20,7 @@ from app.database.engine import create_engine
 from app.database.migrate import migrate
 from app.database.pipeline import run
 from app.database.statements import Statement
+from tests.fakes.images import jpeg_photo
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.galera import GaleraCluster
 from tests.support.books import check_books, check_nodes_agree
@@ -92,6 +95,23 @@ async def test_instances_on_different_nodes_agree(
         check_nodes_agree(site)
         check_books(site, load, others=KNOWN_PHOTOS)
         assert model_server.call_count == KNOWN_PHOTOS + len(load.photos)
+
+
+async def test_instances_on_different_nodes_keep_a_budget(
+    cluster: GaleraCluster, environment: dict[str, str], model_server: FakeModelServer, tmp_path: Path
+) -> None:
+    """No node sees what another one has locked: of two reservations at once, one is undone and made again."""
+    model_server.delay_seconds = 0.2
+    limited = {**environment, "DAILY_BUDGET": "0.1", "COST_PER_API_CALL": "0.01"}
+    async with site_on(cluster, "two_payers", limited, tmp_path) as site:
+        await asyncio.to_thread(lambda: site.start([node.port for node in cluster.nodes[:2]]))
+        async with httpx2.AsyncClient(base_url=site.url, timeout=120, verify=False) as client:
+            answers = await asyncio.gather(
+                *(client.post("/api/v1/classify", files={"image": jpeg_photo(32 + number, 32)}) for number in range(60))
+            )
+        codes = Counter("ok" if each.is_success else each.json()["error"]["code"] for each in answers)
+        assert codes == {"ok": 10, "budget_exhausted": 50}
+        assert model_server.call_count == 10
 
 
 async def test_a_transaction_that_loses_to_another_node_is_undone_to_its_end(cluster: GaleraCluster) -> None:
