@@ -160,7 +160,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 cache=cache,
                 library=library,
                 recorder=recorder,
-                decoder=decoder,
                 memory=upload_memory,
             )
         )

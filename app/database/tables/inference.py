@@ -79,6 +79,9 @@ class InferenceResult(Base):
     processing_time_ms: Mapped[int] = mapped_column(UnsignedInteger, comment="处理耗时(毫秒)")
     request_id: Mapped[str] = mapped_column(String(64), comment="请求ID")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
+    cost_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="得到该结果的费用(CURRENCY的百万分之一)"
+    )
 
     __table_args__ = (
         Index("uk_task_id", "task_id", unique=True),
