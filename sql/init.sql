@@ -289,7 +289,9 @@ CREATE TABLE IF NOT EXISTS `task_event` (
   PRIMARY KEY (`id`),
   KEY `idx_user_id` (`user_id`, `id`),
   KEY `idx_created_at` (`created_at`),
-  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE
+  KEY `idx_task_id` (`task_id`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`task_id`) REFERENCES `inference_task` (`id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='任务事件';
 

@@ -99,12 +99,15 @@ class TaskEvent(Base):
 
     id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
     user_id: Mapped[int] = mapped_column(UnsignedBigInteger, ForeignKey("users.id", ondelete="CASCADE"), comment="用户")
-    task_id: Mapped[str] = mapped_column(String(32), comment="任务ID")
+    task_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("inference_task.id", ondelete="CASCADE"), comment="任务ID"
+    )
     body: Mapped[dict[str, Any]] = mapped_column(JSON, comment="事件内容")
     created_at: Mapped[datetime] = mapped_column(Milliseconds, comment="发生时间")
 
     __table_args__ = (
         Index("idx_user_id", "user_id", "id"),
         Index("idx_created_at", "created_at"),
+        Index("idx_task_id", "task_id"),
         {"comment": "任务事件", **ACCOUNT_OPTIONS},
     )
