@@ -1,6 +1,8 @@
 """Upgrades of tables that hold rows, and the way back."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from app.database.engine import create_engine
-from app.database.migrate import HEAD_REVISION, revision
+from app.database.migrate import HEAD_REVISION, exclusive, migrate, revision
+from app.errors import DatabaseUnavailable
 from tests.support.migrations import downgrade_to, upgrade_to
 
 SHA256 = "ab" * 32
@@ -21,6 +24,26 @@ async def empty(empty_database: Settings) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(empty_database)
     yield engine
     await engine.dispose()
+
+
+async def test_a_migration_waits_for_that_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SQLite, whose own wait is shorter than a migration may be on a busy machine."""
+    monkeypatch.setattr("app.database.engine.SQLITE_BUSY_TIMEOUT_SECONDS", 0.01)
+    settings = Settings(data_dir=tmp_path)
+    ours, theirs = create_engine(settings), create_engine(settings)
+    try:
+        async with exclusive(theirs):
+            migrating = asyncio.create_task(migrate(ours, settings))
+            await asyncio.wait({migrating}, timeout=0.3)
+            assert not migrating.done()
+        await migrating
+        assert await revision(ours) == HEAD_REVISION
+        monkeypatch.setattr("app.database.migrate.LOCK_TIMEOUT_SECONDS", 0)
+        async with exclusive(theirs):
+            with pytest.raises(DatabaseUnavailable, match="does not finish"):
+                await exclusive(ours).__aenter__()
+    finally:
+        await asyncio.gather(ours.dispose(), theirs.dispose())
 
 
 async def run(engine: AsyncEngine, *statements: str) -> None:
