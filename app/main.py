@@ -52,6 +52,7 @@ from app.observability.access_log import AccessLog
 from app.observability.logging import configure_logging, log_format
 from app.observability.tracing import start_tracing
 from app.resources import open_resources
+from app.server.limits import MIN_BYTES_PER_SECOND
 from app.server.shutdown import on_shutdown
 from app.web import dashboard, demo, index
 from app.web.documentation import add_documentation
@@ -86,11 +87,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or load_settings()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, int]]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
             with on_shutdown(resources.task_events.end_streams), on_shutdown(resources.dashboard.end_streams):
-                yield
+                yield {MIN_BYTES_PER_SECOND: settings.image.min_upload_bytes_per_second}
 
     configure_logging(settings)
     if is_from_environment:

@@ -122,7 +122,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         spending = await enter(open_spending(settings, engine, model_client=model_client))
         fallback = await enter(open_fallback(settings, model_client))
 
-        log = await enter(open_request_log(settings.statistics, engine))
+        log = await enter(open_request_log(settings.statistics, engine, currency=settings.spending.currency))
         recorder = log.recorder
         gauges = ProcessGauges(
             engine,
@@ -161,7 +161,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 cache=cache,
                 library=library,
                 recorder=recorder,
-                decoder=decoder,
                 memory=upload_memory,
             )
         )

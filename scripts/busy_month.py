@@ -119,7 +119,8 @@ async def fill(folder: Path) -> Settings:
     try:
         await migrate(engine, settings)
         records, cached = log_of_a_month(now, dice), cache_of_a_month(now, dice)
-        recorder = RequestRecorder(engine, rollups=Rollups(engine.dialect.name, settings.statistics.timezone))
+        rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
+        recorder = RequestRecorder(engine, rollups=rollups, currency=settings.spending.currency)
         for first in range(0, len(records), RECORDS_AT_ONCE):
             await recorder.record(records[first : first + RECORDS_AT_ONCE])
         await recorder.close()

@@ -268,6 +268,7 @@ CREATE TABLE IF NOT EXISTS `inference_result` (
   `processing_time_ms` INTEGER UNSIGNED NOT NULL COMMENT '处理耗时(毫秒)',
   `request_id` VARCHAR(64) NOT NULL COMMENT '请求ID',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  `cost_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '得到该结果的费用(CURRENCY的百万分之一)',
   PRIMARY KEY (`id`),
   KEY `idx_image_hash` (`image_hash`, `model`),
   KEY `idx_user_id` (`user_id`, `id`),
@@ -288,7 +289,9 @@ CREATE TABLE IF NOT EXISTS `task_event` (
   PRIMARY KEY (`id`),
   KEY `idx_user_id` (`user_id`, `id`),
   KEY `idx_created_at` (`created_at`),
-  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE
+  KEY `idx_task_id` (`task_id`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`task_id`) REFERENCES `inference_task` (`id`) ON DELETE CASCADE
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='任务事件';
 
@@ -470,4 +473,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0007' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0008' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

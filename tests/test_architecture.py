@@ -56,7 +56,7 @@ SERVICES: dict[str, set[str]] = {
     "device_tokens": {"accounts", "api_keys", "signatures"},
     "events": {"accounts", "redis"},
     "health": set(),
-    "inference": {"cache", "classification", "library", "photos", "request_log", "spending"},
+    "inference": {"cache", "classification", "library", "photos", "request_log"},
     "library": {"photos"},
     "photos": set(),
     "privacy": {"request_log"},

@@ -44,10 +44,8 @@ MAX_OTHER_PARTS = 20
 ADMISSION_TIMEOUT_SECONDS = 30.0
 # From here on, keeping a piece of the body as it came is cheaper than copying it together with others.
 SMALL_PIECE_BYTES = 4096
-# As app/server/limits.py has it for all bodies; a bare uvicorn does not know of that.
+# As app/server/limits.py has it for all bodies, with a pace; a bare uvicorn does not know of that.
 SILENCE_SECONDS = 15.0
-# From then on, MIN_UPLOAD_BYTES_PER_SECOND counts: before, a phone may be on its way out of a tunnel.
-RATE_AFTER_SECONDS = 10.0
 # One photo on a very slow line.
 IMAGE_TIMEOUT_SECONDS = 120.0
 # A form of many: what it holds of the memory for uploads, others wait for.
@@ -88,7 +86,6 @@ async def read_parts(
     *,
     max_images: int,
     max_image_bytes: int,
-    min_bytes_per_second: int,
     image_field: str = IMAGE_FIELD,
 ) -> AsyncIterator[Part]:
     """Yield the parts of a multipart/form-data request as soon as each is complete; those of `image_field` are images.
@@ -96,7 +93,7 @@ async def read_parts(
     Raises:
         MissingImage: the body is not multipart/form-data.
         InvalidRequest: the body is malformed, ends early, or has too many other parts.
-        RequestTimeout: it stops arriving, or arrives too slowly.
+        RequestTimeout: it stops arriving, or takes too long in all.
         TooManyImages: more than `max_images` image parts.
         PayloadTooLarge: the body as a whole is larger than that many images can be.
         MemoryTimeoutError: the memory for it did not become free in time.
@@ -106,7 +103,7 @@ async def read_parts(
     if content_type != b"multipart/form-data" or not boundary:
         raise missing_image(image_field)
     max_bytes = max_images * max_image_bytes + OVERHEAD_MAX_BYTES
-    pace = _Pace(min_bytes_per_second, min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS))
+    pace = _Pace(min(IMAGE_TIMEOUT_SECONDS * max_images, BODY_TIMEOUT_SECONDS))
     images = 0
     # What is held and not used yet.
     reserve = MIN_RESERVED_BYTES
@@ -143,22 +140,17 @@ async def read_parts(
 class _Pace:
     """How long the next piece of a body may take; what we do meanwhile is not the client's time."""
 
-    def __init__(self, min_bytes_per_second: int, max_seconds: float) -> None:
+    def __init__(self, max_seconds: float) -> None:
         self.received_bytes = 0
-        self._began = time.monotonic()
-        self._rate = min_bytes_per_second
-        self._max_seconds = max_seconds
+        self._ends = time.monotonic() + max_seconds
 
     def patience_seconds(self) -> float:
         """Return after how many seconds from now a client that sends nothing is given up."""
-        allowed = self._max_seconds
-        if self._rate:
-            allowed = min(allowed, RATE_AFTER_SECONDS + self.received_bytes / self._rate)
-        return min(SILENCE_SECONDS, max(0.0, self._began + allowed - time.monotonic()))
+        return min(SILENCE_SECONDS, max(0.0, self._ends - time.monotonic()))
 
     def forgive(self, seconds: float) -> None:
         """Do not count a time in which we did not read."""
-        self._began += seconds
+        self._ends += seconds
 
 
 async def _chunks(request: Request, pace: _Pace) -> AsyncIterator[bytes]:

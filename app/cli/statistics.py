@@ -17,6 +17,7 @@ SOURCES = {
     "cache": "/stats/cache-efficiency",
     "categories": "/stats/category-distribution",
     "spending": "/stats/spending",
+    "new_photos": "/stats/new-photos?by=model",
     "users": "/stats/users/top?limit=5",
 }
 
@@ -25,7 +26,7 @@ def stats(
     server: ServerOption = DEFAULT_SERVER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show today's requests, what the cache has saved, today's categories and spending, and the busiest users."""
+    """Show the figures of today, what the cache has saved, what new photos were and cost, and the busiest users."""
     service = ServiceConnection(server)
     try:
         figures = {name: service.get(path) for name, path in SOURCES.items()}
@@ -64,6 +65,12 @@ def _print(figures: dict[str, Any], output: Console) -> None:
             (row["name"], row["calls"], row["input_tokens"], row["output_tokens"], row["cost"])
             for row in spending["groups"]
         ],
+        output,
+    )
+    _print_rows(
+        "new photos today",
+        ("model", "photos", "%"),
+        [(row["value"], row["count"], row["percentage"]) for row in figures["new_photos"]],
         output,
     )
     _print_rows(

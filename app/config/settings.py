@@ -47,7 +47,7 @@ class ImageSettings(SettingsGroup):
     allowed_formats: frozenset[PhotoFormat] = Field(frozenset(PhotoFormat), validation_alias="ALLOWED_IMAGE_FORMATS")
     """Comma-separated names; jpeg is jpg, heif is heic."""
     min_upload_bytes_per_second: int = Field(1000, validation_alias="MIN_UPLOAD_BYTES_PER_SECOND", ge=0)
-    """An upload that arrives more slowly, 10 s after its beginning, is given up; 0: any pace will do."""
+    """A body that arrives more slowly, 10 s after its beginning, is given up; 0: any pace will do."""
 
     @field_validator("allowed_formats", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from app.database.transactions import is_passing, reason
 from app.errors import DatabaseUnavailable
 
 MIGRATIONS_DIR = PROJECT_ROOT / "sql" / "migrations"
-HEAD_REVISION = "0007"
+HEAD_REVISION = "0008"
 LOCK_TIMEOUT_SECONDS = 120
 # A database that starts together with the service (compose, a reboot) may need this long.
 WAIT_FOR_DATABASE_SECONDS = 60
@@ -86,8 +86,9 @@ async def exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     async with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             await connection.execution_options(**{SQLITE_BEGIN_IMMEDIATE: True})
-            async with connection.begin():
-                yield connection
+            await _begin_alone(connection)
+            yield connection
+            await connection.commit()
             return
         lock = {"name": f"migrate:{engine.url.database}"[:64], "seconds": LOCK_TIMEOUT_SECONDS}
         if await connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
@@ -100,6 +101,21 @@ async def exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             await connection.invalidate()
             raise
         await connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
+
+
+async def _begin_alone(connection: AsyncConnection) -> None:
+    """Begin SQLite's writing transaction; its own wait is for other requests, and too short for a whole migration."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            await connection.begin()
+        except OperationalError as error:
+            if not is_passing(error):
+                raise
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable("Another process is changing the database and does not finish.") from error
+        else:
+            return
 
 
 async def wait_for_database(engine: AsyncEngine, settings: Settings) -> None:

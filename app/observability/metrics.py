@@ -83,8 +83,8 @@ DATABASE_CONNECTIONS_LIMIT = _sum_gauge("database_connections_limit", "Connectio
 IMAGES = _counter("images_total", "New photos that were made ready for a model.", "format")
 IMAGE_BYTES = _histogram("image_bytes", "Size of new photos, in bytes.", _IMAGE_BYTES)
 
-MONEY_SPENT = _counter("money_spent_total", "What calls of models have cost, in CURRENCY.")
-MONEY_SAVED = _counter("money_saved_total", "What answers of the cache have saved, in CURRENCY.")
+MONEY_SPENT = _counter("money_spent_total", "What calls of models have cost.", "currency")
+MONEY_SAVED = _counter("money_saved_total", "What answers of the cache have saved.", "currency")
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 

@@ -176,7 +176,7 @@ class DrainingServer(Server):
             self._cut_off_who_does_not_read()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedProtocol):
-                    connection.check_silence(now)
+                    connection.check_progress(now)
 
     def _cut_off_who_does_not_read(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""What a client may cost before its request is complete: size of the head, and silence.
+"""What a client may cost before its request is complete: size of the head, silence, and the pace of the body.
 
 uvicorn bounds neither: a connection that says nothing stays open, and header lines are kept in memory as long as they
 come. A proxy in front has limits of its own; these hold without one, too.
@@ -23,6 +23,10 @@ LINE_OVERHEAD_BYTES = 4
 SILENCE_SECONDS = 15.0
 # A timer that is so late says that this process stood still, and not its clients.
 STOOD_STILL_SECONDS = 1.0
+# From then on the pace of a body counts: before, a phone may be on its way out of a tunnel.
+RATE_AFTER_SECONDS = 10.0
+# Under this key of its lifespan's state the application says at which pace bodies must arrive; 0, or none: at any.
+MIN_BYTES_PER_SECOND = "min_body_bytes_per_second"
 # To close at once would reset a connection on which the client is still sending, and take the answer away from it.
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024
@@ -31,7 +35,7 @@ ANSWERED_FOR = "answered_by_server"
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 on httptools, with bounds on heads; `check_silence` is called regularly by the server."""
+    """uvicorn's HTTP/1.1 on httptools, with bounds on requests; `check_progress` is called regularly by the server."""
 
     _is_in_message = False
     """The first byte of a request is here, its last one not yet."""
@@ -41,6 +45,10 @@ class LimitedProtocol(HttpToolsProtocol):
     """What has come since the parser has last told of something complete: a piece of a line, or of what it skips."""
     _head_since: float | None = None
     _heard_at = 0.0
+    _checked_at = 0.0
+    _body_bytes = 0
+    _body_since = 0.0
+    """When the body has begun, moved on by the time in which we have not read."""
     _is_refused = False
 
     @property
@@ -95,12 +103,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start to answer a request."""
         self._head_since = None
-        self._unparsed_bytes = 0
+        self._unparsed_bytes = self._body_bytes = 0
+        self._body_since = self._checked_at = self.loop.time()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._unparsed_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -114,8 +124,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer what is no HTTP, or has too long a head, in the one format of errors."""
         self.refuse(HeadersTooLarge() if self._is_head_too_large else InvalidRequest(msg))
 
-    def check_silence(self, now: float) -> None:
-        """End the connection if its client has begun a request and does not go on with it; `now` is the loop's time.
+    def check_progress(self, now: float) -> None:
+        """End the connection if its client does not go on with a request, or too slowly; `now` is the loop's time.
 
         A client is not waited for while we are not reading: the application may be waiting for memory.
         """
@@ -133,8 +143,14 @@ class LimitedProtocol(HttpToolsProtocol):
         elif cycle.more_body:
             if self.flow.read_paused or cycle.waiting_for_100_continue:
                 self._heard_at = now
-            elif now - self._heard_at > SILENCE_SECONDS:
+                self._body_since += now - self._checked_at
+            elif now - self._heard_at > SILENCE_SECONDS or self._is_too_slow(now):
                 self.refuse(RequestTimeout())
+            self._checked_at = now
+
+    def _is_too_slow(self, now: float) -> bool:
+        seconds = now - self._body_since - RATE_AFTER_SECONDS
+        return seconds > 0 and self._body_bytes < seconds * self.app_state.get(MIN_BYTES_PER_SECOND, 0)
 
     def refuse(self, error: AppError) -> None:
         """Answer `error`, unless an answer has begun, and close the connection."""

@@ -1,4 +1,4 @@
-"""What an upload may be as a form: its parts, its size, its pace, and how many there may be at once."""
+"""What an upload may be as a form: its parts, its size, and how many there may be at once."""
 
 import asyncio
 import hashlib
@@ -86,7 +86,6 @@ async def test_a_pause_of_the_process_is_not_the_clients(
     api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.3)
-    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 0.5)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
@@ -94,41 +93,6 @@ async def test_a_pause_of_the_process_is_not_the_clients(
         # The service lives in this event loop, and stands still with it.
         time.sleep(2)  # noqa: ASYNC251
         yield photo(5) + b"\r\n--b--\r\n"
-
-    form = {"Content-Type": "multipart/form-data; boundary=b"}
-    answer = await api.post("/classify", content=pieces(), headers=form)
-    assert answer.status_code == 200, answer.text
-
-
-async def test_an_upload_has_to_arrive_at_a_pace(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A second's grace, then 1000 bytes for each second.
-    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 1.0)
-
-    reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
-    writer.write(UPLOAD_HEAD.encode())
-    answer = asyncio.create_task(reader.readline())
-    for _ in range(600):
-        if answer.done():
-            break
-        # No silence, but no photo either.
-        writer.write(b"x")
-        await asyncio.sleep(0.1)
-    assert (await answer).split()[1] == b"408"
-    writer.close()
-
-
-async def test_a_slow_upload_that_keeps_the_pace_is_taken(
-    api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "RATE_AFTER_SECONDS", 1.0)
-    data = photo(5, (640, 480))
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
-        for start in range(0, len(data), 1000):
-            yield data[start : start + 1000]
-            await asyncio.sleep(0.5)
-        yield b"\r\n--b--\r\n"
 
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = await api.post("/classify", content=pieces(), headers=form)

@@ -64,6 +64,10 @@ async def test_a_folder_is_uploaded_once_and_never_again(
     figures = json.loads((await run("stats", "--server", service_url, "--json", cwd=tmp_path)).output)
     assert figures["today"]["total_requests"] == 9
     assert figures["cache"]["total_cached_images"] == 3
+    assert figures["new_photos"] == [{"value": "test-vision", "count": 3, "percentage": 100.0}]
+    assert [(group["name"], group["calls"]) for group in figures["spending"]["groups"]] == [("test-vision", 3)]
+    assert "new photos today" in shown.output
+    assert "spending today" in shown.output
 
 
 async def test_a_service_that_cannot_be_reached_is_told_at_once_and_once(album: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ ANSWERS = {
         "currency": f"[b]{ESCAPE}",
         "groups": [{"name": f"[x]{ESCAPE}", "calls": 1, "input_tokens": 2, "output_tokens": 3, "cost": 0.01}],
     },
+    "/stats/new-photos": [{"value": f"[y]{ESCAPE}", "count": 1, "percentage": 100.0}],
     "/stats/users/top": [
         {"user_id": user, "request_count": 1, "cache_hits": 0, "cache_hit_rate": 0.0} for user in USERS
     ],

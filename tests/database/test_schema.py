@@ -47,7 +47,16 @@ async def _describe(connection: AsyncConnection, schema: str) -> dict[str, list[
         ),
         {"schema": schema},
     )
-    described = {"columns": columns, "indexes": indexes, "tables": tables}
+    keys = await connection.execute(
+        text(
+            "SELECT k.table_name, k.column_name, k.referenced_table_name, k.referenced_column_name, c.delete_rule"
+            " FROM information_schema.key_column_usage AS k JOIN information_schema.referential_constraints AS c"
+            " ON c.constraint_schema = k.table_schema AND c.constraint_name = k.constraint_name"
+            " WHERE k.table_schema = :schema AND c.table_name = k.table_name ORDER BY k.table_name, k.column_name"
+        ),
+        {"schema": schema},
+    )
+    described = {"columns": columns, "indexes": indexes, "tables": tables, "keys": keys}
     return {name: [tuple(row) for row in rows if row[0] in TABLES] for name, rows in described.items()}
 
 
@@ -113,6 +122,15 @@ async def test_sqlite_has_the_same_columns_and_indexes(tmp_path: Path) -> None:
                 columns = (await connection.execute(text(f"PRAGMA table_xinfo({table.name})"))).all()
                 indexes = (await connection.execute(text(f"PRAGMA index_list({table.name})"))).all()
             assert [column.name for column in columns] == [column.name for column in table.columns]
+            async with engine.connect() as connection:
+                keys = (await connection.execute(text(f"PRAGMA foreign_key_list({table.name})"))).all()
+                sql = await connection.scalar(text(f"SELECT sql FROM sqlite_master WHERE name = '{table.name}'"))
+            assert {(key[3], key[2], key[4], key.on_delete) for key in keys} == {
+                (each.parent.name, each.column.table.name, each.column.name, each.ondelete or "NO ACTION")
+                for each in table.foreign_keys
+            }
+            never_again = table.dialect_kwargs.get("sqlite_autoincrement") and table.autoincrement_column is not None
+            assert ("AUTOINCREMENT" in sql) == bool(never_again)
             own = {(i.name, bool(i.unique)) for i in indexes if not i.name.startswith("sqlite_autoindex")}
             assert own == {(f"{table.name}_{index.name}", bool(index.unique)) for index in table.indexes}
     finally:

@@ -160,6 +160,18 @@ def test_a_service_that_nobody_has_asked_shows_every_series_that_is_asked_for(
         assert f'image_classifier_refused_requests_total{{code="{code}"}} 0.0' in text
 
 
+def test_money_is_shown_with_its_currency() -> None:
+    of_money = [target for panel in panels() for target in panel["targets"] if "money" in target["expr"]]
+    assert len(of_money) == 5
+    for target in of_money:
+        assert "sum by (currency)" in target["expr"]
+        assert "{{currency}}" in target["legendFormat"]
+    [rule] = [rule for rule in RULES if rule.get("record") == "job:image_classifier_money_spent:increase1d"]
+    assert "sum by (job, currency)" in rule["expr"]
+    [alert] = [rule for rule in RULES if "money" in rule["expr"] and "alert" in rule]
+    assert "{{ $labels.currency }}" in alert["annotations"]["summary"]
+
+
 def test_the_dashboard_is_laid_out_without_overlap() -> None:
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     assert all(place["x"] >= 0 and place["x"] + place["w"] <= GRID_COLUMNS for place in places)

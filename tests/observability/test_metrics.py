@@ -147,8 +147,8 @@ async def test_cache_model_log_and_money_are_counted(
     assert await growth.of("commit_rows_sum") == 9
     assert await growth.of("commit_seconds_count") == await growth.of("commit_rows_count") == 7
     cost = float(settings.spending.cost_per_call)
-    assert await growth.of("money_spent_total") == pytest.approx(3 * cost)
-    assert await growth.of("money_saved_total") == pytest.approx(6 * cost)
+    assert await growth.of("money_spent_total", currency="CNY") == pytest.approx(3 * cost)
+    assert await growth.of("money_saved_total", currency="CNY") == pytest.approx(6 * cost)
 
 
 async def test_an_entry_that_another_process_stored_comes_from_the_database(

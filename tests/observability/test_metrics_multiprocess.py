@@ -89,7 +89,7 @@ def test_totals_are_those_of_all_workers_and_stay_when_one_is_killed(environment
         ask(url, image_hash, 150)
         now = settled(url, lambda now: now.get(HITS) == 150 == now.get(CHECKED))
         assert now[CHECKED] == now[HITS] == now[IN_MEMORY] + now[IN_DATABASE] == 150
-        assert now["image_classifier_money_saved_total"] == pytest.approx(1.5)
+        assert now['image_classifier_money_saved_total{currency="CNY"}'] == pytest.approx(1.5)
         # What was answered has been written down by now, wherever it was.
         killed = workers(process)[0]
         os.kill(killed, signal.SIGKILL)

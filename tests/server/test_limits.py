@@ -8,10 +8,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive, Scope, Send
 
+from app.config.settings import Settings
+from app.main import create_app
 from app.server import draining, limits
-from app.server.limits import MAX_HEAD_BYTES, MAX_HEAD_LINES
+from app.server.limits import MAX_HEAD_BYTES, MAX_HEAD_LINES, MIN_BYTES_PER_SECOND
 from tests.server.test_shutdown import DEADLINE_SECONDS, REQUEST, Client, serving, until
 from tests.servers.processes import free_port
 from tests.support.running import running
@@ -158,6 +161,51 @@ async def test_a_client_that_we_do_not_listen_to_is_not_silent() -> None:
             assert b" 100 " in await asking.reader.readuntil(b"\r\n\r\n")
         await asking.ask(b"body")
         await first
+
+
+async def drip(client: Client, head: bytes) -> tuple[int, str]:
+    """Send a head, and of the body a byte now and then: no silence, but no request either. Returns the answer."""
+    client.writer.write(head)
+    answer = asyncio.create_task(answer_of(client))
+    for _ in range(DEADLINE_SECONDS * 50):
+        if answer.done():
+            break
+        client.writer.write(b" ")
+        await asyncio.sleep(0.02)
+    return await answer
+
+
+async def test_a_body_has_to_arrive_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(limits, "RATE_AFTER_SECONDS", 0.2)
+    async with serving() as (server, clients, _):
+        server.lifespan.state[MIN_BYTES_PER_SECOND] = 1000
+        assert await drip(await clients.connect(), HEAD + b"Content-Length: 5000\r\n\r\n") == (408, "request_timeout")
+        await until(lambda: not server.server_state.tasks)
+
+
+@pytest.mark.parametrize("rate", [0, 10])
+async def test_a_body_that_keeps_the_pace_is_taken(monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
+    monkeypatch.setattr(draining, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(limits, "RATE_AFTER_SECONDS", 0.0)
+    async with serving() as (server, clients, _):
+        server.lifespan.state[MIN_BYTES_PER_SECOND] = rate
+        client = await clients.connect()
+        # Enough for minutes, and then for a while nothing.
+        client.writer.write(HEAD + b"Content-Length: 5000\r\n\r\n" + b"x" * 4999)
+        await asyncio.sleep(0.3)
+        await client.ask(b"x")
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+async def test_json_has_to_arrive_at_the_pace_of_the_settings(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(limits, "RATE_AFTER_SECONDS", 0.2)
+    head = b"POST /api/v1/classify/check-cache HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+    async with serving(create_app(settings), lifespan="on") as (_, clients, _):
+        assert await drip(await clients.connect(), head + b"Content-Length: 5000\r\n\r\n") == (408, "request_timeout")
 
 
 @pytest.mark.parametrize("name", ["python", "gunicorn"])

@@ -83,7 +83,8 @@ async def serving(
     application: ASGIApp = app, **options: Any
 ) -> AsyncIterator[tuple[DrainingServer, Clients, "asyncio.Task[None]"]]:
     """A server, its clients, and its task, which ends when it has left."""
-    config = uvicorn.Config(application, http=DrainingProtocol, lifespan="off", log_config=None, **options)
+    defaults: dict[str, Any] = {"http": DrainingProtocol, "lifespan": "off", "log_config": None}
+    config = uvicorn.Config(application, **defaults | options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server, clients = Server(config), Clients(listener.getsockname()[1])
         task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -1,10 +1,17 @@
 """Requests per minute: of a key, of an address, in one process or in all."""
 
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx2
 import pytest
 
 from app.errors import RateLimited
 from app.services.rate_limits import RateLimits
 from app.services.redis import RedisClient
+from tests.conftest import NO_TLS
+from tests.servers.processes import free_port
+from tests.support.running import running
 
 ADDRESS = "192.0.2.1"
 # A window that slides on during the test lets one or two more through.
@@ -48,6 +55,28 @@ async def test_with_redis_processes_count_together(redis_url: str) -> None:
     assert await passed(one, ADDRESS, 6) + await passed(other, ADDRESS, 14) in range(10, 11 + SLIDES)
     for client in clients:
         await client.close()
+
+
+@pytest.mark.parametrize("has_redis", [True, False])
+def test_two_services_have_one_limit_with_redis_and_one_each_without(
+    has_redis: bool, redis_url: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Processes of their own, as gunicorn's workers are; what docs/configuration.md says of both cases."""
+    (tmp_path / "tmp").mkdir()
+    environment |= {"REQUESTS_PER_MINUTE_PER_ADDRESS": "10", "REDIS_URL": redis_url if has_redis else ""}
+    ports = [free_port(), free_port()]
+    with ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(running("python", port, {**environment, "APP_PORT": str(port)}))
+        client = stack.enter_context(httpx2.Client(timeout=60, verify=NO_TLS))
+        answers = [client.get(f"http://127.0.0.1:{port}/api/v1/categories") for _ in range(15) for port in ports]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    passed = sum(answer.status_code == 200 for answer in answers)
+    least = 10 if has_redis else 20
+    assert least <= passed <= least + 2 * SLIDES
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "rate_limited"
+    assert 0 <= int(refused.headers["Retry-After"]) <= 60
 
 
 async def test_a_redis_that_is_away_stops_no_request() -> None:

@@ -81,7 +81,7 @@ _open_recorders: list[RequestRecorder] = []
 
 def recorder_on(engine: AsyncEngine, *, zone: str = "UTC", **options: Any) -> RequestRecorder:
     """A recorder as a process of its own would have it; it is closed with the test's engine."""
-    recorder = RequestRecorder(engine, rollups=rollups_for(engine, zone), **options)
+    recorder = RequestRecorder(engine, rollups=rollups_for(engine, zone), currency="CNY", **options)
     _open_recorders.append(recorder)
     return recorder
 

@@ -292,6 +292,7 @@ async def check_money(page: Page) -> None:
     await expect(page.locator('[data-chart="money"] h3')).to_have_text("Money (CNY)")
     await expect(page.locator("#spending tr td").first).to_have_text("test-vision")
     await expect(page.locator("#spending tr td").last).to_have_text("¥0.01")
+    await expect(page.locator('[data-note="spent"]')).to_have_text("1 paid calls, 1 new photos")
     scale = await page.evaluate(
         """async () => {
           const { decimalsOf, ticks } = await import("/assets/chart.js");

@@ -151,7 +151,6 @@ async def classify_batch(
             memory,
             max_images=MAX_IMAGES_PER_CALL,
             max_image_bytes=limits.max_size_bytes,
-            min_bytes_per_second=limits.min_upload_bytes_per_second,
         )
         parts = held_until_checked(request, arriving, max_bytes=held_bytes)
         try:
@@ -185,7 +184,6 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
             memory,
             max_images=1,
             max_image_bytes=limits.max_size_bytes,
-            min_bytes_per_second=limits.min_upload_bytes_per_second,
         )
         async for part in parts:
             match part:

@@ -88,7 +88,6 @@ async def upload(
             memory,
             max_images=1,
             max_image_bytes=max_bytes,
-            min_bytes_per_second=resources.settings.image.min_upload_bytes_per_second,
             image_field=FILE_FIELD,
         )
         async for part in parts:

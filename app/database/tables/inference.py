@@ -79,6 +79,9 @@ class InferenceResult(Base):
     processing_time_ms: Mapped[int] = mapped_column(UnsignedInteger, comment="处理耗时(毫秒)")
     request_id: Mapped[str] = mapped_column(String(64), comment="请求ID")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
+    cost_micros: Mapped[int] = mapped_column(
+        UnsignedBigInteger, server_default=text("'0'"), comment="得到该结果的费用(CURRENCY的百万分之一)"
+    )
 
     __table_args__ = (
         Index("uk_task_id", "task_id", unique=True),
@@ -96,12 +99,15 @@ class TaskEvent(Base):
 
     id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
     user_id: Mapped[int] = mapped_column(UnsignedBigInteger, ForeignKey("users.id", ondelete="CASCADE"), comment="用户")
-    task_id: Mapped[str] = mapped_column(String(32), comment="任务ID")
+    task_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("inference_task.id", ondelete="CASCADE"), comment="任务ID"
+    )
     body: Mapped[dict[str, Any]] = mapped_column(JSON, comment="事件内容")
     created_at: Mapped[datetime] = mapped_column(Milliseconds, comment="发生时间")
 
     __table_args__ = (
         Index("idx_user_id", "user_id", "id"),
         Index("idx_created_at", "created_at"),
+        Index("idx_task_id", "task_id"),
         {"comment": "任务事件", **ACCOUNT_OPTIONS},
     )

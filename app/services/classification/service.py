@@ -5,8 +5,7 @@ No connection is held while the model works: each step is a short transaction of
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -155,22 +154,40 @@ class ClassifierService:
                 raise
             return await self._ask_apart(self._fallback, upload, info, caller, find, keep)
 
-    @asynccontextmanager
-    async def paying(self, client: ModelClient, caller: Caller, name: str) -> AsyncIterator[Bill]:
-        """Give the bill for calls of another model than the service's, named in MODELS; it is settled at the end.
+    async def classify_by(
+        self,
+        client: ModelClient,
+        name: str,
+        upload: UploadedPhoto,
+        caller: Caller,
+        *,
+        keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
+    ) -> T:
+        """Have another model than the service's look at a photo; other callers are not waited for.
+
+        Args:
+            client: the model.
+            name: what it is called in MODELS.
+            upload: the photo.
+            caller: who asks.
+            keep: as with `classify_apart`.
+
+        Returns:
+            What `keep` does.
 
         Raises:
-            LimitReached: the caller may not ask for a new photo now.
-            DatabaseUnavailable, ServerBusy: as `pipeline.run`.
+            InvalidRequest, LimitReached, ModelError: as `classify`.
+            Exception: `keep` raised it.
         """
-        bill = self._spending.bill(client, caller, name)
-        if bill.is_free:
-            yield bill
-            return
+        info = self._preparer.inspect(upload.data)
         deadline = time.monotonic() + client.settings.total_timeout_seconds
+        bill = self._spending.bill(client, caller, name)
         # The lease of no photo: it holds the reservation.
-        async with self._store.turn(secrets.token_hex(32), deadline, bill):
-            yield bill
+        lease = secrets.token_hex(32)
+        if bill.is_free:
+            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, lease, keep)
+        async with self._store.turn(lease, deadline, bill):
+            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, lease, keep)
 
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
@@ -249,15 +266,29 @@ class ClassifierService:
                 kept, _ = await keep(ApartResult(earlier, self._model_client.model, from_cache=True))
                 return kept
             metrics.count(metrics.LOOKUPS_MISSED)
-            answer = await self._ask(client, upload, info, caller, bill, deadline)
-            result = CachedResult(
-                answer.category, round(answer.confidence, CONFIDENCE_DIGITS), answer.description, bill.cost_micros
-            )
-            statements = self._store.release_statements(image_hash, bill)
-            kept, is_released = await keep(ApartResult(result, client.model, from_cache=False, statements=statements))
-            if is_released:
-                self._store.released_with(image_hash, bill)
-            return kept
+            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, image_hash, keep)
+
+    async def _ask_and_keep(
+        self,
+        client: ModelClient,
+        upload: UploadedPhoto,
+        info: PhotoInfo,
+        caller: Caller,
+        bill: Bill,
+        deadline: float,
+        lease: str,
+        keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
+    ) -> T:
+        """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
+        answer = await self._ask(client, upload, info, caller, bill, deadline)
+        result = CachedResult(
+            answer.category, round(answer.confidence, CONFIDENCE_DIGITS), answer.description, bill.cost_micros
+        )
+        statements = [] if bill.is_free else self._store.release_statements(lease, bill)
+        kept, is_released = await keep(ApartResult(result, client.model, from_cache=False, statements=statements))
+        if is_released:
+            self._store.released_with(lease, bill)
+        return kept
 
     async def _ask(
         self,

@@ -14,10 +14,11 @@ from typing import Generic, TypeVar
 from app.clients.base import ModelClient
 from app.errors import ImageNotFound
 from app.runtime.background import SingleFlight
-from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
+from app.services.cache.entry import CachedResult
+from app.services.classification.service import ApartResult, ClassifierService
 from app.services.inference.results import InferenceResults
-from app.services.photos import PhotoPreparer, UploadedPhoto
-from app.services.spending.bill import Bill
+from app.services.photos import UploadedPhoto
+from app.services.request_log.record import Caller
 
 T = TypeVar("T")
 
@@ -25,74 +26,66 @@ T = TypeVar("T")
 class FurtherModels(Generic[T]):
     """Asks models that are not the service's, and only for what they have not said yet."""
 
-    def __init__(self, results: InferenceResults, preparer: PhotoPreparer) -> None:
+    def __init__(self, results: InferenceResults, classifier: ClassifierService) -> None:
         self._results = results
-        self._preparer = preparer
+        self._classifier = classifier
         self._calls: SingleFlight[tuple[str, str, int | None], tuple[CachedResult, T | BaseException]] = SingleFlight()
 
     async def answer(
         self,
         client: ModelClient,
+        name: str,
         image_hash: str,
         account_id: int | None,
         opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]],
-        store: Callable[[CachedResult, bool], Awaitable[T]],
-        *,
-        asks_for: str,
-        paying: Callable[[], AbstractAsyncContextManager[Bill]],
+        caller: Caller,
+        keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T:
-        """Store what the model says of a picture, and return what `store` does.
+        """Keep what the model says of a picture, and return what `keep` does.
 
         Args:
             client: the model.
+            name: what it is called in MODELS.
             image_hash: SHA-256 of the picture.
             account_id: whose earlier results count; None: those of all accounts.
             opened: holds the picture in memory; used only when the model has to be asked.
-            store: gets what the model says, and whether that cost nothing.
-            asks_for: whose turn it has to be where the picture is decoded.
-            paying: gives the bill for the model's calls, and settles it.
+            caller: who asks, and pays if the model has to be asked.
+            keep: as with `ClassifierService.classify_by`.
 
         Raises:
             InvalidRequest: the picture is none that we take.
             LimitReached: the caller may not have the model asked now.
             ModelError: the model gave no valid answer.
-            Exception: `store` raised it.
+            Exception: `keep` raised it.
         """
 
-        async def ask_and_store() -> tuple[CachedResult, T | BaseException]:
+        async def keep_for_all(found: ApartResult) -> tuple[tuple[CachedResult, T | BaseException], bool]:
+            # A failure is this caller's alone: the others keep the result for themselves.
+            (kept,) = await asyncio.gather(keep(found), return_exceptions=True)
+            if isinstance(kept, BaseException):
+                return (found.result, kept), False
+            return (found.result, kept[0]), kept[1]
+
+        async def ask_and_keep() -> tuple[CachedResult, T | BaseException]:
             earlier = await self._results.latest(image_hash, client.model, account_id=account_id)
-            result = earlier or await self._ask(client, opened, asks_for, paying)
-            # A failure is this caller's alone: the others store the result for themselves.
-            (stored,) = await asyncio.gather(store(result, earlier is not None), return_exceptions=True)
-            return result, stored
+            if earlier is not None:
+                outcome, _ = await keep_for_all(ApartResult(earlier, client.model, from_cache=True))
+                return outcome
+            async with opened() as upload:
+                return await self._classifier.classify_by(client, name, upload, caller, keep=keep_for_all)
 
         key = client.model, image_hash, account_id
         while True:
             is_shared = key in self._calls
             try:
-                (result, stored), _ = await self._calls.run(key, ask_and_store)
+                (result, kept), _ = await self._calls.run(key, ask_and_keep)
             except ImageNotFound:
                 # The picture was that of another account, which has just deleted it.
                 if is_shared:
                     continue
                 raise
             if is_shared:
-                return await store(result, True)
-            if isinstance(stored, BaseException):
-                raise stored
-            return stored
-
-    async def _ask(
-        self,
-        client: ModelClient,
-        opened: Callable[[], AbstractAsyncContextManager[UploadedPhoto]],
-        asks_for: str,
-        paying: Callable[[], AbstractAsyncContextManager[Bill]],
-    ) -> CachedResult:
-        async with opened() as upload, paying() as bill:
-            info = self._preparer.inspect(upload.data)
-            max_edge = client.settings.image_max_edge_pixels
-            photo = await self._preparer.prepare(upload.data, info, max_edge=max_edge, client=asks_for)
-            result = await client.classify(photo, bill.meter)
-        confidence = round(result.confidence, CONFIDENCE_DIGITS)
-        return CachedResult(result.category, confidence, result.description, bill.cost_micros)
+                kept, _ = await keep(ApartResult(result, client.model, from_cache=True))
+            elif isinstance(kept, BaseException):
+                raise kept
+            return kept

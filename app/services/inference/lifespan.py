@@ -7,7 +7,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
 from app.config.settings import Settings
-from app.runtime.fair_queue import FairQueue
 from app.runtime.memory_budget import MemoryBudget
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
@@ -16,7 +15,6 @@ from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
-from app.services.photos import PhotoPreparer
 from app.services.request_log.recorder import RequestRecorder
 
 
@@ -30,7 +28,6 @@ async def open_inference(
     cache: CacheService,
     library: LibraryService,
     recorder: RequestRecorder,
-    decoder: FairQueue,
     memory: MemoryBudget,
 ) -> AsyncIterator[tuple[ModelCatalogue, InferenceService]]:
     """Run models for the length of the block; at its end, wait for what is under way and close those loaded here.
@@ -39,11 +36,10 @@ async def open_inference(
         settings: what models and pictures are taken.
         engine: the database.
         service_client: the model of the service, started.
-        classifier: asks that model.
+        classifier: asks models.
         cache: knows which model has made an entry.
         library: has the pictures.
         recorder: logs what was answered.
-        decoder: prepares pictures for further models.
         memory: what pictures may take of it.
 
     Raises:
@@ -57,7 +53,7 @@ async def open_inference(
         models=models,
         classifier=classifier,
         cache=cache,
-        further_models=FurtherModels(results, PhotoPreparer(decoder, settings.image)),
+        further_models=FurtherModels(results, classifier),
         shares_results=settings.library.shares_results,
         recorder=recorder,
         memory=memory,

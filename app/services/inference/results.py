@@ -27,7 +27,10 @@ DESCRIPTION_MAX_LENGTH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a model said of a picture; `model_name` is what was asked for, `model` what has answered."""
+    """What a model said of a picture; `model_name` is what was asked for, `model` what has answered.
+
+    `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where this request made none.
+    """
 
     image_id: int
     task_id: str | None
@@ -40,6 +43,7 @@ class Finding:
     processing_time_ms: int
     request_id: str
     created_at: datetime
+    cost_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ _COLUMNS = (
     InferenceResult.processing_time_ms,
     InferenceResult.request_id,
     InferenceResult.created_at,
+    InferenceResult.cost_micros,
     InferenceResult.id,
 )
 
@@ -127,7 +132,7 @@ class InferenceResults:
         conditions = [row.image_hash == image_hash, row.model == model]
         if account_id is not None:
             conditions.append(row.user_id == account_id)
-        columns = row.model, row.category, row.confidence, row.description
+        columns = row.model, row.category, row.confidence, row.description, row.cost_micros
         query = select(*columns).where(*conditions).order_by(row.id.desc()).limit(1)
 
         async def select_latest(connection: AsyncConnection) -> CachedResult | None:
@@ -135,7 +140,8 @@ class InferenceResults:
             # MySQL takes names for equal that differ in case.
             if found is None or found.model != model:
                 return None
-            return CachedResult(Category(found.category), float(found.confidence), found.description)
+            confidence = float(found.confidence)
+            return CachedResult(Category(found.category), confidence, found.description, found.cost_micros)
 
         return await read(self._engine, select_latest)
 

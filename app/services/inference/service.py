@@ -138,6 +138,7 @@ class InferenceService:
                 processing_time_ms=answer.processing_time_ms,
                 request_id=answer.request_id,
                 created_at=answer.answered_at,
+                cost_micros=answer.cost_micros,
             )
             with span("result.save"):
                 return await self.results.store(account_id, image.sha256, finding, finish)
@@ -163,18 +164,9 @@ class InferenceService:
                 return await store_shared(await self._classify(image, caller))
             return await self._classify_apart(account_id, image, caller, store_shared, keep)
 
-        async def log_and_store(result: CachedResult, from_cache: bool) -> Inference:
-            return await store(await self._log(image, result, caller, from_cache=from_cache), client.model)
-
         of_whom = None if self._shares_results else account_id
         return await self._further_models.answer(
-            client,
-            image.sha256,
-            of_whom,
-            partial(self._opened, image, caller),
-            log_and_store,
-            asks_for=caller.client,
-            paying=partial(self._classifier.paying, client, caller, model_name),
+            client, model_name, image.sha256, of_whom, partial(self._opened, image, caller), caller, keep
         )
 
     async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:

@@ -26,13 +26,16 @@ class RequestLog:
 
 
 @asynccontextmanager
-async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) -> AsyncIterator[RequestLog]:
+async def open_request_log(
+    settings: StatisticsSettings, engine: AsyncEngine, *, currency: str
+) -> AsyncIterator[RequestLog]:
     """Log requests for the length of the block; at its end, write what was handed over.
 
     Args:
         settings: what is logged, and for how long.
         engine: the database; after a change of the time zone its visitors are counted again first, and it is
             told when the days of the zone begin.
+        currency: of what hits save.
 
     Raises:
         AppError: the database is not usable.
@@ -43,6 +46,7 @@ async def open_request_log(settings: StatisticsSettings, engine: AsyncEngine) ->
     recorder = RequestRecorder(
         engine,
         rollups=rollups,
+        currency=currency,
         log_enabled=settings.log_enabled,
         durability=settings.log_durability,
     )

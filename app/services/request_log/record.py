@@ -62,7 +62,7 @@ class Caller:
 class Answer(NamedTuple):
     """What a caller is told; it is logged by the time it exists.
 
-    `saved_micros` is what the model was not asked for, in millionths of CURRENCY; 0 where it was asked.
+    `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
     """
 
     request_id: str
@@ -72,7 +72,12 @@ class Answer(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     answered_at: datetime
-    saved_micros: int
+    cost_micros: int
+
+    @property
+    def saved_micros(self) -> int:
+        """What this caller's request did not cost, since the model was not asked for it."""
+        return self.cost_micros if self.from_cache else 0
 
     @classmethod
     def now(
@@ -85,7 +90,7 @@ class Answer(NamedTuple):
         from_cache: bool,
         cost_micros: int,
     ) -> "Answer":
-        """The answer to `caller`, whose time ends now; `cost_micros` is what the calls for it cost, or once did."""
+        """The answer to `caller`, whose time ends now."""
         return cls(
             request_id=caller.request_id,
             category=category,
@@ -94,7 +99,7 @@ class Answer(NamedTuple):
             from_cache=from_cache,
             processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
             answered_at=utc_now(),
-            saved_micros=cost_micros if from_cache else 0,
+            cost_micros=cost_micros,
         )
 
 

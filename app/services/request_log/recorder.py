@@ -46,7 +46,7 @@ class _Pending:
 class RequestRecorder:
     """Writes log rows, hit counts and rollups in shared transactions.
 
-    With `log_enabled` off only the hits are counted.
+    With `log_enabled` off only the hits are counted. `currency` is that of what hits save.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class RequestRecorder:
         engine: AsyncEngine,
         *,
         rollups: Rollups,
+        currency: str,
         log_enabled: bool = True,
         durability: LogDurability = LogDurability.COMMIT,
     ) -> None:
@@ -62,6 +63,7 @@ class RequestRecorder:
         self._log_enabled = log_enabled
         self._waits = durability is LogDurability.COMMIT
         self._writer = create_batch_writer(engine)
+        self._money_saved = metrics.MONEY_SAVED.labels(currency)
         self._pending: deque[_Pending] = deque()
         self._pending_rows = 0
         self._flusher: asyncio.Task[None] | None = None
@@ -166,7 +168,7 @@ class RequestRecorder:
         metrics.observe(metrics.COMMIT_ROWS, len(records))
         metrics.observe(metrics.COMMIT_SECONDS, seconds)
         if saved_micros := sum(record.saved_micros for record in records):
-            metrics.count(metrics.MONEY_SAVED, saved_micros / 1_000_000)
+            metrics.count(self._money_saved, saved_micros / 1_000_000)
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
         statements: list[Statement] = [insert_log(records)] if self._log_enabled else []

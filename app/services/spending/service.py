@@ -63,6 +63,7 @@ class Spending:
         self._photos_per_address = photos_per_address
         self._notices = notices
         self._ledger = Ledger(engine.dialect.name)
+        self._money_spent = metrics.MONEY_SPENT.labels(settings.currency)
         # Scope -> the window whose row this process has made sure of.
         self._opened: dict[str, datetime] = {}
         self._kept: list[Bill] = []
@@ -123,7 +124,7 @@ class Spending:
         if not bill.is_due:
             return
         bill.is_settled = True
-        metrics.count(metrics.MONEY_SPENT, bill.cost_micros / MICROS)
+        metrics.count(self._money_spent, bill.cost_micros / MICROS)
         self._notices.look(bill.limits)
 
     async def run(self) -> None:

@@ -84,7 +84,7 @@ function sparkline(name, points, key) {
 }
 
 function showTiles() {
-  const { today, cache, hour, day } = parts;
+  const { today, cache, hour, day, spending } = parts;
   const quarters = parts["15min"];
   const latest = quarters?.at(-1);
   if (today) {
@@ -94,7 +94,7 @@ function showTiles() {
     tile("requests", compact(figures.total_requests), latest ? t("noteRequests", { count: compact(latest.requests) }) : "");
     tile("hitRate", rate(figures.cache_hit_rate), t("noteHits", { count: compact(figures.cache_hits) }));
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
-    tile("spent", money(figures.estimated_cost), t("noteSpent", { count: compact(figures.cache_misses) }));
+    tile("spent", money(figures.estimated_cost), spending ? t("noteSpent", { calls: compact(spending.reduce((sum, { calls }) => sum + calls, 0)), photos: compact(figures.cache_misses) }) : "");
     tile("users", compact(figures.unique_users), t("noteUsers", { count: compact(figures.unique_ips) }));
     const errors = Object.entries(today.errors);
     const worst = errors.length ? t("noteErrors", { count: compact(errors[0][1]), code: errors[0][0] }) : "";
@@ -282,7 +282,7 @@ const SHOWN_BY = {
   categories: [showCategories, showTables],
   images: [showTables],
   users: [showTables],
-  spending: [showSpending],
+  spending: [showTiles, showSpending],
   health: [showHealth, showConnection],
 };
 

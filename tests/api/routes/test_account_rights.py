@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config.accounts import AccountSettings
-from app.config.settings import Settings
+from app.config.settings import Environment, Settings
 from app.main import create_app
 from app.services.accounts.tokens import kept_secret_key
 from app.services.throttle import FREE_FAILURES, Subject
 from tests.support.people import USER, bearer, code, log_in, sign_up
 from tests.support.serving import serving
+from tests.support.spending import spending_settings
 
 FRESH, OLD = timedelta(minutes=9), timedelta(minutes=11)
 
@@ -127,13 +128,24 @@ async def test_sign_ups_from_an_address_are_slow(service: httpx2.AsyncClient) ->
     assert await log_in(service)
 
 
-@pytest.mark.parametrize(("sign_up_setting", "is_open"), [("open", True), ("closed", False)])
-async def test_sign_up_may_be_closed(
-    settings: Settings, engine: AsyncEngine, sign_up_setting: str, is_open: bool
+@pytest.mark.parametrize(
+    ("sign_up_setting", "environment", "is_open"),
+    [
+        ("open", Environment.DEVELOPMENT, True),
+        ("closed", Environment.DEVELOPMENT, False),
+        (None, Environment.DEVELOPMENT, True),
+        (None, Environment.PRODUCTION, False),
+        ("open", Environment.PRODUCTION, True),
+    ],
+)
+async def test_sign_up_may_be_closed_and_is_in_production(
+    settings: Settings, engine: AsyncEngine, sign_up_setting: str | None, environment: Environment, is_open: bool
 ) -> None:
-    account = AccountSettings.model_validate({"sign_up": sign_up_setting})
+    account = AccountSettings.model_validate({"sign_up": sign_up_setting, "secret_key": "k" * 32})
+    spending = spending_settings(daily_budget="unlimited")
+    changed = {"account": account, "environment": environment, "spending": spending}
     async with (
-        serving(create_app(settings.model_copy(update={"account": account}))) as url,
+        serving(create_app(settings.model_copy(update=changed))) as url,
         httpx2.AsyncClient(base_url=url) as client,
     ):
         answer = await client.post("/users/", json=USER)

@@ -68,7 +68,10 @@ async def test_header_wins_over_body_and_body_counts_alone(api: httpx2.AsyncClie
     await api.post("/classify/check-cache", json=body)
     await api.post("/classify/check-cache", json=body, headers={"X-User-ID": ""})
     await api.post("/classify/check-cache", json=body, headers={b"X-User-ID": "设备".encode()})
-    assert [row.user_id for row in await log_rows(engine)] == [None, "from-header", "from-body", "from-body", "设备"]
+    # Space around it does not make another user.
+    await api.post("/classify/check-cache", json={**body, "user_id": " from-body\u3000 "})
+    users = [None, "from-header", "from-body", "from-body", "设备", "from-body"]
+    assert [row.user_id for row in await log_rows(engine)] == users
 
 
 async def test_batch_of_hashes(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:

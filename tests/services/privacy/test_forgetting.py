@@ -1,5 +1,6 @@
 """Forgetting a user leaves every total as it was, and no name; what others have done stays."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -14,7 +15,8 @@ from app.database.tables.spending import BudgetUse, ModelCallRow, SpendingTotals
 from app.database.tables.statistics import UserTotals, Visitor
 from app.services.accounts.service import AccountService, Session
 from app.services.privacy import forgetting
-from app.services.privacy.forgetting import Forgetting
+from app.services.privacy.forgetting import Forgetting, Forgotten
+from app.services.privacy.service import PrivacyService
 from app.services.request_log.record import RequestRecord, account_of_user_id
 from app.services.request_log.service import RequestLogService
 from tests.support import records
@@ -64,6 +66,18 @@ async def put_calls(engine: AsyncEngine, *rows: dict[str, Any]) -> None:
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "BATCH_ROWS", 3)
     monkeypatch.setattr(forgetting, "PAUSE_SECONDS", 0)
+
+
+async def test_space_around_an_id_does_not_count(engine: AsyncEngine) -> None:
+    """As in a request; MySQL would take "phone-1 " for "phone-1" in some of the tables, SQLite in none."""
+    await recorder_on(engine, zone=SHANGHAI.key).record([request(user_id="phone-1", created_at=NOW)])
+    await put_calls(engine, call(1, user_id="phone-1"))
+    privacy = PrivacyService(engine)
+    exported = json.loads(b"".join([piece async for piece in await privacy.export(" phone-1 ")]))["data"]
+    assert exported["user_id"] == "phone-1"
+    assert [len(exported[name]) for name in ("requests", "days", "totals", "model_calls")] == [1] * 4
+    assert await privacy.forget("phone-1 ") == Forgotten(log_rows=1, days=1, model_calls=1)
+    assert await values(engine, UserTotals.user_id) == []
 
 
 async def test_a_device_is_forgotten_and_the_totals_stay(engine: AsyncEngine) -> None:
