@@ -14,7 +14,15 @@ from PIL import Image
 
 from tests.fakes.model_replies import Reply
 
-_OPENAI_FIELDS = {"model", "messages", "response_format", "reasoning_effort", "max_tokens", "max_completion_tokens"}
+_OPENAI_FIELDS = {
+    "model",
+    "messages",
+    "response_format",
+    "reasoning_effort",
+    "max_tokens",
+    "max_completion_tokens",
+    "stream",
+}
 _ANTHROPIC_FIELDS = {"model", "messages", "max_tokens", "system", "thinking", "output_config"}
 _USAGE = {"input": 1300, "output": 40}
 

@@ -11,8 +11,10 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import ResponseFormat
 
-from app.clients.errors import ModelConfigurationError
+from app.clients.errors import ModelConfigurationError, ModelResponseInvalid
 from app.clients.llm.base import LLMAnswer
+from app.clients.llm.body import chunk_text
+from app.clients.llm.error_rules import is_refusal
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
@@ -36,8 +38,8 @@ _REASONING: dict[Thinking, Literal["none", "low"] | openai.Omit] = {
     Thinking.LOW: "low",
     Thinking.UNSAID: openai.omit,
 }
-# "sensitive" is Zhipu's word for it.
-_REFUSAL_REASONS = {"content_filter", "sensitive"}
+# The server lost its model in the middle of the answer: OpenRouter, Zhipu.
+_BROKEN_FINISHES = {"error", "network_error"}
 
 
 class OpenAIClient(HostedClient):
@@ -83,13 +85,18 @@ class OpenAIClient(HostedClient):
             max_tokens=openai.omit if newer else limit,
             response_format=_RESPONSE_FORMATS[form.format],
             reasoning_effort=_REASONING[form.thinking_mode],
+            # Some servers stream unless they are told not to.
+            stream=False,
             extra_headers=self._headers,
         )
         choice = completion.choices[0]
-        refused = bool(choice.message.refusal) or choice.finish_reason in _REFUSAL_REASONS
+        # A refused answer may have no message at all.
+        refused = is_refusal(choice.finish_reason) or bool(choice.message.refusal)
+        if choice.finish_reason in _BROKEN_FINISHES:
+            raise ModelResponseInvalid
         usage = completion.usage
         return LLMAnswer(
-            text="" if refused else checked(choice.message.content or "", str),
+            text="" if refused else _text(choice.message.content),
             input_tokens=token_count(usage, "prompt_tokens"),
             cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
             output_tokens=token_count(usage, "completion_tokens"),
@@ -126,3 +133,8 @@ class OpenAIClient(HostedClient):
                 {"role": "user", "content": correction.request},
             ]
         return messages
+
+
+def _text(content: object) -> str:
+    """Return the text of a message, which is a text or a list of chunks; none where it is all thoughts."""
+    return chunk_text(content if isinstance(content, list) else checked(content or "", str))
