@@ -23,6 +23,7 @@ from tests.fakes.model_replies import (
     DESCRIPTION,
     answer,
     classification,
+    cut_off,
     failure,
     refusal,
 )
@@ -55,6 +56,14 @@ async def test_answer_is_found_in_what_surrounds_it(
     server.script(answer(VALID[name]))
     result = await (await make_client(provider)).classify(photo)
     assert (result.category, result.description) == (Category.PETS, DESCRIPTION)
+    assert server.call_count == 1
+
+
+async def test_blank_space_up_to_the_token_limit_is_no_cut(
+    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.script(cut_off(JSON + "\n" * 400))
+    assert (await (await make_client(provider)).classify(photo)).category is Category.PETS
     assert server.call_count == 1
 
 

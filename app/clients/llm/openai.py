@@ -17,6 +17,7 @@ from app.clients.llm.body import chunk_text
 from app.clients.llm.error_rules import is_refusal
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
+from app.clients.llm.parsing import has_thoughts
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
 from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
@@ -38,6 +39,8 @@ _REASONING: dict[Thinking, Literal["none", "low"] | openai.Omit] = {
     Thinking.LOW: "low",
     Thinking.UNSAID: openai.omit,
 }
+# Where servers put thoughts: DeepSeek, DashScope, Zhipu, Ark, vLLM; OpenRouter, Ollama.
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 # The server lost its model in the middle of the answer: OpenRouter, Zhipu.
 _BROKEN_FINISHES = {"error", "network_error"}
 
@@ -95,14 +98,16 @@ class OpenAIClient(HostedClient):
         if choice.finish_reason in _BROKEN_FINISHES:
             raise ModelResponseInvalid
         usage = completion.usage
+        text = "" if refused else _text(choice.message.content)
         return LLMAnswer(
-            text="" if refused else _text(choice.message.content),
+            text=text,
             input_tokens=token_count(usage, "prompt_tokens"),
             cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
             output_tokens=token_count(usage, "completion_tokens"),
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
             refused=refused,
+            thought=has_thoughts(text) or any(getattr(choice.message, name, None) for name in _THOUGHT_FIELDS),
         )
 
     async def _retrieve_model(self) -> object:
