@@ -7,7 +7,7 @@ import httpx2
 from app.clients.errors import ModelConfigurationError, ModelNotFound, ModelResponseInvalid
 from app.clients.llm.http import error_from_response, sdk_call
 from app.clients.llm.openai import OpenAIClient
-from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
+from app.clients.llm.request_form import AnswerFormat, Instructions, Picture, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
 
 
@@ -21,8 +21,11 @@ class CustomClient(OpenAIClient):
     default_model: ClassVar[str] = ""
     first_form: ClassVar[RequestForm] = RequestForm(
         formats=tuple(AnswerFormat),
-        thinking=tuple(Thinking),
+        thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_TOKENS, TokenLimit.MAX_COMPLETION_TOKENS),
+        instructions=tuple(Instructions),
+        pictures=tuple(Picture),
+        other_ways=(Thinking.DISABLED, Thinking.NOT_ENABLED, Thinking.TEMPLATE),
     )
     requires_api_key: ClassVar[bool] = False
 

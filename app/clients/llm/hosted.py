@@ -13,9 +13,10 @@ from loguru import logger
 
 from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest, ModelTimeout
 from app.clients.llm.base import LLMAnswer, LLMClient
+from app.clients.llm.error_rules import NO_VISION
 from app.clients.llm.http import complaint, error_from_response, sdk_call
 from app.clients.llm.prompt import Correction
-from app.clients.llm.request_form import RequestForm, blames_picture, next_form
+from app.clients.llm.request_form import RequestForm, blames_picture, form_after_thoughts, next_form
 from app.clients.metering import CallOutcome, ModelCall, note_call
 from app.config.model import ModelSettings
 
@@ -33,6 +34,7 @@ class HostedClient(LLMClient):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self._form = self.first_form
+        self._has_worked = False
 
     @abstractmethod
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
@@ -61,7 +63,7 @@ class HostedClient(LLMClient):
                 note_call(ModelCall(CallOutcome.FAILED, is_charged=False))
                 raise
             if isinstance(outcome, LLMAnswer):
-                self._remember(form)
+                self._remember(form_after_thoughts(form) if outcome.thought else form)
                 return outcome
             is_refusal = isinstance(error_from_response(outcome), ModelRefused)
             note_call(ModelCall(CallOutcome.REFUSED if is_refusal else CallOutcome.FAILED, is_charged=False))
@@ -73,15 +75,10 @@ class HostedClient(LLMClient):
             raise error_from_response(outcome)
 
     def _remember(self, form: RequestForm) -> None:
+        self._has_worked = True
         if form != self._form:
-            logger.info(
-                "model {} ({}) takes requests with format={} thinking={} limit={}",
-                self.provider,
-                self.model,
-                form.format,
-                form.thinking_mode,
-                form.token_limit,
-            )
+            if str(form) != str(self._form):
+                logger.info("model {} ({}) is asked in the form: {}", self.provider, self.model, form)
             self._form = form
 
     def _after_refusal(self, form: RequestForm, response: httpx2.Response) -> RequestForm:
@@ -90,14 +87,14 @@ class HostedClient(LLMClient):
         if type(error) is not ModelRejectedRequest or response.status_code not in _REFUSED_FORM_STATUSES:
             raise error
         words = complaint(response)
-        lower = next_form(form, words)
+        has_worked = self._has_worked and form == self._form
+        lower = next_form(form, words, has_worked=has_worked)
         if lower is not None:
             return lower
+        if has_worked:
+            raise ModelRejectedRequest(advice="The model server has taken other pictures in the same form.")
         if blames_picture(words):
-            raise ModelRejectedRequest(
-                advice="The model server does not take this picture. Set LLM_MODEL to a model that can see pictures, "
-                "and check that the server has loaded its vision part."
-            )
+            raise ModelRejectedRequest(advice=NO_VISION)
         raise ModelRejectedRequest(
             advice="The model server refuses the request in every form we know. "
             "Check LLM_MODEL, LLM_BASE_URL and LLM_MAX_TOKENS."
