@@ -35,7 +35,7 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
         pixels = _count_pixels(jpeg_header.width, jpeg_header.height, max_pixels)
         jpeg.check_scans(data, jpeg_header)
         check_density(pixels, len(data))
-        is_plain = jpeg_header.orientation == UPRIGHT and jpeg_header.is_ycbcr_or_grey
+        is_plain = jpeg_header.orientation == UPRIGHT and jpeg_header.is_ycbcr_or_grey and jpeg_header.has_all_tables
         return PhotoInfo(photo_format, pixels, (jpeg_header.width, jpeg_header.height), is_plain)
     if photo_format is PhotoFormat.PNG:
         png_header = png.read_header(data)
