@@ -50,6 +50,7 @@ class FakeModelServer:
     `refuses` names what it does not take: "json_schema", "json_object", "max_tokens", "max_completion_tokens",
     "reasoning_effort", "reasoning_none" (the value that switches reasoning off), "image", "system" (a message of that
     role), "data_url" (a picture as one), "thinking" (a request that does not switch it off by `enable_thinking`).
+    `owned_by` is what its list of models says of each: vLLM runs them, others route names that they do not list.
     `thinks_unless` is the field that has to switch thoughts off, else they come with the answer.
     `delay_seconds` comes before every answer. `calls` are the paid calls, `probes` the paths of the free ones.
     """
@@ -58,6 +59,7 @@ class FakeModelServer:
     api_key: str | None = API_KEY
     models: tuple[str, ...] = MODELS
     lists_models: bool = True
+    owned_by: str = "vllm"
     refuses: set[str] = field(default_factory=set)
     thinks_unless: str | None = None
     delay_seconds: float = 0.0
@@ -135,7 +137,7 @@ class FakeModelServer:
         name = path.removeprefix("/v1/models").strip("/")
         if not self.lists_models or (name and name not in self.models):
             return _render(failure(404, "not_found_error" if anthropic else "model_not_found"), anthropic=anthropic)
-        models = [{"id": model, "object": "model", "type": "model"} for model in self.models]
+        models = [{"id": model, "object": "model", "type": "model", "owned_by": self.owned_by} for model in self.models]
         body: dict[str, Any] = {"id": name, "object": "model", "type": "model"} if name else {"data": models}
         return HTTPResponse(body=json.dumps(body).encode())
 

@@ -13,6 +13,7 @@ from loguru import logger
 
 from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest, ModelTimeout
 from app.clients.llm.base import LLMAnswer, LLMClient
+from app.clients.llm.body import read_error
 from app.clients.llm.error_rules import NO_VISION
 from app.clients.llm.http import complaint, error_from_response, sdk_call
 from app.clients.llm.prompt import Correction
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 # A server that refuses a parameter or a format says so with one of these.
 _REFUSED_FORM_STATUSES = {400, 422}
+
+_UNKNOWN_MODEL_CODES = {"model_not_found", "not_found_error"}
 
 
 class HostedClient(LLMClient):
@@ -71,8 +74,12 @@ class HostedClient(LLMClient):
 
     async def _probe(self) -> None:
         outcome = await sdk_call(self._retrieve_model())
-        if isinstance(outcome, httpx2.Response):
-            raise error_from_response(outcome)
+        if not isinstance(outcome, httpx2.Response):
+            return
+        if outcome.status_code == 404 and not read_error(outcome.content)[0] & _UNKNOWN_MODEL_CODES:
+            # A proxy that has no such path: nothing is known of the model.
+            return
+        raise error_from_response(outcome)
 
     def _remember(self, form: RequestForm) -> None:
         self._has_worked = True
