@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat
+from app.photo.metadata import UPRIGHT, to_srgb
 from app.photo.plugins import open_picture, orientation_in
 
 # 85 shows no loss to a model; from 30 on, fewer pixels look better than a lower quality.
@@ -54,6 +54,7 @@ def decode_to_jpeg(
     photo_format: PhotoFormat,
     *,
     orientation: int = UPRIGHT,
+    profile: bytes = b"",
     max_pixels: int,
     max_edge: int,
     max_bytes: int,
@@ -65,6 +66,7 @@ def decode_to_jpeg(
         data: the file.
         photo_format: its format.
         orientation: EXIF value 1 to 8 of a JPEG or PNG, whose metadata is gone; that of the others is read here.
+        profile: colour profile of a JPEG or PNG; that of the others is read here.
         max_pixels: no larger picture is decoded, whatever was known of it before.
         max_edge: pixels of the long side at most.
         max_bytes: size of the JPEG, at most.
@@ -84,6 +86,10 @@ def decode_to_jpeg(
         image.draft(None, (width, height))
         image.load()
         small = _shrink(image, (width, height))
+        in_file = image.info.get("icc_profile")
+        conversion = to_srgb(profile or (in_file if isinstance(in_file, bytes) else b""))
+    if conversion is not None:
+        small = small.filter(conversion)
     if orientation in _TRANSPOSITIONS:
         small = small.transpose(_TRANSPOSITIONS[orientation])
     if strips > 1:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.photo.errors import CorruptPhoto, TooComplex, UnsupportedFormat
-from app.photo.exif import UPRIGHT, read_orientation
+from app.photo.metadata import UPRIGHT, read_orientation
 
 _SOF_DECODABLE = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman coding
 _SOF_OTHER = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE})
 _PROGRESSIVE = 0xC2
 _DHT, _SOI, _EOI, _SOS, _DQT, _DRI = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
-_APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _NEEDED_TO_DECODE = frozenset({*_SOF_DECODABLE, _DHT, _DQT, _DRI, _SOS})
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
@@ -55,7 +55,7 @@ class JpegHeader:
     """What comes before the first scan; `orientation` is the EXIF value, 1 to 8. Sizes are in pixels.
 
     `has_all_tables` is false where Huffman tables are left out, as in frames of MJPEG: libjpeg and browsers then take
-    the usual ones, other decoders give up.
+    the usual ones, other decoders give up. `profile` is the colour profile, empty where there is none.
     """
 
     width: int
@@ -65,6 +65,7 @@ class JpegHeader:
     orientation: int
     is_ycbcr_or_grey: bool
     has_all_tables: bool
+    profile: bytes
     first_scan: Segment
 
 
@@ -79,6 +80,7 @@ def read_header(data: bytes) -> JpegHeader:
     has_jfif, adobe_transform = False, None
     quantization: set[int] = set()
     huffman: set[int] = set()
+    profile: dict[int, bytes] = {}
     for segment in _segments(data, header_only=True):
         payload = data[segment.body : segment.end]
         if segment.marker in _SOF_DECODABLE:
@@ -89,6 +91,9 @@ def read_header(data: bytes) -> JpegHeader:
             huffman.update(_tables(segment.marker, payload))
         elif segment.marker == _APP1 and orientation is None and payload.startswith(b"Exif\0\0"):
             orientation = read_orientation(payload)
+        elif segment.marker == _APP2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:
+            # In parts that are numbered from 1 (ICC.1:2022, annex B.4).
+            profile[payload[12]] = payload[14:]
         elif segment.marker == _APP0 and payload.startswith(b"JFIF\0"):
             has_jfif = True
         elif segment.marker == _APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
@@ -106,6 +111,7 @@ def read_header(data: bytes) -> JpegHeader:
                 orientation=UPRIGHT if orientation is None else orientation,
                 is_ycbcr_or_grey=_is_ycbcr_or_grey(components, has_jfif, adobe_transform),
                 has_all_tables=frame.marker == _PROGRESSIVE or _huffman_tables(payload) <= huffman,
+                profile=b"".join(part for _, part in sorted(profile.items())),
                 first_scan=segment,
             )
     raise CorruptPhoto

@@ -3,8 +3,8 @@
 from app.photo import jpeg, png
 from app.photo.decoding import PreparedJpeg, decode_to_jpeg
 from app.photo.errors import CorruptPhoto, PhotoError, TooComplex
-from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat, PhotoInfo
+from app.photo.metadata import UPRIGHT
 from app.photo.sandbox import decode_in_sandbox
 
 
@@ -45,9 +45,10 @@ def prepare_photo(
                 clean, info, max_edge=max_edge, max_bytes=max_bytes, min_edge=min_edge
             ):
                 return PreparedJpeg(clean, *info.size)
-            orientation = UPRIGHT if info.is_plain else jpeg.read_header(data).orientation
+            header = None if info.is_plain else jpeg.read_header(data)
+            orientation, profile = (UPRIGHT, b"") if header is None else (header.orientation, header.profile)
         elif info.format is PhotoFormat.PNG:
-            clean, orientation = png.clean(data)
+            clean, orientation, profile = png.clean(data)
         else:
             return decode_in_sandbox(
                 data,
@@ -62,6 +63,7 @@ def prepare_photo(
             clean,
             info.format,
             orientation=orientation,
+            profile=profile,
             max_pixels=info.max_pixels,
             max_edge=max_edge,
             max_bytes=max_bytes,
