@@ -180,7 +180,7 @@ RULES: tuple[Rule, ...] = (
     Rule("LiteLLM", ModelNotFound, "says invalid model name passed in", _LITELLM),
     Rule("LM Studio", ModelNotFound, "says no models loaded", "https://github.com/lmstudio-ai/lmstudio-bug-tracker"),
     Rule("Ollama", ModelNotFound, "says try pulling it first", "https://github.com/ollama/ollama"),
-    Rule("resellers", ModelNotFound, "says model does not exist | unknown model | 模型不存在", _RESELLER),
+    Rule("resellers", ModelNotFound, "says model does not exist | model not exist | 模型不存在", _RESELLER),
     # The key.
     Rule("OpenAI", ModelAuthenticationFailed, "code unsupported_country_region_territory", _OPENAI, advice=_REGION),
     Rule("Gemini", ModelAuthenticationFailed, "says user location is not supported", _GEMINI, advice=_REGION),
@@ -189,7 +189,7 @@ RULES: tuple[Rule, ...] = (
     Rule("Anthropic", ModelAuthenticationFailed, "says this organization has been disabled", _ANTHROPIC),
     Rule("Gemini", ModelAuthenticationFailed, "says api key not valid | api key expired | api_key_invalid", _GEMINI),
     Rule("DashScope", ModelAuthenticationFailed, "code invalidapikey *accessdenied*", _DASHSCOPE),
-    Rule("Zhipu", ModelAuthenticationFailed, "code 1000 1001 1002 1003 1004 1110 1111 1112 1121", _ZHIPU),
+    Rule("Zhipu", ModelAuthenticationFailed, "400 401 403 code 1000 1001 1002 1003 1004 1110 1111 1112 1121", _ZHIPU),
     Rule("Ark", ModelAuthenticationFailed, "code authenticationerror invalidaccountstatus", _ARK),
     Rule("Moonshot", ModelAuthenticationFailed, "code invalid_authentication_error incorrect_api_key_error", _MOONSHOT),
     Rule("new-api", ModelAuthenticationFailed, "code channel:invalid_key channel:no_available_key", _NEW_API),
