@@ -5,6 +5,7 @@ A provider's file holds what is its own: the call of its SDK, and where the answ
 
 import asyncio
 import base64
+import time
 from abc import abstractmethod
 from typing import ClassVar, TypeVar
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 # A server that refuses a parameter or a format says so with one of these.
 _REFUSED_FORM_STATUSES = {400, 422}
 
+# Where every form was refused without a reason, the next photos are not tried in all of them for so long.
+GUESS_AGAIN_SECONDS = 10.0
 _UNKNOWN_MODEL_CODES = {"model_not_found", "not_found_error"}
 
 
@@ -38,6 +41,7 @@ class HostedClient(LLMClient):
         super().__init__(settings)
         self._form = self.first_form
         self._has_worked = False
+        self._no_guess_until = 0.0
 
     @abstractmethod
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
@@ -95,13 +99,16 @@ class HostedClient(LLMClient):
             raise error
         words = complaint(response)
         has_worked = self._has_worked and form == self._form
-        lower = next_form(form, words, has_worked=has_worked)
+        may_guess = time.monotonic() >= self._no_guess_until
+        lower = next_form(form, words, has_worked=has_worked, may_guess=may_guess)
         if lower is not None:
             return lower
         if has_worked:
             raise ModelRejectedRequest(advice="The model server has taken other pictures in the same form.")
         if blames_picture(words):
             raise ModelRejectedRequest(advice=NO_VISION)
+        if may_guess:
+            self._no_guess_until = time.monotonic() + GUESS_AGAIN_SECONDS
         raise ModelRejectedRequest(
             advice="The model server refuses the request in every form we know. "
             "Check LLM_MODEL, LLM_BASE_URL and LLM_MAX_TOKENS."

@@ -108,11 +108,12 @@ def blames_picture(complaint: str) -> bool:
     return any(word in complaint for word in _IMAGE_WORDS)
 
 
-def next_form(form: RequestForm, complaint: str, *, has_worked: bool) -> RequestForm | None:
+def next_form(form: RequestForm, complaint: str, *, has_worked: bool, may_guess: bool = True) -> RequestForm | None:
     """Return the form to try after a refusal, or None when nothing is left to try.
 
     `complaint` is the server's answer in lower case. What it names is stepped down; when it names nothing that can
-    be, it is about the picture or says nothing, and only in the latter case the next part in turn is stepped down.
+    be, it is about the picture or says nothing, and only in the latter case the next part in turn is stepped down, if
+    `may_guess`.
     In a form that `has_worked` with other pictures, only what is named can be at fault, and the picture's form is not.
     """
     if "enable_thinking" in complaint and Thinking.NOT_ENABLED in form.other_ways:
@@ -131,7 +132,7 @@ def next_form(form: RequestForm, complaint: str, *, has_worked: bool) -> Request
     for words, lower in steps:
         if lower is not None and any(word in complaint for word in words):
             return lower
-    if has_worked or blames_picture(complaint):
+    if has_worked or not may_guess or blames_picture(complaint):
         return None
     # What costs the least is given up first: the format, the limit's name, thinking, then the places.
     return next((lower for _, lower in (*reversed(steps[:3]), *steps[3:]) if lower is not None), None)

@@ -9,6 +9,7 @@ import pytest
 from app.categories import Category
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelNotFound, ModelRefused, ModelRejectedRequest
+from app.clients.llm import hosted
 from tests.fakes.model_replies import failure, raw, refusal
 from tests.fakes.model_server import FakeModelServer
 from tests.fakes.model_wire import THINKING_SWITCHES
@@ -98,15 +99,27 @@ async def test_model_that_cannot_see(
 @pytest.mark.parametrize(("provider", "forms"), [("openai", 6), ("custom", 8), ("claude", 4)])
 @pytest.mark.parametrize("body", [b'{"error": "no"}', b"", b"\xff", b"[" * 5000])
 async def test_every_form_is_refused(
-    provider: str, forms: int, body: bytes, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+    provider: str,
+    forms: int,
+    body: bytes,
+    server: FakeModelServer,
+    make_client: MakeClient,
+    photo: PreparedPhoto,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.default = raw(body, 400)
     client = await make_client(provider)
-    for times in (1, 2):
+    for calls in (forms, forms + 1, forms + 2):
         with pytest.raises(ModelRejectedRequest) as raised:
             await client.classify(photo)
         assert "every form" in str(raised.value.advice)
-        assert server.call_count == times * forms
+        assert server.call_count == calls
+    monkeypatch.setattr(hosted, "GUESS_AGAIN_SECONDS", 0.0)
+    client = await make_client(provider)
+    for times in (1, 2):
+        with pytest.raises(ModelRejectedRequest):
+            await client.classify(photo)
+        assert server.call_count == forms + 2 + times * forms
 
 
 @pytest.mark.parametrize("provider", ["openai", "custom", "claude"])
