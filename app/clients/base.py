@@ -26,20 +26,24 @@ from app.clients.errors import (
     ModelCircuitOpen,
     ModelError,
     ModelPreparing,
+    ModelRateLimited,
     ModelRefused,
     ModelRejectedRequest,
     ModelTimeout,
     ModelWeightsMissing,
 )
 from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
+from app.clients.pacing import Pace
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
 from app.observability.tracing import span
 
-# Five failures in a row are an outage, not bad luck; half a minute is what the rate limits of hosted APIs last.
+# Five pictures that fail, and half of the last ones, are an outage, not bad luck; half a minute is what most outages
+# of hosted APIs last. A provider that says how long (Retry-After) is believed.
 BREAKER_FAILURE_THRESHOLD = 5
 BREAKER_OPEN_SECONDS = 30.0
+BREAKER_MIN_OPEN_SECONDS = 1.0
 # Exponential backoff with full jitter, as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 8.0
@@ -50,8 +54,9 @@ PROBE_TIMEOUT_SECONDS = 3.0
 # while it is the configured one: a demo must never answer for a production model. No other client may use it.
 LOCAL_MODEL_PREFIX = "local/"
 
-# These say something about one picture, not about the model's health; or the model has not been asked at all.
-_NOT_AN_OUTAGE = (ModelRefused, ModelAnswerInvalid, ModelRejectedRequest, ModelPreparing, ModelWeightsMissing)
+# These say something about one picture, or about our rate, not about the model's health; or the model has not been
+# asked at all. An invalid answer counts: a model that answers garbage to every picture would be paid without an end.
+_NOT_AN_OUTAGE = (ModelRefused, ModelRejectedRequest, ModelRateLimited, ModelPreparing, ModelWeightsMissing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class ModelClient(ABC):
         self.model = settings.model or self.default_model
         self._slots = asyncio.Semaphore(settings.max_concurrency)
         self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURE_THRESHOLD, open_seconds=BREAKER_OPEN_SECONDS)
+        self._pace = Pace()
         self._last_success_at: datetime | None = None
         self._last_error: tuple[str, datetime] | None = None
         self._probe_outcome: tuple[float, ModelError | None] | None = None
@@ -139,6 +145,7 @@ class ModelClient(ABC):
             if not self._breaker.try_acquire():
                 raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
             started_at = time.perf_counter()
+            picture = hash(photo.jpeg)
             try:
                 result = await self._classify_with_retries(photo, deadline)
             except _NOT_AN_OUTAGE as error:
@@ -146,14 +153,17 @@ class ModelClient(ABC):
                 self._note_error(error)
                 raise
             except ModelError as error:
-                self._breaker.record_failure()
+                pause = error.retry_after_seconds
+                self._breaker.record_failure(
+                    picture, open_seconds=None if pause is None else max(pause, BREAKER_MIN_OPEN_SECONDS)
+                )
                 self._note_error(error)
                 raise
             except BaseException:
                 self._breaker.record_nothing()
                 raise
             else:
-                self._breaker.record_success()
+                self._breaker.record_success(picture)
                 self._last_success_at = utc_now()
                 return result
             finally:
@@ -191,12 +201,17 @@ class ModelClient(ABC):
         attempt = 0
         while True:
             attempt += 1
-            error = await self._attempt(photo)
-            if isinstance(error, ModelResult):
-                return error
-            pause = error.retry_after_seconds
-            if pause is None:
-                pause = random.uniform(0.5, 1) * min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1))
+            latest_start = min(
+                deadline - self.settings.timeout_seconds, time.monotonic() + self.settings.timeout_seconds
+            )
+            async with self._pace.turn(latest_start):
+                error = await self._attempt(photo)
+                if isinstance(error, ModelResult):
+                    self._pace.speed_up()
+                    return error
+                pause = _pause_after(error, attempt)
+                if isinstance(error, ModelRateLimited):
+                    self._pace.slow_down(pause)
             out_of_time = time.monotonic() + pause + self.settings.timeout_seconds > deadline
             if not error.retryable or attempt > self.settings.max_retries or out_of_time:
                 raise error
@@ -278,6 +293,14 @@ class ModelClient(ABC):
         self._last_error = (error.code, utc_now())
         advice = f". {error.advice}" if error.advice else ""
         logger.warning("model {} ({}): {}{}", self.provider, self.model, error.code, advice)
+
+
+def _pause_after(error: ModelError, attempt: int) -> float:
+    """Return how long to wait after a failed attempt (the first is 1): as the provider asks, else longer each time."""
+    if error.retry_after_seconds is not None:
+        return error.retry_after_seconds
+    longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1))
+    return random.uniform(0.5, 1) * float(longest)
 
 
 def _call_of(outcome: ModelResult | ModelError) -> ModelCall:

@@ -1,8 +1,19 @@
-"""Circuit breaker: after several failures in a row the model is left alone for a while, then tried with one call."""
+"""Circuit breaker: when too large a share of pictures fails, the model is left alone for a while, then tried with one.
+
+It counts pictures, not calls: one that the model cannot take, however often it is sent, says nothing about the others.
+"""
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from enum import StrEnum
+
+# Of the last pictures, so many at most are judged by, and none after so long: an outage is seen within a few calls
+# although there were many good ones before it.
+WINDOW_PICTURES = 20
+WINDOW_SECONDS = 120.0
+# Of the pictures in the window, this share has to fail.
+OPEN_SHARE = 0.5
 
 
 class BreakerState(StrEnum):
@@ -12,10 +23,11 @@ class BreakerState(StrEnum):
 
 
 class CircuitBreaker:
-    """Counts consecutive failures of one model client.
+    """Judges one model client by how its last different pictures ended.
 
-    Closed lets every call pass. `failure_threshold` failures in a row open it for `open_seconds`; then one call at
-    a time may try (half open), and its outcome closes or opens the circuit again.
+    Closed lets every call pass. It opens when at least `failure_threshold` pictures and half of those in the window
+    have failed, for `open_seconds` or as long as the provider asks; then one call at a time may try (half open), and
+    its outcome closes or opens the circuit again.
     """
 
     def __init__(
@@ -24,21 +36,22 @@ class CircuitBreaker:
         self._failure_threshold = failure_threshold
         self._open_seconds = open_seconds
         self._clock = clock
-        self._failures = 0
-        self._opened_at: float | None = None
+        # Picture -> when it ended, and whether it failed; the last one to end stands last.
+        self._outcomes: OrderedDict[Hashable, tuple[float, bool]] = OrderedDict()
+        self._open_until: float | None = None
         self._trial_running = False
 
     @property
     def state(self) -> BreakerState:
-        if self._opened_at is None:
+        if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self.seconds_until_trial() > 0 else BreakerState.HALF_OPEN
 
     def seconds_until_trial(self) -> float:
         """Seconds until a call may be tried again; 0 when it may be tried now."""
-        if self._opened_at is None:
+        if self._open_until is None:
             return 0.0
-        return max(0.0, self._opened_at + self._open_seconds - self._clock())
+        return max(0.0, self._open_until - self._clock())
 
     def try_acquire(self) -> bool:
         """Say whether a call may start now. Each `True` is followed by one of the three `record_*` calls."""
@@ -53,17 +66,31 @@ class CircuitBreaker:
                 self._trial_running = True
                 return True
 
-    def record_success(self) -> None:
-        self._failures = 0
-        self._opened_at = None
+    def record_success(self, picture: Hashable) -> None:
+        """The model has answered about `picture`, by which it is known again; an open circuit closes."""
+        if self._open_until is not None:
+            self._outcomes.clear()
+            self._open_until = None
+        self._note(picture, failed=False)
         self._trial_running = False
 
-    def record_failure(self) -> None:
-        self._failures += 1
-        if self._trial_running or self._failures >= self._failure_threshold:
-            self._opened_at = self._clock()
+    def record_failure(self, picture: Hashable, *, open_seconds: float | None = None) -> None:
+        """The model has failed with `picture`; `open_seconds` is how long its provider asks to be left alone."""
+        self._note(picture, failed=True)
+        failed = sum(has_failed for _, has_failed in self._outcomes.values())
+        is_outage = failed >= self._failure_threshold and failed >= OPEN_SHARE * len(self._outcomes)
+        if self._trial_running or (is_outage and self._open_until is None):
+            pause = self._open_seconds if open_seconds is None else open_seconds
+            self._open_until = self._clock() + pause
         self._trial_running = False
 
     def record_nothing(self) -> None:
         """The call ended without saying anything about the model's health (cancelled, or the picture was at fault)."""
         self._trial_running = False
+
+    def _note(self, picture: Hashable, *, failed: bool) -> None:
+        now = self._clock()
+        self._outcomes[picture] = (now, failed)
+        self._outcomes.move_to_end(picture)
+        while len(self._outcomes) > WINDOW_PICTURES or next(iter(self._outcomes.values()))[0] < now - WINDOW_SECONDS:
+            self._outcomes.popitem(last=False)

@@ -11,7 +11,7 @@ ModelError 502 model_error
 ├── ModelQuotaExhausted 503 model_quota_exhausted
 ├── ModelPreparing 503 model_preparing               the local model is being fetched and built
 ├── ModelWeightsMissing 503 model_weights_missing   and that has failed
-├── ModelCircuitOpen 503 model_circuit_open          too many failures in a row; we do not ask for a while
+├── ModelCircuitOpen 503 model_circuit_open          too many pictures failed; we do not ask for a while
 ├── ModelBusy 503 model_busy                         more photos wait for the model than it can take in time
 └── ModelUnreachable 503 model_unreachable           broken connection, 5xx; retried
     └── ModelRateLimited 503 model_rate_limited      429; retried
@@ -124,7 +124,7 @@ class ModelWeightsMissing(ModelError):
 class ModelCircuitOpen(ModelError):
     status = 503
     code = "model_circuit_open"
-    message = "The model has failed several times in a row and is left alone for a moment. Try again shortly."
+    message = "The model has failed too often and is left alone for a moment. Try again shortly."
 
 
 class ModelBusy(ModelError):

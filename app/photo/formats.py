@@ -50,8 +50,8 @@ class PhotoInfo:
     """What is known of a photo before it is decoded.
 
     `max_pixels`: no larger picture is decoded. `size`: width and height in pixels as stored, before orientation is
-    applied; None where only the decoder can tell. `is_plain`: a JPEG that stands upright and is coded as every decoder
-    expects, so its pixels can stay as they are.
+    applied; None where only the decoder can tell. `is_plain`: a JPEG that stands upright, is coded as every decoder
+    expects and has the colours of sRGB, so its pixels can stay as they are.
     """
 
     format: PhotoFormat

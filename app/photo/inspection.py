@@ -3,8 +3,8 @@
 from app.photo import jpeg, png
 from app.photo.density import announced_pixels, check_density
 from app.photo.errors import CorruptPhoto, TooManyPixels, UnsupportedFormat
-from app.photo.exif import UPRIGHT
 from app.photo.formats import PhotoFormat, PhotoInfo, sniff
+from app.photo.metadata import UPRIGHT, has_other_colours
 
 
 def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: int) -> PhotoInfo:
@@ -35,7 +35,12 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
         pixels = _count_pixels(jpeg_header.width, jpeg_header.height, max_pixels)
         jpeg.check_scans(data, jpeg_header)
         check_density(pixels, len(data))
-        is_plain = jpeg_header.orientation == UPRIGHT and jpeg_header.is_ycbcr_or_grey
+        is_plain = (
+            jpeg_header.orientation == UPRIGHT
+            and jpeg_header.is_ycbcr_or_grey
+            and jpeg_header.has_all_tables
+            and not has_other_colours(jpeg_header.profile)
+        )
         return PhotoInfo(photo_format, pixels, (jpeg_header.width, jpeg_header.height), is_plain)
     if photo_format is PhotoFormat.PNG:
         png_header = png.read_header(data)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.photo.errors import CorruptPhoto, TooComplex, UnsupportedFormat
-from app.photo.exif import UPRIGHT, read_orientation
+from app.photo.metadata import UPRIGHT, read_orientation
 
 _SOF_DECODABLE = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman coding
 _SOF_OTHER = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE})
 _PROGRESSIVE = 0xC2
 _DHT, _SOI, _EOI, _SOS, _DQT, _DRI = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
-_APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _NEEDED_TO_DECODE = frozenset({*_SOF_DECODABLE, _DHT, _DQT, _DRI, _SOS})
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
@@ -42,14 +42,21 @@ class Segment(NamedTuple):
 
 
 class Component(NamedTuple):
+    """One of the colours: how often it is sampled, and the number of its quantization table."""
+
     identifier: int
     horizontal: int
     vertical: int
+    table: int
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What comes before the first scan; `orientation` is the EXIF value, 1 to 8. Sizes are in pixels."""
+    """What comes before the first scan; `orientation` is the EXIF value, 1 to 8. Sizes are in pixels.
+
+    `has_all_tables` is false where Huffman tables are left out, as in frames of MJPEG: libjpeg and browsers then take
+    the usual ones, other decoders give up. `profile` is the colour profile, empty where there is none.
+    """
 
     width: int
     height: int
@@ -57,6 +64,8 @@ class JpegHeader:
     components: tuple[Component, ...]
     orientation: int
     is_ycbcr_or_grey: bool
+    has_all_tables: bool
+    profile: bytes
     first_scan: Segment
 
 
@@ -69,12 +78,22 @@ def read_header(data: bytes) -> JpegHeader:
     frame: Segment | None = None
     orientation: int | None = None
     has_jfif, adobe_transform = False, None
+    quantization: set[int] = set()
+    huffman: set[int] = set()
+    profile: dict[int, bytes] = {}
     for segment in _segments(data, header_only=True):
         payload = data[segment.body : segment.end]
         if segment.marker in _SOF_DECODABLE:
             frame = segment
+        elif segment.marker == _DQT:
+            quantization.update(_tables(segment.marker, payload))
+        elif segment.marker == _DHT:
+            huffman.update(_tables(segment.marker, payload))
         elif segment.marker == _APP1 and orientation is None and payload.startswith(b"Exif\0\0"):
             orientation = read_orientation(payload)
+        elif segment.marker == _APP2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:
+            # In parts that are numbered from 1 (ICC.1:2022, annex B.4).
+            profile[payload[12]] = payload[14:]
         elif segment.marker == _APP0 and payload.startswith(b"JFIF\0"):
             has_jfif = True
         elif segment.marker == _APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
@@ -83,6 +102,7 @@ def read_header(data: bytes) -> JpegHeader:
             if frame is None:
                 break
             width, height, components = _read_frame(data[frame.body : frame.end])
+            _check_quantization(components, payload, quantization)
             return JpegHeader(
                 width=width,
                 height=height,
@@ -90,6 +110,8 @@ def read_header(data: bytes) -> JpegHeader:
                 components=components,
                 orientation=UPRIGHT if orientation is None else orientation,
                 is_ycbcr_or_grey=_is_ycbcr_or_grey(components, has_jfif, adobe_transform),
+                has_all_tables=frame.marker == _PROGRESSIVE or _huffman_tables(payload) <= huffman,
+                profile=b"".join(part for _, part in sorted(profile.items())),
                 first_scan=segment,
             )
     raise CorruptPhoto
@@ -194,7 +216,8 @@ def _read_frame(payload: bytes) -> tuple[int, int, tuple[Component, ...]]:
     if width == 0 or height == 0:
         raise CorruptPhoto
     components = tuple(
-        Component(payload[i], payload[i + 1] >> 4, payload[i + 1] & 15) for i in range(6, len(payload), 3)
+        Component(payload[i], payload[i + 1] >> 4, payload[i + 1] & 15, payload[i + 2])
+        for i in range(6, len(payload), 3)
     )
     if any(not 1 <= part.horizontal <= 4 or not 1 <= part.vertical <= 4 for part in components):
         raise CorruptPhoto
@@ -212,6 +235,43 @@ def _is_ycbcr_or_grey(components: tuple[Component, ...], has_jfif: bool, adobe_t
     if adobe_transform is not None:
         return adobe_transform == 1
     return bytes(part.identifier for part in components) != b"RGB"
+
+
+def _tables(marker: int, payload: bytes) -> Iterator[int]:
+    """Yield the numbers of the tables in a DQT or DHT segment; in DHT, the class (0: DC, 1: AC) is the high half.
+
+    Raises:
+        CorruptPhoto: a table is longer than what it holds, or its Huffman codes cannot be (T.81, annex C).
+    """
+    _check_payload(marker, payload)
+    at = 0
+    while at < len(payload):
+        yield payload[at] & 15 if marker == _DQT else payload[at]
+        if marker == _DQT:
+            at += 129 if payload[at] >> 4 else 65
+            continue
+        counts = payload[at + 1 : at + 17]
+        code = 0
+        for length, count in enumerate(counts, start=1):
+            code += count
+            # No code is all ones.
+            if count and code >= 1 << length:
+                raise CorruptPhoto
+            code <<= 1
+        at += 17 + sum(counts)
+
+
+def _check_quantization(components: tuple[Component, ...], scan: bytes, tables: set[int]) -> None:
+    """Refuse a first scan whose colours have no quantization table: no decoder can show it."""
+    chosen = scan[1 : 1 + 2 * scan[0] : 2] if scan else b""
+    if any(part.table not in tables for part in components if part.identifier in chosen):
+        raise CorruptPhoto
+
+
+def _huffman_tables(scan: bytes) -> set[int]:
+    """Return the numbers of the tables that the first scan of a sequential JPEG uses, as `_tables` yields them."""
+    chosen = scan[2 : 2 + 2 * scan[0] : 2] if scan else b""
+    return {table >> 4 for table in chosen} | {0x10 | table & 15 for table in chosen}
 
 
 def _scan_components(data: bytes, scan: Segment) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.photo.errors import CorruptPhoto, TooComplex
-from app.photo.exif import UPRIGHT, read_orientation
+from app.photo.metadata import PROFILE_MAX_BYTES, UPRIGHT, read_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -59,19 +59,21 @@ def check_chunks(data: bytes, header: PngHeader) -> None:
         raise CorruptPhoto
 
 
-def clean(data: bytes) -> tuple[bytes, int]:
-    """Return the PNG with nothing but its picture, and the EXIF orientation (1 to 8).
+def clean(data: bytes) -> tuple[bytes, int, bytes]:
+    """Return the PNG with nothing but its picture, the EXIF orientation (1 to 8), and the colour profile or nothing.
 
-    Text, profiles, EXIF, further frames and bytes after the end are dropped unread; checksums of the rest are checked.
+    Text, further frames and bytes after the end are dropped unread; checksums of the rest are checked.
 
     Raises:
         CorruptPhoto, TooComplex
     """
-    orientation = UPRIGHT
+    orientation, profile = UPRIGHT, b""
     parts = [SIGNATURE]
     for kind, body, end in _chunks(data):
         if kind == b"eXIf":
             orientation = read_orientation(data[body:end])
+        elif kind == b"iCCP":
+            profile = _unpacked_profile(data[body:end])
         elif kind in _KEPT:
             if zlib.crc32(data[body - 4 : end]) != int.from_bytes(data[end : end + 4]):
                 raise CorruptPhoto
@@ -79,7 +81,16 @@ def clean(data: bytes) -> tuple[bytes, int]:
         elif not kind[0] & 0x20:
             # An upper-case first letter says that the picture cannot be drawn without this chunk.
             raise CorruptPhoto
-    return b"".join(parts), orientation
+    return b"".join(parts), orientation, profile
+
+
+def _unpacked_profile(chunk: bytes) -> bytes:
+    """Return the profile of an iCCP chunk: a name, a zero, the method, and what it has compressed."""
+    _, _, packed = chunk.partition(b"\0")
+    try:
+        return zlib.decompressobj().decompress(packed[1:], PROFILE_MAX_BYTES + 1)
+    except zlib.error:
+        return b""
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

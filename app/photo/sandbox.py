@@ -50,7 +50,14 @@ _LOADED = (ImageOps, ImagePalette, ImageSequence, TiffImagePlugin)
 
 
 def decode_in_sandbox(
-    data: bytes, photo_format: PhotoFormat, *, max_pixels: int, max_edge: int, max_bytes: int, niceness: int = 0
+    data: bytes,
+    photo_format: PhotoFormat,
+    *,
+    max_pixels: int,
+    max_edge: int,
+    max_bytes: int,
+    min_edge: int = 1,
+    niceness: int = 0,
 ) -> PreparedJpeg:
     """Do what `decode_to_jpeg` does in another process, with bounds on CPU and memory.
 
@@ -63,9 +70,9 @@ def decode_in_sandbox(
         TooManyPixels, UnsupportedFormat: as `decode_to_jpeg`.
         CorruptPhoto: the decoder gave up.
     """
-    numbers = [str(number) for number in (max_pixels, max_edge, max_bytes, CPU_SECONDS, min(niceness, MAX_NICENESS))]
+    numbers = (max_pixels, max_edge, max_bytes, min_edge, CPU_SECONDS, min(niceness, MAX_NICENESS))
     try:
-        done = _run([photo_format.value, *numbers], data)
+        done = _run([photo_format.value, *map(str, numbers)], data)
     except (subprocess.TimeoutExpired, OSError):
         # An OSError: there is no room for one more process.
         raise NotInTime from None
@@ -97,7 +104,7 @@ def main(arguments: list[str]) -> None:
     if arguments == [_PROBE]:
         _probe()
     photo_format = PhotoFormat(arguments[0])
-    max_pixels, max_edge, max_bytes, cpu_seconds, niceness = map(int, arguments[1:])
+    max_pixels, max_edge, max_bytes, min_edge, cpu_seconds, niceness = map(int, arguments[1:])
     os.nice(niceness)
     if photo_format is PhotoFormat.HEIC:
         # A native library is a file.
@@ -108,7 +115,12 @@ def main(arguments: list[str]) -> None:
     confine()
     try:
         jpeg, width, height = decode_to_jpeg(
-            sys.stdin.buffer.read(), photo_format, max_pixels=max_pixels, max_edge=max_edge, max_bytes=max_bytes
+            sys.stdin.buffer.read(),
+            photo_format,
+            max_pixels=max_pixels,
+            max_edge=max_edge,
+            max_bytes=max_bytes,
+            min_edge=min_edge,
         )
     except PhotoError as error:
         os._exit(_EXIT_CODES[type(error)])

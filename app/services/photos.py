@@ -13,6 +13,9 @@ from app.runtime.fair_queue import FairQueue, QueueFullError
 
 # "About 500 KB", the specification's section 4.5: enough for 1024 pixels, cheap to send.
 MODEL_IMAGE_MAX_BYTES = 500_000
+# Vision models refuse pictures whose short side is below one of their tiles: 28 pixels (Qwen-VL,
+# https://github.com/vllm-project/vllm/issues/21109) or 32 (https://github.com/ollama/ollama/issues/11297).
+MODEL_IMAGE_MIN_EDGE_PIXELS = 32
 
 
 _PHOTO_ERRORS: dict[type[photo.PhotoError], type[AppError]] = {
@@ -65,11 +68,16 @@ class PhotoPreparer:
             ServerBusy: too many photos wait, or the machine is too busy.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: not a photo that we take.
         """
+        sizes = {
+            "max_edge": max_edge,
+            "max_bytes": MODEL_IMAGE_MAX_BYTES,
+            "min_edge": MODEL_IMAGE_MIN_EDGE_PIXELS,
+        }
 
         def prepare(others: int = 0) -> photo.PreparedJpeg:
-            return photo.prepare_photo(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES, niceness=others)
+            return photo.prepare_photo(data, info, **sizes, niceness=others)
 
-        if photo.is_ready(data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES):
+        if photo.is_ready(data, info, **sizes):
             with our_photo_errors():
                 # A thread would take longer to begin.
                 made = prepare()

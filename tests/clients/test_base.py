@@ -43,7 +43,7 @@ class ScriptedClient(ModelClient):
         self.gate.set()
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
-        assert photo is PHOTO
+        assert photo.jpeg.startswith(PHOTO.jpeg)
         self.calls += 1
         self.entered.set()
         await self.gate.wait()
@@ -166,9 +166,9 @@ async def test_cancelled_call_gives_its_slot_back() -> None:
 async def test_breaker_opens_and_lets_one_trial_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "BREAKER_OPEN_SECONDS", 0.0)
     client = scripted(*[ModelTimeout() for _ in range(5)])
-    for _ in range(5):
+    for number in range(5):
         with pytest.raises(ModelTimeout):
-            await client.classify(PHOTO)
+            await client.classify(PreparedPhoto(PHOTO.jpeg + bytes([number])))
     client.entered.clear()
     client.gate.clear()
     trial = asyncio.create_task(client.classify(PHOTO))

@@ -21,8 +21,10 @@ from app.clients.errors import (
 from tests.fakes.model_replies import (
     CONFIDENCE,
     DESCRIPTION,
+    Reply,
     answer,
     classification,
+    cut_off,
     failure,
     refusal,
 )
@@ -55,6 +57,14 @@ async def test_answer_is_found_in_what_surrounds_it(
     server.script(answer(VALID[name]))
     result = await (await make_client(provider)).classify(photo)
     assert (result.category, result.description) == (Category.PETS, DESCRIPTION)
+    assert server.call_count == 1
+
+
+async def test_blank_space_up_to_the_token_limit_is_no_cut(
+    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.script(cut_off(JSON + "\n" * 400))
+    assert (await (await make_client(provider)).classify(photo)).category is Category.PETS
     assert server.call_count == 1
 
 
@@ -169,29 +179,104 @@ async def test_calls_at_once_are_bounded(
     assert server.most_concurrent == 3
 
 
-async def test_breaker_leaves_a_failing_model_alone(
-    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+def other(photo: PreparedPhoto, number: int) -> PreparedPhoto:
+    """Return the same picture in other bytes."""
+    return PreparedPhoto(photo.jpeg + bytes([number]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected", "calls"),
+    [
+        (failure(500), ModelUnreachable, 1),
+        (failure(401), ModelAuthenticationFailed, 1),
+        (answer("?"), ModelAnswerInvalid, 2),
+    ],
+)
+async def test_breaker_leaves_a_model_alone_that_fails_with_different_pictures(
+    provider: str,
+    reply: Reply,
+    expected: type[ModelError],
+    calls: int,
+    server: FakeModelServer,
+    make_client: MakeClient,
+    photo: PreparedPhoto,
 ) -> None:
-    server.default = failure(500)
+    server.default = reply
     client = await make_client(provider, max_retries=0)
-    for _ in range(5):
-        with pytest.raises(ModelUnreachable):
-            await client.classify(photo)
+    for number in range(5):
+        with pytest.raises(expected):
+            await client.classify(other(photo, number))
     with pytest.raises(ModelCircuitOpen):
         await client.classify(photo)
-    assert server.call_count == 5
+    assert server.call_count == 5 * calls
     assert not (await client.health()).available
 
 
-async def test_refusals_say_nothing_about_health(
+@pytest.mark.parametrize("status", [500, 503])
+async def test_one_picture_that_a_server_cannot_take_stops_no_other(
+    provider: str, status: int, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    client = await make_client(provider, max_retries=0)
+    server.script(*[failure(status)] * 20)
+    for _ in range(20):
+        with pytest.raises(ModelUnreachable):
+            await client.classify(photo)
+    assert (await client.classify(other(photo, 1))).category is Category.PETS
+
+
+async def test_retry_after_decides_how_long_the_breaker_is_open(
     provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
 ) -> None:
-    server.default = refusal()
-    client = await make_client(provider)
-    for _ in range(6):
-        with pytest.raises(ModelRefused):
-            await client.classify(photo)
+    server.default = failure(503, retry_after="7")
+    client = await make_client(provider, max_retries=0)
+    for number in range(5):
+        with pytest.raises(ModelUnreachable):
+            await client.classify(other(photo, number))
+    with pytest.raises(ModelCircuitOpen) as raised:
+        await client.classify(photo)
+    assert 5 < (raised.value.retry_after_seconds or 0) <= 7
+
+
+async def test_a_rate_limit_slows_and_does_not_shut(
+    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.default = failure(429, retry_after="0")
+    client = await make_client(provider, max_retries=0)
+    for number in range(12):
+        with pytest.raises(ModelRateLimited):
+            await client.classify(other(photo, number))
+    assert server.call_count == 12
+    server.default = classification().delayed(0.02)
+    await asyncio.gather(*(client.classify(other(photo, number)) for number in range(6)))
     assert (await client.health()).available
+
+
+async def test_nobody_asks_before_the_provider_wants_it(
+    provider: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.script(failure(429, retry_after="50"))
+    client = await make_client(provider, max_retries=0)
+    for number in range(3):
+        with pytest.raises(ModelRateLimited) as raised:
+            await client.classify(other(photo, number))
+    assert server.call_count == 1
+    assert 40 < (raised.value.retry_after_seconds or 0) <= 50
+
+
+@pytest.mark.parametrize("reply", [refusal(), failure(403, message="Your input was flagged.")])
+async def test_refusals_say_nothing_about_health(
+    provider: str, reply: Reply, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """As `../shared/cases/provider_picture_refused_403`."""
+    server.default = reply
+    client = await make_client(provider)
+    for number in range(6):
+        with pytest.raises(ModelRefused):
+            await client.classify(other(photo, number))
+    assert server.call_count == 6
+    assert (await client.health()).available
+    server.default = classification()
+    await client.classify(photo)
 
 
 async def test_probe_is_free(provider: str, server: FakeModelServer, make_client: MakeClient) -> None:

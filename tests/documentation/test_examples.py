@@ -201,6 +201,34 @@ async def test_the_browsers_client_works(service: str, tmp_path: Path) -> None:
     assert busy.paths == ["/api/v1/classify/check-cache"] * 3
 
 
+# A browser that guards against fingerprinting: what is drawn does not come back, and each JPEG is another one.
+NOISY_BROWSER = """
+import { compressPhoto } from "./image-classifier.mjs";
+
+const noise = (size) => crypto.getRandomValues(new Uint8ClampedArray(size));
+const blank = (width, height) => ({ data: new Uint8ClampedArray(width * height * 4) });
+let drawn = null;
+globalThis.createImageBitmap = async () => ({ width: 40, height: 30, close() {} });
+globalThis.OffscreenCanvas = class {
+  getContext = () => ({
+    fillRect() {}, drawImage() {}, createImageData: blank, putImageData: (data) => (drawn = data),
+    getImageData: (x, y, width, height) => (process.argv[2] === "noisy" ? { data: noise(width * height * 4) } : drawn),
+  });
+  convertToBlob = async () => new Blob([noise(100)]);
+};
+console.log(await compressPhoto(new Blob(["photo"])).then(() => "compressed", (error) => error.name));
+"""
+
+
+@pytest.mark.parametrize(("browser", "printed"), [("noisy", "NotSupportedError"), ("true", "compressed")])
+async def test_a_browser_that_adds_noise_sends_the_file_itself(browser: str, printed: str, tmp_path: Path) -> None:
+    """As `../shared/cases/browser_canvas_noise`: noise would make another hash, and a paid call, of each upload."""
+    client = (PROJECT_ROOT / "app" / "web" / "assets" / "image-classifier.js").read_text(encoding="utf-8")
+    (tmp_path / "image-classifier.mjs").write_text(client, encoding="utf-8")
+    (tmp_path / "browser.mjs").write_text(NOISY_BROWSER, encoding="utf-8")
+    assert await run(node(), tmp_path / "browser.mjs", browser) == f"{printed}\n"
+
+
 async def test_the_react_native_example_is_javascript(tmp_path: Path) -> None:
     shutil.copy(CLIENTS / "react-native.jsx", tmp_path / "native.mjs")
     await run(node(), "--check", tmp_path / "native.mjs")

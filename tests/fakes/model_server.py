@@ -21,6 +21,7 @@ from typing import Any
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.model_replies import Reply, classification, failure
 from tests.fakes.model_wire import (
+    THINKING_SWITCHES,
     anthropic_body,
     anthropic_complaints,
     openai_body,
@@ -47,7 +48,10 @@ class FakeModelServer:
     """The state of a server, free to be changed while it runs.
 
     `refuses` names what it does not take: "json_schema", "json_object", "max_tokens", "max_completion_tokens",
-    "reasoning_effort", "reasoning_none" (the value that switches reasoning off), "image".
+    "reasoning_effort", "reasoning_none" (the value that switches reasoning off), "image", "system" (a message of that
+    role), "data_url" (a picture as one), "thinking" (a request that does not switch it off by `enable_thinking`).
+    `owned_by` is what its list of models says of each: vLLM runs them, others route names that they do not list.
+    `thinks_unless` is the field that has to switch thoughts off, else they come with the answer.
     `delay_seconds` comes before every answer. `calls` are the paid calls, `probes` the paths of the free ones.
     """
 
@@ -55,7 +59,9 @@ class FakeModelServer:
     api_key: str | None = API_KEY
     models: tuple[str, ...] = MODELS
     lists_models: bool = True
+    owned_by: str = "vllm"
     refuses: set[str] = field(default_factory=set)
+    thinks_unless: str | None = None
     delay_seconds: float = 0.0
     default: Reply = field(default_factory=classification)
     calls: list[Call] = field(default_factory=list)
@@ -102,7 +108,9 @@ class FakeModelServer:
             await asyncio.sleep(self.delay_seconds + reply.delay_seconds)
         finally:
             self.concurrent -= 1
-        return _render(reply, anthropic=anthropic, model=body["model"])
+        switch = self.thinks_unless
+        thinks = switch is not None and body.get(switch) != THINKING_SWITCHES.get(switch, False)
+        return _render(reply, anthropic=anthropic, model=body["model"], thoughts="Hm." if thinks else None)
 
     def _refuse_key(self, request: HTTPRequest, *, anthropic: bool) -> Reply | None:
         if self.api_key is None:
@@ -129,7 +137,7 @@ class FakeModelServer:
         name = path.removeprefix("/v1/models").strip("/")
         if not self.lists_models or (name and name not in self.models):
             return _render(failure(404, "not_found_error" if anthropic else "model_not_found"), anthropic=anthropic)
-        models = [{"id": model, "object": "model", "type": "model"} for model in self.models]
+        models = [{"id": model, "object": "model", "type": "model", "owned_by": self.owned_by} for model in self.models]
         body: dict[str, Any] = {"id": name, "object": "model", "type": "model"} if name else {"data": models}
         return HTTPResponse(body=json.dumps(body).encode())
 
@@ -150,8 +158,9 @@ async def fake_model_server() -> AsyncIterator[FakeModelServer]:
         yield server
 
 
-def _render(reply: Reply, *, anthropic: bool, model: str = "") -> HTTPResponse:
+def _render(reply: Reply, *, anthropic: bool, model: str = "", thoughts: str | None = None) -> HTTPResponse:
     body = reply.raw
     if body is None:
-        body = json.dumps((anthropic_body if anthropic else openai_body)(reply, model), ensure_ascii=False).encode()
+        answer = anthropic_body(reply, model) if anthropic else openai_body(reply, model, thoughts=thoughts)
+        body = json.dumps(answer, ensure_ascii=False).encode()
     return HTTPResponse(reply.status, body, reply.headers, reply.sent_bytes)

@@ -14,14 +14,31 @@ from PIL import Image
 
 from tests.fakes.model_replies import Reply
 
-_OPENAI_FIELDS = {"model", "messages", "response_format", "reasoning_effort", "max_tokens", "max_completion_tokens"}
+_OPENAI_FIELDS = {
+    "model",
+    "messages",
+    "response_format",
+    "reasoning_effort",
+    "max_tokens",
+    "max_completion_tokens",
+    "stream",
+}
+# Of servers that speak OpenAI's language with words of their own; what each says for "without thoughts".
+THINKING_SWITCHES: dict[str, Any] = {
+    "thinking": {"type": "disabled"},
+    "enable_thinking": False,
+    "chat_template_kwargs": {"enable_thinking": False},
+}
 _ANTHROPIC_FIELDS = {"model", "messages", "max_tokens", "system", "thinking", "output_config"}
 _USAGE = {"input": 1300, "output": 40}
 
 
 def openai_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
     """Give what Chat Completions would say against a request, worst first."""
-    yield from (f"Unrecognized request argument supplied: {name}" for name in body.keys() - _OPENAI_FIELDS)
+    yield from (
+        f"Unrecognized request argument supplied: {name}"
+        for name in body.keys() - _OPENAI_FIELDS - THINKING_SWITCHES.keys()
+    )
     limits = {"max_tokens", "max_completion_tokens"} & body.keys()
     if len(limits) != 1:
         yield "Setting one of 'max_tokens' and 'max_completion_tokens' is expected."
@@ -33,8 +50,14 @@ def openai_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
     yield from _openai_format_complaints(body, refuses)
     if "image" in refuses:
         yield "Invalid content type. image_url is only supported by certain models."
+    if "system" in refuses and body["messages"][0]["role"] == "system":
+        yield "prompting with images is incompatible with system messages"
+    if "data_url" in refuses and any(url.startswith("data:") for url in _image_urls(body)):
+        yield "图片输入格式/解析错误"
+    if "thinking" in refuses and body.get("enable_thinking") is not False:
+        yield "parameter.enable_thinking must be set to false for non-streaming calls"
     if _openai_image(body) is None:
-        yield "The messages hold no data URL of a JPEG."
+        yield "The messages hold no JPEG, as a data URL or as Base64."
 
 
 def _openai_format_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
@@ -73,8 +96,8 @@ def request_image(body: dict[str, Any]) -> bytes | None:
     return _openai_image(body) or _anthropic_image(body)
 
 
-def openai_body(reply: Reply, model: str) -> dict[str, Any]:
-    """Give `reply` the form of a chat completion, or of an error when its status is one."""
+def openai_body(reply: Reply, model: str, *, thoughts: str | None = None) -> dict[str, Any]:
+    """Give `reply` the form of a chat completion, with `thoughts` beside it, or of an error when its status is one."""
     if reply.status >= 400:
         error = {"message": reply.message, "type": "invalid_request_error", "param": None, "code": reply.code}
         return {"error": error}
@@ -84,6 +107,8 @@ def openai_body(reply: Reply, model: str) -> dict[str, Any]:
         "content": None if refused else reply.text,
         "refusal": "I'm sorry, I can't assist with that." if refused else None,
     }
+    if thoughts is not None:
+        message["reasoning_content"] = thoughts
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -128,11 +153,15 @@ def _schema_complaints(schema: dict[str, Any]) -> Iterator[str]:
 
 
 def _openai_image(body: dict[str, Any]) -> bytes | None:
-    for part in _parts(body):
-        url = part.get("image_url", {}).get("url", "")
-        if part.get("type") == "image_url" and url.startswith("data:image/jpeg;base64,"):
-            return _clean_jpeg(url.partition(",")[2])
+    for url in _image_urls(body):
+        return _clean_jpeg(url.removeprefix("data:image/jpeg;base64,"))
     return None
+
+
+def _image_urls(body: dict[str, Any]) -> Iterator[str]:
+    for part in _parts(body):
+        if part.get("type") == "image_url":
+            yield part["image_url"]["url"]
 
 
 def _anthropic_image(body: dict[str, Any]) -> bytes | None:

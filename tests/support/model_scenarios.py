@@ -106,11 +106,14 @@ INVALID = {
     "empty": answer(""),
     "cut off": cut_off(),
     "cut off after the object": cut_off(JSON),
+    "cut off in blank space after half of the object": cut_off(JSON[:-1] + " " * 400),
+    "thoughts that do not end": answer(f"<think>It may be {JSON}. But wait, in the middle there is a"),
 }
 
 VALID = {
     "bare": JSON,
     "fenced": f"```json\n{JSON}\n```",
     "prose around": f"Sure! Here {{it}} is:\n{JSON}\nAnything else?",
+    "thoughts without a beginning": f'It may be {{"category": "foods", "confidence": 1}}.\n</think>\n\n{JSON}',
     "thoughts before": f'<think>Perhaps {{"category": "foods"}}?</think>\n{JSON}',
 }

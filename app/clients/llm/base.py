@@ -12,7 +12,7 @@ from loguru import logger
 
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.errors import ModelAnswerInvalid, ModelRefused
-from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, parse_answer
+from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, is_whole, parse_answer
 from app.clients.llm.prompt import Correction, build_prompt
 from app.clients.metering import CallOutcome, ModelCall, may_call_again, note_call
 from app.config.model import ModelSettings
@@ -28,7 +28,7 @@ class LLMAnswer:
     """One answer of a model: its text, what it cost in tokens, and the name of the model as the server gives it.
 
     `cached_input_tokens` are part of `input_tokens`. `cut_off` is true when the token limit ended the answer, `refused`
-    when the safety filter of the model or of its provider stands behind it.
+    when the safety filter of the model or of its provider stands behind it, `thought` when thoughts came with it.
     """
 
     text: str
@@ -38,6 +38,7 @@ class LLMAnswer:
     cut_off: bool = False
     refused: bool = False
     cached_input_tokens: int = 0
+    thought: bool = False
 
 
 class LLMClient(ModelClient):
@@ -107,7 +108,7 @@ class LLMClient(ModelClient):
 
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:
-    if answer.cut_off:
+    if answer.cut_off and not is_whole(answer.text):
         raise ModelAnswerInvalid(
             "The answer was cut off at the token limit; it must be shorter.", advice="Check LLM_MAX_TOKENS."
         )

@@ -31,7 +31,7 @@ class ClaudeClient(HostedClient):
     default_model: ClassVar[str] = "claude-haiku-5-5"
     first_form: ClassVar[RequestForm] = RequestForm(
         formats=(AnswerFormat.JSON_SCHEMA, AnswerFormat.PROMPT),
-        thinking=tuple(Thinking),
+        thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_TOKENS,),
     )
 

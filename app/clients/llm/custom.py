@@ -7,8 +7,13 @@ import httpx2
 from app.clients.errors import ModelConfigurationError, ModelNotFound, ModelResponseInvalid
 from app.clients.llm.http import error_from_response, sdk_call
 from app.clients.llm.openai import OpenAIClient
-from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
+from app.clients.llm.request_form import AnswerFormat, Instructions, Picture, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
+
+# `owned_by` of servers that run the models themselves: Ollama, vLLM, SGLang, llama.cpp, LM Studio. What such a server
+# does not list it does not have. A server that routes (OpenRouter, one-api, LiteLLM) or sells models takes names that
+# its list does not hold: aliases, snapshots, names of endpoints.
+_LISTS_ALL = {"library", "vllm", "sglang", "llamacpp", "organization_owner"}
 
 
 class CustomClient(OpenAIClient):
@@ -21,8 +26,11 @@ class CustomClient(OpenAIClient):
     default_model: ClassVar[str] = ""
     first_form: ClassVar[RequestForm] = RequestForm(
         formats=tuple(AnswerFormat),
-        thinking=tuple(Thinking),
+        thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_TOKENS, TokenLimit.MAX_COMPLETION_TOKENS),
+        instructions=tuple(Instructions),
+        pictures=tuple(Picture),
+        other_ways=(Thinking.DISABLED, Thinking.NOT_ENABLED, Thinking.TEMPLATE),
     )
     requires_api_key: ClassVar[bool] = False
 
@@ -37,20 +45,24 @@ class CustomClient(OpenAIClient):
 
     async def _probe(self) -> None:
         try:
-            names = await sdk_call(self._model_names())
+            outcome = await sdk_call(self._listed_models())
         except ModelResponseInvalid:
             # Some servers answer any path with a page.
             return
-        if isinstance(names, httpx2.Response):
+        if isinstance(outcome, httpx2.Response):
             # The list of models is optional for such a server; that it answers is all that can be learnt here.
-            if names.status_code not in {404, 405}:
-                raise error_from_response(names)
-        elif names and _base_name(self.model) not in names:
+            if outcome.status_code not in {404, 405}:
+                raise error_from_response(outcome)
+            return
+        names, owners = outcome
+        if names and _base_name(self.model) not in names and owners <= _LISTS_ALL:
             raise ModelNotFound
 
-    async def _model_names(self) -> set[str]:
+    async def _listed_models(self) -> tuple[set[str], set[object]]:
+        """Return the names of the models that the server lists, and whose it says they are."""
         page = await self._models.list(extra_headers=self._headers)
-        return {_base_name(model.id) for model in page.data}
+        names = {_base_name(model.id) for model in page.data}
+        return names, {getattr(model, "owned_by", None) for model in page.data}
 
 
 def _base_name(name: str) -> str:

@@ -5,6 +5,7 @@ A provider's file holds what is its own: the call of its SDK, and where the answ
 
 import asyncio
 import base64
+import time
 from abc import abstractmethod
 from typing import ClassVar, TypeVar
 
@@ -13,9 +14,11 @@ from loguru import logger
 
 from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest, ModelTimeout
 from app.clients.llm.base import LLMAnswer, LLMClient
+from app.clients.llm.body import read_error
+from app.clients.llm.error_rules import NO_VISION
 from app.clients.llm.http import complaint, error_from_response, sdk_call
 from app.clients.llm.prompt import Correction
-from app.clients.llm.request_form import RequestForm, blames_picture, next_form
+from app.clients.llm.request_form import RequestForm, blames_picture, form_after_thoughts, next_form
 from app.clients.metering import CallOutcome, ModelCall, note_call
 from app.config.model import ModelSettings
 
@@ -23,6 +26,10 @@ T = TypeVar("T")
 
 # A server that refuses a parameter or a format says so with one of these.
 _REFUSED_FORM_STATUSES = {400, 422}
+
+# Where every form was refused without a reason, the next photos are not tried in all of them for so long.
+GUESS_AGAIN_SECONDS = 10.0
+_UNKNOWN_MODEL_CODES = {"model_not_found", "not_found_error"}
 
 
 class HostedClient(LLMClient):
@@ -33,6 +40,8 @@ class HostedClient(LLMClient):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self._form = self.first_form
+        self._has_worked = False
+        self._no_guess_until = 0.0
 
     @abstractmethod
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
@@ -61,7 +70,7 @@ class HostedClient(LLMClient):
                 note_call(ModelCall(CallOutcome.FAILED, is_charged=False))
                 raise
             if isinstance(outcome, LLMAnswer):
-                self._remember(form)
+                self._remember(form_after_thoughts(form) if outcome.thought else form)
                 return outcome
             is_refusal = isinstance(error_from_response(outcome), ModelRefused)
             note_call(ModelCall(CallOutcome.REFUSED if is_refusal else CallOutcome.FAILED, is_charged=False))
@@ -69,19 +78,18 @@ class HostedClient(LLMClient):
 
     async def _probe(self) -> None:
         outcome = await sdk_call(self._retrieve_model())
-        if isinstance(outcome, httpx2.Response):
-            raise error_from_response(outcome)
+        if not isinstance(outcome, httpx2.Response):
+            return
+        if outcome.status_code == 404 and not read_error(outcome.content)[0] & _UNKNOWN_MODEL_CODES:
+            # A proxy that has no such path: nothing is known of the model.
+            return
+        raise error_from_response(outcome)
 
     def _remember(self, form: RequestForm) -> None:
+        self._has_worked = True
         if form != self._form:
-            logger.info(
-                "model {} ({}) takes requests with format={} thinking={} limit={}",
-                self.provider,
-                self.model,
-                form.format,
-                form.thinking_mode,
-                form.token_limit,
-            )
+            if str(form) != str(self._form):
+                logger.info("model {} ({}) is asked in the form: {}", self.provider, self.model, form)
             self._form = form
 
     def _after_refusal(self, form: RequestForm, response: httpx2.Response) -> RequestForm:
@@ -90,14 +98,17 @@ class HostedClient(LLMClient):
         if type(error) is not ModelRejectedRequest or response.status_code not in _REFUSED_FORM_STATUSES:
             raise error
         words = complaint(response)
-        lower = next_form(form, words)
+        has_worked = self._has_worked and form == self._form
+        may_guess = time.monotonic() >= self._no_guess_until
+        lower = next_form(form, words, has_worked=has_worked, may_guess=may_guess)
         if lower is not None:
             return lower
+        if has_worked:
+            raise ModelRejectedRequest(advice="The model server has taken other pictures in the same form.")
         if blames_picture(words):
-            raise ModelRejectedRequest(
-                advice="The model server does not take this picture. Set LLM_MODEL to a model that can see pictures, "
-                "and check that the server has loaded its vision part."
-            )
+            raise ModelRejectedRequest(advice=NO_VISION)
+        if may_guess:
+            self._no_guess_until = time.monotonic() + GUESS_AGAIN_SECONDS
         raise ModelRejectedRequest(
             advice="The model server refuses the request in every form we know. "
             "Check LLM_MODEL, LLM_BASE_URL and LLM_MAX_TOKENS."

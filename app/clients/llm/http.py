@@ -1,14 +1,13 @@
-"""What all hosted models share: a bounded HTTP client, and one table from a provider's failure to our errors.
+"""What all hosted models share: a bounded HTTP client, and the way from a provider's failure to one of our errors.
 
 A server's words are only searched for known codes. They never enter an error, a log line or a `repr`: they may quote
 the key or the picture.
 """
 
-import json
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -18,18 +17,16 @@ from urllib.parse import urlsplit
 import httpx2
 
 from app.clients.errors import (
-    ModelAuthenticationFailed,
     ModelConfigurationError,
     ModelError,
-    ModelNotFound,
-    ModelQuotaExhausted,
     ModelRateLimited,
-    ModelRefused,
     ModelRejectedRequest,
     ModelResponseInvalid,
     ModelTimeout,
     ModelUnreachable,
 )
+from app.clients.llm.body import read_error, settled
+from app.clients.llm.error_rules import find_rule
 from app.config.model import ModelSettings
 
 T = TypeVar("T")
@@ -40,37 +37,18 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 RESPONSE_MAX_BYTES = 4 * 1024 * 1024
 # The longest pause we pass on. Base never waits longer than its total deadline anyway.
 RETRY_AFTER_MAX_SECONDS = 60.0
-_SEARCHED_CHARACTERS = 20_000
 # The SDKs do not validate a response: what is wrong with it shows when it is decoded, or read as what it should be.
 _UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # What no longer holds once a body is read. The type goes too: JSON is UTF-8 (RFC 8259), and a hostile charset such as
 # "zlib" would be applied by the code that asks for the text.
 _BODY_HEADERS = {"content-encoding", "content-length", "transfer-encoding", "content-type"}
 
-# Codes as the providers document them, in lower case: OpenAI, Anthropic, DashScope, Zhipu (numbers).
-_QUOTA_CODES = {
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "billing_error",
-    "arrearage",
-    "allocationquota.freetieronly",
-    "1113",
-}
-_REFUSAL_CODES = {
-    "content_filter",
-    "content_policy_violation",
-    "data_inspection_failed",
-    "datainspectionfailed",
-    "1301",
-}
-_NOT_FOUND_CODES = {"model_not_found", "1211"}
-_KEY_CODES = {"invalid_api_key"}
-_REGION_CODE = "unsupported_country_region_territory"
-
 
 class BoundedClient(httpx2.AsyncClient):
-    """An HTTP client that reads at most `RESPONSE_MAX_BYTES` of a response, counted after decompression."""
+    """An HTTP client that reads at most `RESPONSE_MAX_BYTES` of a response, counted after decompression.
+
+    What is an error in truth gets the status of one, and an event stream becomes one answer (`body.settled`).
+    """
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send `request` and return the whole response.
@@ -89,7 +67,10 @@ class BoundedClient(httpx2.AsyncClient):
         finally:
             await response.aclose()
         headers = [item for item in response.headers.multi_items() if item[0].lower() not in _BODY_HEADERS]
-        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+        status, content = response.status_code, bytes(body)
+        if response.is_success:
+            status, content = settled(status, content)
+        return httpx2.Response(status, headers=headers, content=content, request=request)
 
 
 def create_http_client(settings: ModelSettings) -> BoundedClient:
@@ -179,40 +160,22 @@ def error_from_exception(error: Exception) -> ModelError:
 
 
 def error_from_response(response: httpx2.Response) -> ModelError:
-    """Map a response whose status is not 2xx to the error it stands for; see the table in the body."""
-    status = response.status_code
-    codes = set(_codes(response))
-    # Anthropic reports an empty account as an ordinary 400 and says so only in words.
-    broke = "credit balance" in complaint(response) or any(code.endswith("spend_limit_reached") for code in codes)
-    rows: list[tuple[bool, ModelError]] = [
-        (status in {408, 409, 425} or status >= 500, ModelUnreachable()),
-        (status == 402 or broke or bool(codes & _QUOTA_CODES), ModelQuotaExhausted()),
-        (bool(codes & _REFUSAL_CODES), ModelRefused()),
-        (status == 404 or bool(codes & _NOT_FOUND_CODES), ModelNotFound()),
-        (
-            _REGION_CODE in codes,
-            ModelAuthenticationFailed(advice="The model provider does not serve this server's region."),
-        ),
-        (status in {401, 403} or bool(codes & _KEY_CODES), ModelAuthenticationFailed()),
-        (status == 429, ModelRateLimited()),
-        (
-            status == 413,
-            ModelRejectedRequest(advice="The picture is too large for the model server: lower LLM_IMAGE_MAX_EDGE."),
-        ),
-        (
-            300 <= status < 400,
-            ModelRejectedRequest(advice="The model server redirects: set LLM_BASE_URL to its final address."),
-        ),
-    ]
-    error = next((error for applies, error in rows if applies), ModelRejectedRequest())
+    """Map a response whose status is not 2xx to the error that it stands for, by the table of `error_rules.py`."""
+    rule = find_rule(response.status_code, *read_error(response.content))
+    error = ModelRejectedRequest() if rule is None else rule.kind(advice=rule.advice)
+    asked_pause = retry_after_seconds(response.headers)
+    if response.status_code == 402 and rule is not None and rule.recognised_by == "402" and asked_pause is not None:
+        # https://openrouter.ai/docs/api/reference/errors-and-debugging: with the header it is a limit that passes.
+        error = ModelRateLimited()
     if error.retryable:
-        error.retry_after_seconds = retry_after_seconds(response.headers)
+        own_pause = None if rule is None else rule.pause_seconds
+        error.retry_after_seconds = own_pause if own_pause is not None else asked_pause
     return error
 
 
 def complaint(response: httpx2.Response) -> str:
     """Return what the server says, in lower case and bounded; only to be searched for words, never to be shown."""
-    return response.text[:_SEARCHED_CHARACTERS].lower()
+    return read_error(response.content)[1]
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
@@ -238,18 +201,3 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 def _number(value: str | None) -> float | None:
     number = (value or "").strip()
     return float(number) if re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", number) else None
-
-
-def _codes(response: httpx2.Response) -> Iterator[str]:
-    """Yield `code`, `type` and `error_code` of the body, of its `error` and of that one's `details`, in lower case."""
-    try:
-        node = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return
-    for key in ("error", "details", None):
-        if not isinstance(node, dict):
-            return
-        for name in ("code", "type", "error_code"):
-            if isinstance(node.get(name), (str, int)):
-                yield str(node[name]).lower()
-        node = node.get(key) if key else None

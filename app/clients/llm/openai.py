@@ -11,12 +11,15 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import ResponseFormat
 
-from app.clients.errors import ModelConfigurationError
+from app.clients.errors import ModelConfigurationError, ModelResponseInvalid
 from app.clients.llm.base import LLMAnswer
+from app.clients.llm.body import chunk_text
+from app.clients.llm.error_rules import is_refusal
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
+from app.clients.llm.parsing import has_thoughts
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
-from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
+from app.clients.llm.request_form import AnswerFormat, Instructions, Picture, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
 
 _BASE_URL = "https://api.openai.com/v1"
@@ -31,13 +34,17 @@ _RESPONSE_FORMATS: dict[AnswerFormat, ResponseFormat | openai.Omit] = {
     AnswerFormat.JSON_OBJECT: {"type": "json_object"},
     AnswerFormat.PROMPT: openai.omit,
 }
-_REASONING: dict[Thinking, Literal["none", "low"] | openai.Omit] = {
-    Thinking.OFF: "none",
-    Thinking.LOW: "low",
-    Thinking.UNSAID: openai.omit,
+_REASONING: dict[Thinking, Literal["none", "low"]] = {Thinking.OFF: "none", Thinking.LOW: "low"}
+# Fields that OpenAI itself does not have.
+_OTHER_FIELDS: dict[Thinking, dict[str, object]] = {
+    Thinking.DISABLED: {"thinking": {"type": "disabled"}},
+    Thinking.NOT_ENABLED: {"enable_thinking": False},
+    Thinking.TEMPLATE: {"chat_template_kwargs": {"enable_thinking": False}},
 }
-# "sensitive" is Zhipu's word for it.
-_REFUSAL_REASONS = {"content_filter", "sensitive"}
+# Where servers put thoughts: DeepSeek, DashScope, Zhipu, Ark, vLLM; OpenRouter, Ollama.
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning")
+# The server lost its model in the middle of the answer: OpenRouter, Zhipu.
+_BROKEN_FINISHES = {"error", "network_error"}
 
 
 class OpenAIClient(HostedClient):
@@ -51,7 +58,7 @@ class OpenAIClient(HostedClient):
     default_model: ClassVar[str] = "gpt-6-luna"
     first_form: ClassVar[RequestForm] = RequestForm(
         formats=tuple(AnswerFormat),
-        thinking=tuple(Thinking),
+        thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_COMPLETION_TOKENS, TokenLimit.MAX_TOKENS),
     )
     requires_api_key: ClassVar[bool] = True
@@ -78,24 +85,32 @@ class OpenAIClient(HostedClient):
         limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
         completion = await self._completions.create(
             model=self.model,
-            messages=self._messages(jpeg, correction),
+            messages=self._messages(form, jpeg, correction),
             max_completion_tokens=limit if newer else openai.omit,
             max_tokens=openai.omit if newer else limit,
             response_format=_RESPONSE_FORMATS[form.format],
-            reasoning_effort=_REASONING[form.thinking_mode],
+            reasoning_effort=_REASONING.get(form.thinking_mode, openai.omit),
+            extra_body=_OTHER_FIELDS.get(form.thinking_mode),
+            # Some servers stream unless they are told not to.
+            stream=False,
             extra_headers=self._headers,
         )
         choice = completion.choices[0]
-        refused = bool(choice.message.refusal) or choice.finish_reason in _REFUSAL_REASONS
+        # A refused answer may have no message at all.
+        refused = is_refusal(choice.finish_reason) or bool(choice.message.refusal)
+        if choice.finish_reason in _BROKEN_FINISHES:
+            raise ModelResponseInvalid
         usage = completion.usage
+        text = "" if refused else _text(choice.message.content)
         return LLMAnswer(
-            text="" if refused else checked(choice.message.content or "", str),
+            text=text,
             input_tokens=token_count(usage, "prompt_tokens"),
             cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
             output_tokens=token_count(usage, "completion_tokens"),
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
             refused=refused,
+            thought=has_thoughts(text) or any(getattr(choice.message, name, None) for name in _THOUGHT_FIELDS),
         )
 
     async def _retrieve_model(self) -> object:
@@ -104,25 +119,35 @@ class OpenAIClient(HostedClient):
     async def _close(self) -> None:
         await self._sdk.close()
 
-    def _messages(self, jpeg: bytes, correction: Correction | None) -> list[ChatCompletionMessageParam]:
+    def _messages(
+        self, form: RequestForm, jpeg: bytes, correction: Correction | None
+    ) -> list[ChatCompletionMessageParam]:
         # No "detail": the default keeps the picture as it is, and LLM_IMAGE_MAX_EDGE has already decided its size and
         # so its price. "low" would blur the small print that tells a document from a screenshot.
         question = self.prompt.question
+        if form.instructions[0] is Instructions.USER:
+            question = f"{self.prompt.instructions}\n\n{question}"
         if correction and not correction.answer:
             question = f"{question}\n{correction.request}"
+        url = base64_text(jpeg)
+        if form.pictures[0] is Picture.DATA_URL:
+            url = f"data:image/jpeg;base64,{url}"
         messages: list[ChatCompletionMessageParam] = [
-            {"role": "system", "content": self.prompt.instructions},
             {
                 "role": "user",
-                "content": [
-                    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64_text(jpeg)}"}},
-                    {"type": "text", "text": question},
-                ],
-            },
+                "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}],
+            }
         ]
+        if form.instructions[0] is Instructions.SYSTEM:
+            messages.insert(0, {"role": "system", "content": self.prompt.instructions})
         if correction and correction.answer:
             messages += [
                 {"role": "assistant", "content": correction.answer},
                 {"role": "user", "content": correction.request},
             ]
         return messages
+
+
+def _text(content: object) -> str:
+    """Return the text of a message, which is a text or a list of chunks; none where it is all thoughts."""
+    return chunk_text(content if isinstance(content, list) else checked(content or "", str))

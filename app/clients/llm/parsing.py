@@ -1,6 +1,7 @@
 """A model's text becomes a classification only if everything in it is valid; nothing is guessed, mapped or filled in.
 
-Accepted: one JSON object, bare, in a code fence or with prose around it (the same object twice is one object).
+Accepted: one JSON object, bare, in a code fence or with prose around it (the same object twice is one object), after
+thoughts that are marked as such and have come to an end.
 A category may differ in case and surrounding spaces. A confidence is a JSON number from 0 to 1: a string such as
 "0.9", `true`, NaN and a percentage such as 95 are invalid, since reading them would be a guess. Further keys are
 ignored. A description is optional; one that is not text counts as absent.
@@ -21,8 +22,19 @@ ANSWER_MAX_CHARACTERS = 32_000
 _MAX_ATTEMPTS = 32
 _ZERO_WIDTH_JOINER = "\u200d"
 
-# Some servers leave a reasoning model's thoughts, drafts of the answer included, at the start of the text.
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+# What models put around their thoughts, drafts of the answer included, where their server leaves it in the text:
+# DeepSeek, Qwen, GLM (<think>), Gemini (<thought>), Mistral ([THINK]), Kimi (◁think▷), Seed (<seed:think>), Skywork
+# (<|begin_of_thought|>), MedGemma (<unused94>), and gpt-oss' channels (https://cookbook.openai.com/articles/openai-harmony).
+_NAMES = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
+_OPENING = re.compile(
+    rf"<\|?{_NAMES}\|?>|\[think\]|◁think▷|<\|begin_of_thought\|>|<unused94>|<\|channel\|?>(?:analysis|thought)",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    rf"<\|?/{_NAMES}\|?>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<unused95>|<\|channel\|>final(?:<\|message\|>)?"
+    r"|<channel\|>|assistantfinal",
+    re.IGNORECASE,
+)
 
 
 class ParsedAnswer(NamedTuple):
@@ -60,11 +72,38 @@ def clean_text(text: str, max_characters: int) -> str:
     return kept[:max_characters].strip()
 
 
+def has_thoughts(text: str) -> bool:
+    """Say whether a model's thoughts stand in its answer, marked by one of the usual marks."""
+    return bool(_OPENING.search(text) or _CLOSING.search(text))
+
+
+def is_whole(text: str) -> bool:
+    """Say whether an answer that the token limit ended was over before: an object, and then blank space to the end.
+
+    A model that is held to a schema may go on with the blanks that JSON allows after it.
+    """
+    return text.rstrip() != text and text.rstrip().endswith("}")
+
+
+def _without_thoughts(text: str) -> str:
+    """Return what comes after the last closing mark: the opening one is often part of the prompt, and so not there.
+
+    Raises:
+        ModelAnswerInvalid: thoughts have no end, so what looks like an answer in them is a draft.
+    """
+    answer = text[max((closing.end() for closing in _CLOSING.finditer(text)), default=0) :]
+    if _OPENING.search(answer):
+        raise ModelAnswerInvalid("The answer holds thoughts that do not end.")
+    return answer
+
+
 def _only_object(text: str) -> dict[str, Any]:
+    text = text.strip()
     if len(text) > ANSWER_MAX_CHARACTERS:
         raise ModelAnswerInvalid(f"The answer has more than {ANSWER_MAX_CHARACTERS} characters.")
-    text = _THOUGHTS.sub("", text)
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+    if not _is_one_value(text):
+        text = _without_thoughts(text)
     found: list[dict[str, Any]] = []
     start = text.find("{")
     for _ in range(_MAX_ATTEMPTS):
@@ -83,6 +122,15 @@ def _only_object(text: str) -> dict[str, Any]:
     if len(found) > 1 or start >= 0:
         raise ModelAnswerInvalid("The answer holds more than one JSON object.")
     return found[0]
+
+
+def _is_one_value(text: str) -> bool:
+    """Say whether the answer is JSON and nothing else, so that a mark in it is part of a description."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

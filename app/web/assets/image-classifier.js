@@ -25,7 +25,7 @@
  * @typedef {object} PhotoReport
  * @property {string} hash  SHA-256 in hex
  * @property {number} bytes  size of what was hashed, and sent on a miss
- * @property {boolean} compressed  false: the browser cannot read this format, and the original file was used
+ * @property {boolean} compressed  false: the browser cannot read this format, or adds noise to it, and the original file was used
  * @property {boolean} uploaded  false: a cache hit
  */
 
@@ -125,9 +125,10 @@ export async function classifyPhoto(file, { server = "", userId = "", apiKey = "
  *
  * @param {Blob} file
  * @returns {Promise<Blob>}
- * @throws {DOMException} the browser cannot read it
+ * @throws {DOMException} the browser cannot read it, or changes what is drawn
  */
 export async function compressPhoto(file) {
+  if (!canvasIsTrue()) throw new DOMException("The browser adds noise to pictures.", "NotSupportedError");
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   const scale = Math.min(1, MAX_EDGE / Math.max(bitmap.width, bitmap.height));
   const width = Math.max(1, Math.round(bitmap.width * scale));
@@ -141,6 +142,22 @@ export async function compressPhoto(file) {
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
   return canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
+}
+
+/**
+ * Whether the browser gives back the pixels that were drawn. One that guards against fingerprinting (Firefox'
+ * resistFingerprinting, Brave, CanvasBlocker) adds noise, so that the same photo would have another hash each time.
+ *
+ * @returns {boolean}
+ */
+function canvasIsTrue() {
+  const context = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
+  const drawn = context.createImageData(32, 32);
+  // Many colours: some guards leave what is all alike. Opaque, so that no value is rounded.
+  drawn.data.forEach((_, i) => (drawn.data[i] = i % 4 === 3 ? 255 : (i * 37) % 256));
+  context.putImageData(drawn, 0, 0);
+  const read = context.getImageData(0, 0, 32, 32).data;
+  return drawn.data.every((value, i) => value === read[i]);
 }
 
 /**

@@ -54,6 +54,25 @@ async def test_names_differ_between_list_and_request(
     assert (await (await make_client("custom", model=asked)).health()).available is available
 
 
+@pytest.mark.parametrize("owner", ["openrouter", "custom", "openai", "system", "library", "vllm", "llamacpp"])
+async def test_only_a_server_that_runs_its_models_proves_that_one_is_missing(
+    owner: str, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """Routers take names that they do not list, such as OpenRouter's aliases and one-api's mappings."""
+    server.models, server.owned_by = ("listed",), owner
+    health = await (await make_client("custom", model="vendor/alias:free")).health()
+    assert health.available is (owner not in {"library", "vllm", "llamacpp"})
+
+
+@pytest.mark.parametrize("provider", ["openai", "claude"])
+async def test_a_proxy_without_the_path_of_a_model_is_well(provider: str, make_client: MakeClient) -> None:
+    async def handler(_: HTTPRequest) -> HTTPResponse:
+        return HTTPResponse(404, b'{"detail": "Not Found"}')
+
+    with running_http_server(handler) as url:
+        assert (await (await make_client(provider, base_url=url)).health()).available
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": null}', b'{"data": []}', b'{"data": [{"id": 7}]}'])
 async def test_list_that_is_none_is_no_failure(body: bytes, make_client: MakeClient) -> None:
     async def handler(_: HTTPRequest) -> HTTPResponse:

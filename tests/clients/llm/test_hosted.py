@@ -1,5 +1,6 @@
 """The negotiation of a request's form: what a server refuses is left out, and what worked is remembered."""
 
+import base64
 import json
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from app.categories import Category
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelNotFound, ModelRefused, ModelRejectedRequest
+from app.clients.llm import hosted
 from tests.fakes.model_replies import failure, raw, refusal
 from tests.fakes.model_server import FakeModelServer
+from tests.fakes.model_wire import THINKING_SWITCHES
 from tests.support.model_settings import MakeClient
 
 # What is refused, by whom, and the requests that the first photo then costs.
@@ -25,6 +28,10 @@ LADDERS = [
     ("custom", {"json_schema", "json_object"}, 3),
     ("custom", {"max_tokens"}, 2),
     ("custom", {"json_schema", "json_object", "max_tokens", "reasoning_effort"}, 6),
+    ("custom", {"system"}, 2),
+    ("custom", {"data_url"}, 2),
+    ("custom", {"thinking"}, 2),
+    ("custom", {"json_schema", "json_object", "max_tokens", "reasoning_effort", "system", "data_url"}, 8),
     ("claude", {"json_schema"}, 2),
     ("claude", {"reasoning_none"}, 2),
     ("claude", {"reasoning_effort"}, 3),
@@ -89,18 +96,30 @@ async def test_model_that_cannot_see(
     assert server.call_count == 1
 
 
-@pytest.mark.parametrize(("provider", "forms"), [("openai", 6), ("custom", 6), ("claude", 4)])
+@pytest.mark.parametrize(("provider", "forms"), [("openai", 6), ("custom", 8), ("claude", 4)])
 @pytest.mark.parametrize("body", [b'{"error": "no"}', b"", b"\xff", b"[" * 5000])
 async def test_every_form_is_refused(
-    provider: str, forms: int, body: bytes, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+    provider: str,
+    forms: int,
+    body: bytes,
+    server: FakeModelServer,
+    make_client: MakeClient,
+    photo: PreparedPhoto,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.default = raw(body, 400)
     client = await make_client(provider)
-    for times in (1, 2):
+    for calls in (forms, forms + 1, forms + 2):
         with pytest.raises(ModelRejectedRequest) as raised:
             await client.classify(photo)
         assert "every form" in str(raised.value.advice)
-        assert server.call_count == times * forms
+        assert server.call_count == calls
+    monkeypatch.setattr(hosted, "GUESS_AGAIN_SECONDS", 0.0)
+    client = await make_client(provider)
+    for times in (1, 2):
+        with pytest.raises(ModelRejectedRequest):
+            await client.classify(photo)
+        assert server.call_count == forms + 2 + times * forms
 
 
 @pytest.mark.parametrize("provider", ["openai", "custom", "claude"])
@@ -126,6 +145,68 @@ async def test_what_only_a_passing_refusal_needed_is_not_remembered(
         await client.classify(photo)
     await client.classify(photo)
     assert [form_of(call.body)[0] for call in server.calls] == ["json_schema", "json_object", "json_schema"]
+
+
+async def test_instructions_without_a_system_message(
+    server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """As `../shared/cases/provider_system_refused`: they stand before the question, once."""
+    server.refuses = {"system"}
+    client = await make_client("custom")
+    await client.classify(photo)
+    (message,) = server.calls[1].body["messages"]
+    assert message["role"] == "user"
+    text = message["content"][1]["text"]
+    assert text.count("You sort photos") == 1
+    assert text.endswith("Reply with the JSON object only.")
+
+
+async def test_a_picture_as_bare_base64(server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto) -> None:
+    """As `../shared/cases/provider_raw_base64`."""
+    server.refuses = {"data_url"}
+    await (await make_client("custom")).classify(photo)
+    url = server.calls[1].body["messages"][1]["content"][0]["image_url"]["url"]
+    assert base64.b64decode(url, validate=True) == photo.jpeg
+
+
+@pytest.mark.parametrize(("switch", "answers"), [("thinking", 1), ("enable_thinking", 2), ("chat_template_kwargs", 3)])
+async def test_thoughts_are_switched_off_in_the_servers_own_way(
+    switch: str, answers: int, server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """A server that passes over `reasoning_effort` shows it by the thoughts in its answer; that costs no request."""
+    server.thinks_unless = switch
+    client = await make_client("custom")
+    for _ in range(5):
+        await client.classify(photo)
+    assert server.call_count == 5
+    assert [switch in call.body for call in server.calls[answers:]] == [True] * (5 - answers)
+    assert "reasoning_effort" not in server.calls[-1].body
+
+
+async def test_thoughts_that_nothing_switches_off(
+    server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    server.thinks_unless = "nothing"
+    client = await make_client("custom")
+    for _ in range(6):
+        await client.classify(photo)
+    assert server.call_count == 6
+    assert not server.calls[-1].body.keys() & THINKING_SWITCHES.keys()
+
+
+async def test_a_picture_that_a_proven_form_does_not_carry_is_asked_about_once(
+    server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """What the server has taken before is not given up for one picture that it does not take."""
+    client = await make_client("custom")
+    await client.classify(photo)
+    server.script(failure(400, message="图片输入格式/解析错误"), failure(400, message="no"))
+    for calls in (2, 3):
+        with pytest.raises(ModelRejectedRequest):
+            await client.classify(photo)
+        assert server.call_count == calls
+    await client.classify(photo)
+    assert form_of(server.calls[-1].body) == form_of(server.calls[0].body)
 
 
 async def test_words_of_known_servers(server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto) -> None:

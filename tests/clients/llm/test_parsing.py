@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from app.categories import Category
 from app.clients.errors import ModelAnswerInvalid
-from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, DESCRIPTION_MAX_CHARACTERS, clean_text, parse_answer
+from app.clients.llm.parsing import (
+    ANSWER_MAX_CHARACTERS,
+    DESCRIPTION_MAX_CHARACTERS,
+    clean_text,
+    is_whole,
+    parse_answer,
+)
 
 VALID = {"category": "pets", "confidence": 0.9, "description": "一只猫"}
 BARE = json.dumps(VALID, ensure_ascii=False)
@@ -41,6 +47,62 @@ def changed(**fields: Any) -> str:
 def test_one_object_is_read(text: str) -> None:
     answer = parse_answer(text)
     assert answer == (Category.PETS, 0.9, "一只猫")
+
+
+DRAFT = '{"category": "other", "confidence": 0.5, "description": "draft"}'
+MARKS = [
+    ("<think>", "</think>"),
+    ("<THINK>", "</THINK>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|think|>", "<|/think|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<unused94>thought", "<unused95>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("analysis", "assistantfinal"),
+]
+
+
+@pytest.mark.parametrize(("opening", "closing"), MARKS)
+@pytest.mark.parametrize(
+    "form", ["{0} {2} {1} {3}", "{2} {1}\n\n{3}", "{0}{0}{2}{1}{2}{1}{3}", "It may be {2}. {1}\n```json\n{3}\n```"]
+)
+def test_thoughts_are_no_answer(opening: str, closing: str, form: str) -> None:
+    """As `../shared/cases/answer_thoughts_unmarked`, where only the closing mark is there."""
+    answer = parse_answer(form.format(opening, closing, DRAFT, BARE))
+    assert answer == (Category.PETS, 0.9, "一只猫")
+
+
+@pytest.mark.parametrize("opening", [opening for opening, _ in MARKS[:-1]])
+@pytest.mark.parametrize("form", ["{0} {1}. But wait, in the middle", "{0}{1}", "{1}</think>{0} or {1}"])
+def test_thoughts_that_do_not_end_hold_no_answer(opening: str, form: str) -> None:
+    """As `../shared/cases/answer_thoughts_unended`."""
+    with pytest.raises(ModelAnswerInvalid, match="do not end"):
+        parse_answer(form.format(opening, DRAFT))
+
+
+def test_a_mark_in_a_description_is_part_of_it() -> None:
+    assert parse_answer(changed(description="a page about <think> and </think>")).category is Category.PETS
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        (BARE + "\n" * 300, True),
+        (BARE + " ", True),
+        (BARE, False),
+        (BARE[:-1] + "  ", False),
+        ("", False),
+        (" ", False),
+    ],
+)
+def test_blank_space_after_the_object(text: str, whole: bool) -> None:
+    assert is_whole(text) is whole
 
 
 @pytest.mark.parametrize(
