@@ -1,7 +1,6 @@
 """What the service opens at its start and closes, in reverse order, at its end."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ from app.services.tasks.service import TaskService
 MAX_DECODERS = 2
 # Beside the largest photo, what its form takes, and the piece that has just arrived.
 UPLOAD_FORM_BYTES = 1024 * 1024
-# Objects between two rounds of the garbage collector; Python's own 700 mean a round every ten requests.
-GC_ALLOCATIONS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +175,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         health = HealthService(engine, heartbeat, model_client, replica)
         stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
-        # Requests leave hardly any cycles; looking for them was 6 % of a hit (python -m bench.profile).
-        gc.set_threshold(GC_ALLOCATIONS)
         yield Resources(
             settings=settings,
             upload_memory=upload_memory,
