@@ -3,6 +3,7 @@
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,15 +12,18 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import insert
 
+from app.clients.metering import CallOutcome
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
 from app.database.engine import create_engine
 from app.database.migrate import migrate
+from app.database.pipeline import run
 from app.database.tables.classification import CachedImage
 from app.database.tables.statistics import CacheTotals, ErrorPeriod
 from app.services.request_log.record import RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups, period_start
+from app.services.spending.ledger import Ledger, LedgerRow
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DAYS = 30
@@ -27,6 +31,10 @@ REQUESTS_PER_DAY = 2400
 IMAGES = 6000
 # SQLite takes at most 32 766 values in a statement.
 RECORDS_AT_ONCE = 3000
+CALLS_AT_ONCE = 2000
+MODEL = "gpt-6-luna"
+# Of a photo of 1024 pixels: in tokens, and in millionths of CURRENCY.
+INPUT_TOKENS, OUTPUT_TOKENS, COST_MICROS = 1290, 46, 9_900
 CATEGORIES = {
     "travel_scenery": 26,
     "foods": 21,
@@ -73,9 +81,33 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[RequestRecord]:
                     created_at=moment + timedelta(seconds=dice.randrange(300)),
                     # The rows of the cache have their hits already.
                     of_shared_cache=False,
+                    saved_micros=COST_MICROS if is_hit else 0,
                 )
             )
     return [record for record in records if record.created_at <= now]
+
+
+def calls_of_a_month(records: Sequence[RequestRecord]) -> list[LedgerRow]:
+    """The model calls of the requests that were no hits."""
+    return [
+        LedgerRow(
+            request_id=record.request_id,
+            number=0,
+            called_at=record.created_at,
+            provider="openai",
+            model=MODEL,
+            input_tokens=INPUT_TOKENS,
+            cached_input_tokens=0,
+            output_tokens=OUTPUT_TOKENS,
+            cost_micros=COST_MICROS,
+            outcome=CallOutcome.ANSWERED,
+            api_key_id=None,
+            account_id=None,
+            user_id=record.user_id,
+        )
+        for record in records
+        if not record.from_cache
+    ]
 
 
 def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]:
@@ -85,7 +117,8 @@ def cache_of_a_month(now: datetime, dice: random.Random) -> list[dict[str, Any]]
             "image_hash": _hash(number),
             "category": dice.choices(list(CATEGORIES), list(CATEGORIES.values()))[0],
             "confidence": Decimal(dice.randrange(7600, 9950)) / 10_000,
-            "model_used": "gpt-6-luna",
+            "model_used": MODEL,
+            "cost_micros": COST_MICROS,
             "hit_count": 1 + int(640 / (number + 1) ** 0.55),
             "created_at": now - timedelta(days=DAYS * dice.random()),
             "last_hit_at": now - timedelta(minutes=dice.randrange(600)),
@@ -124,7 +157,12 @@ async def fill(folder: Path) -> Settings:
         for first in range(0, len(records), RECORDS_AT_ONCE):
             await recorder.record(records[first : first + RECORDS_AT_ONCE])
         await recorder.close()
-        totals = {"shard": 0, "images": len(cached), "hits": sum(row["hit_count"] for row in cached)}
+        calls, ledger = calls_of_a_month(records), Ledger(engine.dialect.name)
+        for first in range(0, len(calls), CALLS_AT_ONCE):
+            await run(engine, ledger.statements(calls[first : first + CALLS_AT_ONCE]), writes=True)
+        saved = sum(record.saved_micros for record in records)
+        hits = sum(row["hit_count"] for row in cached)
+        totals = {"shard": 0, "images": len(cached), "hits": hits, "saved_micros": saved}
         async with engine.begin() as connection:
             await connection.execute(insert(CachedImage), cached)
             await connection.execute(insert(CacheTotals), totals)
