@@ -30,7 +30,8 @@ THINKING_SWITCHES: dict[str, Any] = {
     "chat_template_kwargs": {"enable_thinking": False},
 }
 _ANTHROPIC_FIELDS = {"model", "messages", "max_tokens", "system", "thinking", "output_config"}
-_USAGE = {"input": 1300, "output": 40}
+# Tokens of each answer, whatever it says.
+USAGE = {"input": 1300, "output": 40}
 
 
 def openai_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
@@ -116,9 +117,9 @@ def openai_body(reply: Reply, model: str, *, thoughts: str | None = None) -> dic
         "model": f"{model}-2026-09-22",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop" if refused else reply.finish}],
         "usage": {
-            "prompt_tokens": _USAGE["input"],
-            "completion_tokens": _USAGE["output"],
-            "total_tokens": sum(_USAGE.values()),
+            "prompt_tokens": USAGE["input"],
+            "completion_tokens": USAGE["output"],
+            "total_tokens": sum(USAGE.values()),
         },
     }
 
@@ -136,7 +137,7 @@ def anthropic_body(reply: Reply, model: str) -> dict[str, Any]:
         "content": [{"type": "text", "text": reply.text}] if reply.text else [],
         "stop_reason": reasons[reply.finish],
         "stop_sequence": None,
-        "usage": {"input_tokens": _USAGE["input"], "output_tokens": _USAGE["output"]},
+        "usage": {"input_tokens": USAGE["input"], "output_tokens": USAGE["output"]},
     }
 
 
