@@ -158,7 +158,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 engine,
                 service_client=model_client,
                 classifier=classifier,
-                cache=cache,
                 library=library,
                 recorder=recorder,
                 memory=upload_memory,

@@ -34,13 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ApartResult:
-    """A result that is kept for one account, and whose: `model` has given it.
+    """A result that is kept for one account.
 
     `statements` belong to the transaction that keeps it; there are none where the model was not asked.
     """
 
     result: CachedResult
-    model: str
     from_cache: bool
     statements: Sequence[Statement] = ()
 
@@ -263,7 +262,7 @@ class ClassifierService:
             if found is not None:
                 return None
             if (earlier := await find()) is not None:
-                kept, _ = await keep(ApartResult(earlier, self._model_client.model, from_cache=True))
+                kept, _ = await keep(ApartResult(earlier, from_cache=True))
                 return kept
             metrics.count(metrics.LOOKUPS_MISSED)
             return await self._ask_and_keep(client, upload, info, caller, bill, deadline, image_hash, keep)
@@ -282,10 +281,14 @@ class ClassifierService:
         """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
         answer = await self._ask(client, upload, info, caller, bill, deadline)
         result = CachedResult(
-            answer.category, round(answer.confidence, CONFIDENCE_DIGITS), answer.description, bill.cost_micros
+            answer.category,
+            round(answer.confidence, CONFIDENCE_DIGITS),
+            answer.description,
+            client.model,
+            bill.cost_micros,
         )
         statements = [] if bill.is_free else self._store.release_statements(lease, bill)
-        kept, is_released = await keep(ApartResult(result, client.model, from_cache=False, statements=statements))
+        kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))
         if is_released:
             self._store.released_with(lease, bill)
         return kept
@@ -318,6 +321,7 @@ def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer
         confidence=result.confidence,
         description=result.description,
         from_cache=from_cache,
+        model=result.model,
         cost_micros=result.cost_micros,
     )
 

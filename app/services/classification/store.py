@@ -184,20 +184,20 @@ class ClassificationStore:
         get it. Only a provisional one is replaced, unless the local model is the configured one.
         """
         entry = CachedResult(
-            result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description, bill.cost_micros
+            result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description, model, bill.cost_micros
         )
         release = _deletion(image_hash, self._heartbeat.process_id)
 
         async def replace(connection: AsyncConnection) -> None:
             if not self._cache.accepts_provisional:
-                await replace_provisional(connection, image_hash, entry, result, model)
+                await replace_provisional(connection, image_hash, entry, result)
             await execute(connection, release)
 
         try:
             await run(
                 self._engine,
                 [
-                    insert_entry(image_hash, entry, result, model),
+                    insert_entry(image_hash, entry, result),
                     self._rollups.entry_added(),
                     self._rollups.photo_added(model=model, photo_format=photo_format, confidence=entry.confidence),
                     *bill.settlement(),

@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.base import ModelClient
 from app.config.settings import Settings
 from app.runtime.memory_budget import MemoryBudget
-from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.further_models import FurtherModels
@@ -25,7 +24,6 @@ async def open_inference(
     *,
     service_client: ModelClient,
     classifier: ClassifierService,
-    cache: CacheService,
     library: LibraryService,
     recorder: RequestRecorder,
     memory: MemoryBudget,
@@ -37,7 +35,6 @@ async def open_inference(
         engine: the database.
         service_client: the model of the service, started.
         classifier: asks models.
-        cache: knows which model has made an entry.
         library: has the pictures.
         recorder: logs what was answered.
         memory: what pictures may take of it.
@@ -52,7 +49,6 @@ async def open_inference(
         library=library,
         models=models,
         classifier=classifier,
-        cache=cache,
         further_models=FurtherModels(results, classifier),
         shares_results=settings.library.shares_results,
         recorder=recorder,

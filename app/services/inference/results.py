@@ -141,7 +141,7 @@ class InferenceResults:
             if found is None or found.model != model:
                 return None
             confidence = float(found.confidence)
-            return CachedResult(Category(found.category), confidence, found.description, found.cost_micros)
+            return CachedResult(Category(found.category), confidence, found.description, model, found.cost_micros)
 
         return await read(self._engine, select_latest)
 
