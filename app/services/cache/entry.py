@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.categories import Category
+from app.clients.base import ModelResult
 
 CONFIDENCE_DIGITS = 4
 # The model of entries that a person has corrected; no model replaces them.
@@ -22,3 +23,9 @@ class CachedResult:
     description: str | None
     model: str
     cost_micros: int = 0
+
+
+def entry_of(result: ModelResult, model: str, cost_micros: int) -> CachedResult:
+    """Return what is kept of a model's answer, which has cost so much."""
+    confidence = round(result.confidence, CONFIDENCE_DIGITS)
+    return CachedResult(result.category, confidence, result.description, model, cost_micros)

@@ -1,6 +1,6 @@
 """What a process needs for inference: the models by name, and what they have said already."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +23,7 @@ async def open_inference(
     engine: AsyncEngine,
     *,
     service_client: ModelClient,
+    fallbacks: Mapping[str, ModelClient],
     classifier: ClassifierService,
     library: LibraryService,
     recorder: RequestRecorder,
@@ -34,6 +35,7 @@ async def open_inference(
         settings: what models and pictures are taken.
         engine: the database.
         service_client: the model of the service, started.
+        fallbacks: those of FALLBACK_MODELS by name, started.
         classifier: asks models.
         library: has the pictures.
         recorder: logs what was answered.
@@ -42,7 +44,7 @@ async def open_inference(
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
-    models = ModelCatalogue(service_client, settings.model)
+    models = ModelCatalogue(service_client, settings.model, fallbacks)
     results = InferenceResults(engine)
     inference = InferenceService(
         results=results,

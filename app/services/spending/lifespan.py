@@ -7,7 +7,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
 from app.clients.errors import ModelConfigurationError
-from app.clients.registry import create_model_client
 from app.config.settings import Environment, Settings
 from app.runtime.background import running
 from app.services.spending.notices import BudgetNotices
@@ -50,25 +49,3 @@ async def open_spending(
         await stack.enter_async_context(running(service.run(), name="spending"))
         await stack.enter_async_context(running(service.forget(), name="used-limits"))
         yield service
-
-
-@asynccontextmanager
-async def open_fallback(settings: Settings, model_client: ModelClient) -> AsyncIterator[ModelClient | None]:
-    """Give the model that is asked when the budget is used up, started; None where FALLBACK_MODELS names none.
-
-    Raises:
-        ModelConfigurationError: it cannot be made.
-    """
-    names = [name for name in settings.spending.fallback_models if name != settings.model.provider]
-    if not names or not model_client.is_paid:
-        yield None
-        return
-    client = create_model_client(
-        settings.model.model_copy(update={"provider": names[0], "api_key": None, "base_url": None, "model": None}),
-        said_in="FALLBACK_MODELS",
-    )
-    try:
-        await client.start()
-        yield client
-    finally:
-        await client.close()
