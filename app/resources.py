@@ -120,8 +120,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             share_bytes=max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest),
             reserve_bytes=largest,
         )
-        spending = await enter(open_spending(settings, engine, model_client=model_client))
         fallbacks = await enter(open_fallbacks(settings.model, model_client))
+        spending = await enter(open_spending(settings, engine, model_client=model_client, fallbacks=fallbacks))
 
         log = await enter(open_request_log(settings.statistics, engine, currency=settings.spending.currency))
         recorder = log.recorder

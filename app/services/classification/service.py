@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
-from app.clients.base import ModelClient, ModelResult
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, ModelResult
 from app.clients.errors import ModelTimeout
 from app.config.settings import ImageSettings
 from app.database.statements import Statement
@@ -80,6 +80,12 @@ class ClassifierService:
         self._store = store
         self._spending = spending
         self._calls: SingleFlight[str, tuple[CachedResult, bool]] = SingleFlight()
+
+    @property
+    def lasting_models(self) -> list[str]:
+        """The models whose answers are kept for good: not those of the local model as a fallback."""
+        first, *others = (candidate.client.model for candidate in self._chain)
+        return [first, *(model for model in others if not model.startswith(LOCAL_MODEL_PREFIX))]
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, a miss is not."""

@@ -67,7 +67,7 @@ class FurtherModels(Generic[T]):
             return (found.result, kept[0]), kept[1]
 
         async def ask_and_keep() -> tuple[CachedResult, T | BaseException]:
-            earlier = await self._results.latest(image_hash, client.model, account_id=account_id)
+            earlier = await self._results.latest(image_hash, [client.model], account_id=account_id)
             if earlier is not None:
                 outcome, _ = await keep_for_all(ApartResult(earlier, from_cache=True))
                 return outcome

@@ -177,8 +177,8 @@ class InferenceService:
         keep: Callable[[ApartResult], Awaitable[tuple[Inference, bool]]],
     ) -> Inference:
         """Answer from the shared cache, else from what the account was told before, else by the service's model."""
-        model = self._models.service_client.model
-        find = partial(self.results.latest, image.sha256, model, account_id=account_id)
+        models = self._classifier.lasting_models
+        find = partial(self.results.latest, image.sha256, models, account_id=account_id)
         while True:
             if (answer := await self._classifier.look_up(image.sha256, caller)) is not None:
                 return await store(answer)

@@ -1,6 +1,6 @@
 """What a process needs to spend money: the ledger and its limits."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,7 +15,11 @@ from app.services.spending.service import DEFAULT_PHOTOS_PER_ADDRESS, Spending
 
 @asynccontextmanager
 async def open_spending(
-    settings: Settings, engine: AsyncEngine, *, model_client: ModelClient
+    settings: Settings,
+    engine: AsyncEngine,
+    *,
+    model_client: ModelClient,
+    fallbacks: Mapping[str, ModelClient] | None = None,
 ) -> AsyncIterator[Spending]:
     """Make bills for the length of the block; at its end, write what was kept.
 
@@ -23,15 +27,19 @@ async def open_spending(
         settings: prices, limits and the environment.
         engine: the database.
         model_client: the model of the service.
+        fallbacks: those that are asked where it cannot answer, by name.
 
     Raises:
         ModelConfigurationError: in production, a model that costs money needs a budget.
     """
     spending = settings.spending
-    is_guarded = settings.environment is Environment.PRODUCTION and model_client.is_paid
+    models = {f"LLM_PROVIDER={settings.model.provider}": model_client}
+    models |= {f"FALLBACK_MODELS={name}": client for name, client in (fallbacks or {}).items()}
+    paid = [said for said, client in models.items() if client.is_paid]
+    is_guarded = settings.environment is Environment.PRODUCTION and bool(paid)
     if is_guarded and spending.daily_budget is None:
         raise ModelConfigurationError(
-            f"ENV=production with LLM_PROVIDER={settings.model.provider} needs DAILY_BUDGET: what a day may cost in"
+            f"ENV=production with {paid[0]} needs DAILY_BUDGET: what a day may cost in"
             f" {spending.currency}, or the word unlimited."
         )
     photos_per_address = spending.photos_per_address

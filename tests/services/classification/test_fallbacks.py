@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -13,20 +13,23 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import PreparedPhoto
-from app.clients.errors import ModelTimeout
+from app.clients.errors import ModelConfigurationError, ModelTimeout
 from app.clients.metering import CallMeter
 from app.clients.registry import create_model_client
 from app.config.model import ModelSettings
-from app.config.settings import Settings
+from app.config.settings import Environment, Settings
 from app.database.tables.classification import CachedImage, ModelCallLease
 from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse
 from app.main import create_app
 from app.observability import metrics
 from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
+from app.services.spending.lifespan import open_spending
 from tests.fakes.model_replies import Reply, answer, dropped, failure, raw, refusal
 from tests.fakes.model_server import API_KEY, FakeModelServer, fake_model_server
 from tests.support.classify import check, error_code, photo, sha256, upload
+from tests.support.library_api import person
+from tests.support.library_api import upload as upload_picture
 from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, MODEL, SecondClient
 from tests.support.serving import serving
 from tests.support.spending import ledger_of, spending_settings
@@ -225,6 +228,37 @@ async def test_a_budget_that_is_used_up_leaves_what_costs_nothing(
     assert (model_server.call_count, second.call_count) == (1, 0)
     async with service("second", daily_budget=Decimal("0.01")) as api:
         assert error_code(await upload(api, photo(3))) == "budget_exhausted"
+
+
+@ON_SQLITE
+async def test_an_account_does_not_pay_twice_for_what_a_fallback_has_said(
+    service: Service, engine: AsyncEngine, model_server: FakeModelServer, second: FakeModelServer
+) -> None:
+    model_server.default = failure(401, "invalid_api_key")
+    async with service() as api, httpx2.AsyncClient(base_url=api.base_url.copy_with(path="/"), timeout=120) as site:
+        owner = await person(site)
+        image_id = (await upload_picture(site, owner)).json()["id"]
+        question = {"image_id": image_id, "model_name": "default"}
+        answers = [(await site.post("/images/inference", headers=owner, json=question)).json() for _ in range(2)]
+    assert [(each["model"], each["from_cache"]) for each in answers] == [(MODEL, False), (MODEL, True)]
+    assert second.call_count == 1
+    assert [row.model for row in await rows_of(engine, RequestLog)] == [MODEL, MODEL]
+    assert await rows_of(engine, CachedImage) == []
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+@ON_SQLITE
+async def test_production_needs_a_budget_for_a_paid_fallback_too(
+    is_paid: bool, settings: Settings, engine: AsyncEngine, second: FakeModelServer
+) -> None:
+    free = create_model_client(settings.model.model_copy(update={"provider": "local"}))
+    production = settings.model_copy(update={"environment": Environment.PRODUCTION, "spending": spending_settings()})
+    fallbacks = {"second": SecondClient(settings.model)} if is_paid else {}
+    with pytest.raises(ModelConfigurationError, match="FALLBACK_MODELS=second") if is_paid else nullcontext():
+        async with open_spending(production, engine, model_client=free, fallbacks=fallbacks):
+            pass
+    for client in (free, *fallbacks.values()):
+        await client.close()
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
