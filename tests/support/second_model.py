@@ -23,3 +23,10 @@ class SecondClient(CustomClient):
             "model": MODEL,
         }
         super().__init__(settings.model_copy(update=own))
+
+
+class FreeClient(CustomClient):
+    """A server of one's own: its calls cost nothing."""
+
+    provider: ClassVar[str] = "free"
+    is_paid: ClassVar[bool] = False

@@ -69,7 +69,7 @@ async def ask_in_turn(
             if not await can_pay(candidate):
                 continue
         try:
-            until = deadline - _kept_for_others(candidate.client.settings, deadline, others=len(chain) - place - 1)
+            until = deadline - seconds_kept_for(len(chain) - place - 1, candidate.client.settings, deadline)
             result = await candidate.client.classify(photo, meter, deadline=until)
         except ModelError as error:
             first_error = first_error or error
@@ -83,7 +83,7 @@ async def ask_in_turn(
     raise first_error or ModelError
 
 
-def _kept_for_others(settings: ModelSettings, deadline: float, *, others: int) -> float:
+def seconds_kept_for(others: int, settings: ModelSettings, deadline: float) -> float:
     """Return how many seconds before the deadline a model ends, so that `others` after it have some time.
 
     It has a whole attempt in any case, and half of what is beyond that.

@@ -23,14 +23,15 @@ from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse
 from app.main import create_app
 from app.observability import metrics
-from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
+from app.services.classification.fallbacks import Candidate, Role, ask_in_turn, seconds_kept_for
 from app.services.spending.lifespan import open_spending
 from tests.fakes.model_replies import Reply, answer, dropped, failure, raw, refusal
 from tests.fakes.model_server import API_KEY, FakeModelServer, fake_model_server
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.library_api import person
 from tests.support.library_api import upload as upload_picture
-from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, MODEL, SecondClient
+from tests.support.model_settings import model_settings
+from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, MODEL, FreeClient, SecondClient
 from tests.support.serving import serving
 from tests.support.spending import ledger_of, spending_settings
 
@@ -59,9 +60,14 @@ def service(settings: Settings, engine: AsyncEngine, second: FakeModelServer) ->
 
     @asynccontextmanager
     async def running(
-        *models: str, timeout_seconds: float = 5.0, on_refusal: bool = False, **money: Any
+        *models: str,
+        provider: str = "custom",
+        timeout_seconds: float = 5.0,
+        on_refusal: bool = False,
+        **money: Any,
     ) -> AsyncIterator[httpx2.AsyncClient]:
         values = {
+            "provider": provider,
             "max_retries": 0,
             "timeout_seconds": timeout_seconds,
             "further_models": {"second": f"{SecondClient.__module__}:{SecondClient.__name__}"},
@@ -246,6 +252,20 @@ async def test_an_account_does_not_pay_twice_for_what_a_fallback_has_said(
     assert await rows_of(engine, CachedImage) == []
 
 
+@ON_SQLITE
+async def test_a_paid_fallback_of_a_free_model_keeps_the_budget(
+    service: Service, engine: AsyncEngine, model_server: FakeModelServer, second: FakeModelServer
+) -> None:
+    model_server.default = failure(503)
+    provider = f"{FreeClient.__module__}:{FreeClient.__name__}"
+    async with service(provider=provider, daily_budget=Decimal("0.015")) as api:
+        assert (await upload(api, photo(1))).json()["model"] == MODEL
+        assert error_code(await upload(api, photo(2))) == "model_unreachable"
+    assert (model_server.call_count, second.call_count) == (2, 1)
+    assert [(row.number, row.model, row.cost_micros) for row in await ledger_of(engine)] == [(1, MODEL, 10_000)]
+    assert [row.used for row in await rows_of(engine, BudgetUse)] == [10_000]
+
+
 @pytest.mark.parametrize("is_paid", [True, False])
 @ON_SQLITE
 async def test_production_needs_a_budget_for_a_paid_fallback_too(
@@ -280,6 +300,12 @@ async def test_a_fallback_is_asked_only_if_the_budget_has_room_for_both(
     used = {row.scope: row.used for row in await rows_of(engine, BudgetUse)}
     # One photo, whatever number of models has seen it.
     assert used == {"all": 10_000 * (1 + calls), "user:device-1": 1}
+
+
+@pytest.mark.parametrize(("left", "others", "kept"), [(100, 0, 0), (100, 1, 30), (100, 2, 35), (40, 1, 5), (20, 1, 0)])
+def test_a_model_leaves_time_for_those_after_it(left: float, others: int, kept: float) -> None:
+    settings = model_settings("local", timeout_seconds=30.0)
+    assert seconds_kept_for(others, settings, time.monotonic() + left) == pytest.approx(kept, abs=0.5)
 
 
 @pytest.mark.parametrize("names", ["third", "openai", "second,second", "local,local"])
