@@ -23,6 +23,7 @@ from app.services.audit.lifespan import open_audit
 from app.services.audit.service import AuditLog
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
+from app.services.classification.fallbacks import open_fallbacks
 from app.services.classification.lifespan import open_classifier
 from app.services.classification.service import ClassifierService
 from app.services.device_tokens import DeviceTokenService
@@ -43,7 +44,7 @@ from app.services.request_log.recorder import MAX_PENDING_ROWS
 from app.services.request_log.service import RequestLogService
 from app.services.signatures.lifespan import open_signatures
 from app.services.signatures.service import SignatureService
-from app.services.spending.lifespan import open_fallback, open_spending
+from app.services.spending.lifespan import open_spending
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
@@ -116,8 +117,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             share_bytes=max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest),
             reserve_bytes=largest,
         )
-        spending = await enter(open_spending(settings, engine, model_client=model_client))
-        fallback = await enter(open_fallback(settings, model_client))
+        fallbacks = await enter(open_fallbacks(settings.model, model_client))
+        spending = await enter(open_spending(settings, engine, model_client=model_client, fallbacks=fallbacks))
 
         log = await enter(open_request_log(settings.statistics, engine, currency=settings.spending.currency))
         recorder = log.recorder
@@ -133,13 +134,13 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         classifier = await enter(
             open_classifier(
-                settings.image,
+                settings,
                 engine,
                 heartbeat,
                 cache=cache,
                 log=log,
                 model_client=model_client,
-                fallback=fallback,
+                fallbacks=fallbacks,
                 decoder=decoder,
                 spending=spending,
             )
@@ -154,8 +155,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 settings,
                 engine,
                 service_client=model_client,
+                fallbacks=fallbacks,
                 classifier=classifier,
-                cache=cache,
                 library=library,
                 recorder=recorder,
                 memory=upload_memory,

@@ -42,7 +42,7 @@ async def check_cache(body: CheckCacheRequest, request: Request, session: Sessio
     log = await _hit(session, request, body.image_hash, body.user_id, None)
     if log is None:
         return CacheMiss()
-    return CacheHit(data=log[1], request_id=log[0].request_id, timestamp=log[0].created_at)
+    return CacheHit(data=log[1], model=log[0].model or "", request_id=log[0].request_id, timestamp=log[0].created_at)
 
 
 @app.post("/api/v1/classify")
@@ -55,6 +55,7 @@ async def classify(image: UploadFile, request: Request, session: SessionDep) -> 
     return ClassifyResponse(
         data=log[1],
         from_cache=True,
+        model=log[0].model or "",
         processing_time_ms=log[0].processing_time_ms or 0,
         request_id=log[0].request_id,
         timestamp=log[0].created_at,
@@ -85,6 +86,7 @@ async def _hit(
         from_cache=1,
         processing_time_ms=int((time.perf_counter() - began) * 1000),
         created_at=utc_now(),
+        model=entry.model_used,
     )
     session.add(log)
     await session.commit()

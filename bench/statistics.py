@@ -72,7 +72,7 @@ COLUMNS = ("request", "requests", "p50 ms", "p99 ms", "slowest ms")
 # are asked for far more often than the others; every tenth request has no user.
 _FILL_LOG = """
 INSERT INTO request_log (request_id, user_id, ip_address, image_hash, image_size, category, confidence, from_cache,
-    processing_time_ms, created_at)
+    processing_time_ms, created_at, model)
 WITH RECURSIVE digits AS (SELECT 0 AS digit UNION ALL SELECT digit + 1 FROM digits WHERE digit < 999)
 SELECT CONCAT('req_', 1700000000 + number, '_', LPAD(HEX(number), 12, '0')),
     IF(RAND() < 0.1, NULL, CONCAT('device-', FLOOR(POW(RAND(), 2) * :users))),
@@ -81,7 +81,7 @@ SELECT CONCAT('req_', 1700000000 + number, '_', LPAD(HEX(number), 12, '0')),
     ELT(1 + FLOOR(RAND() * 8), 'social_activities', 'pets', 'single_person', 'foods', 'travel_scenery', 'screenshot',
         'idcard', 'other'),
     ROUND(0.5 + RAND() / 2, 4), RAND() < 0.4, FLOOR(RAND() * 3000),
-    :start + INTERVAL FLOOR(number * :seconds / :rows) SECOND
+    :start + INTERVAL FLOOR(number * :seconds / :rows) SECOND, 'bench'
 FROM (
     SELECT :first + high.digit * 1000 + low.digit AS number FROM digits AS high STRAIGHT_JOIN digits AS low
 ) AS numbers

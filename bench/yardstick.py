@@ -31,7 +31,7 @@ app = FastAPI()
 @app.post("/api/v1/classify/check-cache")
 async def check_cache(body: CheckCacheRequest) -> CacheHit:
     """Answer every hash as if it were known."""
-    return CacheHit(data=_ANSWER, request_id=new_request_id(), timestamp=utc_now())
+    return CacheHit(data=_ANSWER, model=MODEL, request_id=new_request_id(), timestamp=utc_now())
 
 
 @app.post("/api/v1/classify")
@@ -68,7 +68,12 @@ def _model() -> AsyncOpenAI:
 
 def _classified(answer: Classification, *, from_cache: bool) -> ClassifyResponse:
     return ClassifyResponse(
-        data=answer, from_cache=from_cache, processing_time_ms=0, request_id=new_request_id(), timestamp=utc_now()
+        data=answer,
+        from_cache=from_cache,
+        model=MODEL,
+        processing_time_ms=0,
+        request_id=new_request_id(),
+        timestamp=utc_now(),
     )
 
 

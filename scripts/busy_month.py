@@ -79,6 +79,7 @@ def log_of_a_month(now: datetime, dice: random.Random) -> list[RequestRecord]:
                     from_cache=is_hit,
                     processing_time_ms=max(1, round(milliseconds)),
                     created_at=moment + timedelta(seconds=dice.randrange(300)),
+                    model="gpt-6-luna",
                     # The rows of the cache have their hits already.
                     of_shared_cache=False,
                     saved_micros=COST_MICROS if is_hit else 0,

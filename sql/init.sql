@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS `request_log` (
   `processing_time_ms` INT UNSIGNED DEFAULT NULL COMMENT '处理耗时(毫秒)',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
   `created_date` DATE GENERATED ALWAYS AS (DATE(`created_at`)) STORED COMMENT '日期(便于分区查询)',
+  `model` VARCHAR(255) DEFAULT NULL COMMENT '给出该结果的模型',
   PRIMARY KEY (`id`),
   UNIQUE KEY `uk_request_id` (`request_id`),
   KEY `idx_user_id` (`user_id`),
@@ -473,4 +474,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0008' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0009' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

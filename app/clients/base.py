@@ -6,7 +6,6 @@ record of outcomes); a provider fills in the private hooks `_classify`, `_start`
 
 import asyncio
 import json
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -33,7 +32,7 @@ from app.clients.errors import (
     ModelWeightsMissing,
 )
 from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
-from app.clients.pacing import Pace
+from app.clients.pacing import Pace, pause_after
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
@@ -44,9 +43,6 @@ from app.observability.tracing import span
 BREAKER_FAILURE_THRESHOLD = 5
 BREAKER_OPEN_SECONDS = 30.0
 BREAKER_MIN_OPEN_SECONDS = 1.0
-# Exponential backoff with full jitter, as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-BACKOFF_FIRST_SECONDS = 0.5
-BACKOFF_MAX_SECONDS = 8.0
 PROBE_TTL_SECONDS = 30.0
 PROBE_TIMEOUT_SECONDS = 3.0
 
@@ -124,39 +120,55 @@ class ModelClient(ABC):
         """Release what `start` and the calls have opened."""
         await self._close()
 
-    async def classify(self, photo: PreparedPhoto, meter: CallMeter | None = None) -> ModelResult:
-        """Classify one photo, retrying what may pass; `meter` then holds each call that was made, also after an error.
+    async def classify(
+        self, photo: PreparedPhoto, meter: CallMeter | None = None, *, deadline: float | None = None
+    ) -> ModelResult:
+        """Classify one photo, retrying what may pass.
+
+        Args:
+            photo: what the model is shown.
+            meter: holds each call that was made afterwards, also after an error.
+            deadline: `time.monotonic()` at which it ends; None: after the total time of the settings.
 
         Raises:
             ModelError: the subclass says why; nothing else is raised, whatever the provider does.
         """
         try:
             with span("model.call", provider=self.provider, model=self.model), metered(meter or CallMeter()):
-                result = await self._classify_in_turn(photo)
+                result = await self._classify_in_turn(photo, deadline)
         except ModelError as error:
             self._count_call(error.code)
             raise
         self._count_call("ok")
         return result
 
-    async def _classify_in_turn(self, photo: PreparedPhoto) -> ModelResult:
-        deadline = time.monotonic() + self.settings.total_timeout_seconds
-        async with self._slot():
+    async def _classify_in_turn(self, photo: PreparedPhoto, ends_at: float | None) -> ModelResult:
+        now = time.monotonic()
+        deadline = now + self.settings.total_timeout_seconds
+        if ends_at is not None:
+            deadline = min(deadline, ends_at)
+        # A model that is asked in the place of another one may have less time than it would need.
+        timeout_seconds = max(0.0, min(self.settings.timeout_seconds, deadline - now))
+        async with self._slot(timeout_seconds, deadline):
             if not self._breaker.try_acquire():
                 raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
             started_at = time.perf_counter()
             picture = hash(photo.jpeg)
             try:
-                result = await self._classify_with_retries(photo, deadline)
+                result = await self._classify_with_retries(photo, deadline, timeout_seconds)
             except _NOT_AN_OUTAGE as error:
                 self._breaker.record_nothing()
                 self._note_error(error)
                 raise
             except ModelError as error:
                 pause = error.retry_after_seconds
-                self._breaker.record_failure(
-                    picture, open_seconds=None if pause is None else max(pause, BREAKER_MIN_OPEN_SECONDS)
-                )
+                if isinstance(error, ModelTimeout) and timeout_seconds < self.settings.timeout_seconds:
+                    # It had less time than it may take.
+                    self._breaker.record_nothing()
+                else:
+                    self._breaker.record_failure(
+                        picture, open_seconds=None if pause is None else max(pause, BREAKER_MIN_OPEN_SECONDS)
+                    )
                 self._note_error(error)
                 raise
             except BaseException:
@@ -197,22 +209,22 @@ class ModelClient(ABC):
     async def _close(self) -> None:  # noqa: B027 - an optional hook
         """Release resources; nothing by default."""
 
-    async def _classify_with_retries(self, photo: PreparedPhoto, deadline: float) -> ModelResult:
+    async def _classify_with_retries(
+        self, photo: PreparedPhoto, deadline: float, timeout_seconds: float
+    ) -> ModelResult:
         attempt = 0
         while True:
             attempt += 1
-            latest_start = min(
-                deadline - self.settings.timeout_seconds, time.monotonic() + self.settings.timeout_seconds
-            )
+            latest_start = min(deadline - timeout_seconds, time.monotonic() + timeout_seconds)
             async with self._pace.turn(latest_start):
-                error = await self._attempt(photo)
+                error = await self._attempt(photo, timeout_seconds)
                 if isinstance(error, ModelResult):
                     self._pace.speed_up()
                     return error
-                pause = _pause_after(error, attempt)
+                pause = pause_after(error, attempt)
                 if isinstance(error, ModelRateLimited):
                     self._pace.slow_down(pause)
-            out_of_time = time.monotonic() + pause + self.settings.timeout_seconds > deadline
+            out_of_time = time.monotonic() + pause + timeout_seconds > deadline
             if not error.retryable or attempt > self.settings.max_retries or out_of_time:
                 raise error
             if not await may_call_again():
@@ -221,18 +233,18 @@ class ModelClient(ABC):
             metrics.count(metrics.MODEL_RETRIES.labels(self.provider))
             await asyncio.sleep(pause)
 
-    async def _attempt(self, photo: PreparedPhoto) -> ModelResult | ModelError:
+    async def _attempt(self, photo: PreparedPhoto, timeout_seconds: float) -> ModelResult | ModelError:
         """Ask once within the time of an attempt; a client that has noted no call of its own has made one."""
         before = calls_noted()
-        outcome = await self._attempt_unnoted(photo)
+        outcome = await self._attempt_unnoted(photo, timeout_seconds)
         if calls_noted() == before:
             note_call(_call_of(outcome))
         return outcome
 
-    async def _attempt_unnoted(self, photo: PreparedPhoto) -> ModelResult | ModelError:
+    async def _attempt_unnoted(self, photo: PreparedPhoto, timeout_seconds: float) -> ModelResult | ModelError:
         try:
             with span("model.attempt"):
-                async with asyncio.timeout(self.settings.timeout_seconds):
+                async with asyncio.timeout(timeout_seconds):
                     result = await self._classify(photo)
         except TimeoutError:
             return ModelTimeout()
@@ -245,15 +257,14 @@ class ModelClient(ABC):
         return result if _is_valid(result) else ModelAnswerInvalid()
 
     @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        # A photo that gets a slot still has time for one attempt within the total.
-        timeout_seconds = self.settings.timeout_seconds
-        wait_seconds = min(timeout_seconds, self.settings.total_timeout_seconds - timeout_seconds)
+    async def _slot(self, timeout_seconds: float, deadline: float) -> AsyncIterator[None]:
+        # A photo that gets a slot still has time for one attempt.
+        wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
         try:
             async with asyncio.timeout(wait_seconds):
                 await self._slots.acquire()
         except TimeoutError:
-            raise ModelBusy(retry_after_seconds=timeout_seconds) from None
+            raise ModelBusy(retry_after_seconds=self.settings.timeout_seconds) from None
         try:
             yield
         finally:
@@ -293,14 +304,6 @@ class ModelClient(ABC):
         self._last_error = (error.code, utc_now())
         advice = f". {error.advice}" if error.advice else ""
         logger.warning("model {} ({}): {}{}", self.provider, self.model, error.code, advice)
-
-
-def _pause_after(error: ModelError, attempt: int) -> float:
-    """Return how long to wait after a failed attempt (the first is 1): as the provider asks, else longer each time."""
-    if error.retry_after_seconds is not None:
-        return error.retry_after_seconds
-    longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1))
-    return random.uniform(0.5, 1) * float(longest)
 
 
 def _call_of(outcome: ModelResult | ModelError) -> ModelCall:

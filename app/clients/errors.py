@@ -36,13 +36,15 @@ class ModelConfigurationError(Exception):
 class ModelError(AppError):
     """The model did not give an answer. `retryable`: the same call may succeed a moment later.
 
-    `usual_advice` is what the operator should do, where no other `advice` is given.
+    `another_may_answer`: it is about the model's server, not about the picture, so another model is asked where there
+    is one. `usual_advice` is what the operator should do, where no other `advice` is given.
     """
 
     status = 502
     code = "model_error"
     message = "The model failed."
     retryable: ClassVar[bool] = False
+    another_may_answer: ClassVar[bool] = False
     usual_advice: ClassVar[str | None] = None
 
     def __init__(
@@ -77,12 +79,14 @@ class ModelResponseInvalid(ModelError):
     code = "model_response_invalid"
     message = "The model server answered something that is no answer of a model. Try again shortly."
     retryable = True
+    another_may_answer = True
 
 
 class ModelTimeout(ModelError):
     status = 504
     code = "model_timeout"
     message = "The model took too long."
+    another_may_answer = True
 
 
 class ModelAuthenticationFailed(ModelError):
@@ -90,6 +94,7 @@ class ModelAuthenticationFailed(ModelError):
     code = "model_authentication_failed"
     message = _NOT_AVAILABLE
     usual_advice = "The provider does not accept the service's credentials. Check LLM_API_KEY."
+    another_may_answer = True
 
 
 class ModelNotFound(ModelError):
@@ -97,6 +102,7 @@ class ModelNotFound(ModelError):
     code = "model_not_found"
     message = _NOT_AVAILABLE
     usual_advice = "The provider does not know this model or address. Check LLM_MODEL and LLM_BASE_URL."
+    another_may_answer = True
 
 
 class ModelQuotaExhausted(ModelError):
@@ -104,12 +110,14 @@ class ModelQuotaExhausted(ModelError):
     code = "model_quota_exhausted"
     message = _NOT_AVAILABLE
     usual_advice = "The quota with the provider is used up. Raise it there."
+    another_may_answer = True
 
 
 class ModelPreparing(ModelError):
     status = 503
     code = "model_preparing"
     message = "The model is being prepared, which takes about a minute. Try again shortly."
+    another_may_answer = True
 
 
 class ModelWeightsMissing(ModelError):
@@ -119,18 +127,21 @@ class ModelWeightsMissing(ModelError):
     usual_advice = (
         "The local model's weights are missing and cannot be fetched. Run `make model`, or choose another LLM_PROVIDER."
     )
+    another_may_answer = True
 
 
 class ModelCircuitOpen(ModelError):
     status = 503
     code = "model_circuit_open"
     message = "The model has failed too often and is left alone for a moment. Try again shortly."
+    another_may_answer = True
 
 
 class ModelBusy(ModelError):
     status = 503
     code = "model_busy"
     message = "Too many photos are waiting for the model. Try again shortly."
+    another_may_answer = True
 
 
 class ModelUnreachable(ModelError):
@@ -138,6 +149,7 @@ class ModelUnreachable(ModelError):
     code = "model_unreachable"
     message = "The model cannot be reached. Try again shortly."
     retryable = True
+    another_may_answer = True
 
 
 class ModelRateLimited(ModelUnreachable):

@@ -4,14 +4,18 @@ A limit is no outage: calls go on, slower, until one succeeds. Which of them has
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.clients.errors import ModelRateLimited
+from app.clients.errors import ModelError, ModelRateLimited
 
 # A provider that asks for more is tried again all the same; until then new calls are refused without asking it.
 MAX_PAUSE_SECONDS = 60.0
+# Exponential backoff with full jitter, as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MAX_SECONDS = 8.0
 
 
 class Pace:
@@ -73,3 +77,11 @@ class Pace:
 
     def _pause(self) -> float:
         return max(1.0, (self._limited_until or 0.0) - time.monotonic())
+
+
+def pause_after(error: ModelError, attempt: int) -> float:
+    """Return how long to wait after a failed attempt (the first is 1): as the provider asks, else longer each time."""
+    if error.retry_after_seconds is not None:
+        return error.retry_after_seconds
+    longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1))
+    return random.uniform(0.5, 1) * float(longest)

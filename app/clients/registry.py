@@ -51,6 +51,21 @@ def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER
     return client
 
 
+def create_further_client(settings: ModelSettings, provider: str, *, said_in: str) -> ModelClient:
+    """Return the client of another model than the service's, whose key, address and model are not its own.
+
+    Args:
+        settings: of the service's model.
+        provider: what LLM_PROVIDER would be for it.
+        said_in: where it was named.
+
+    Raises:
+        ModelConfigurationError: as `create_model_client`.
+    """
+    own = settings.model_copy(update={"provider": provider, "api_key": None, "base_url": None, "model": None})
+    return create_model_client(own, said_in=said_in)
+
+
 def plugin_names() -> list[str]:
     """The names of the installed plugins that no built-in provider has, sorted."""
     return sorted(set(_plugins()) - set(BUILT_IN_PROVIDERS))

@@ -49,11 +49,29 @@ class ModelSettings(SettingsGroup):
     """
     further_models: dict[str, str] = Field({}, validation_alias="MODELS")
     """Comma-separated name=package.module:Class: further models that people may choose for their pictures."""
+    fallback_models: tuple[str, ...] = Field((), validation_alias="FALLBACK_MODELS")
+    """Comma-separated names of MODELS, or local: each is asked where those before it cannot answer for now."""
+    falls_back_on_refusal: bool = Field(False, validation_alias="FALLBACK_ON_REFUSAL")
+    """Ask the next one too about a picture that a model has refused."""
+
+    @field_validator("fallback_models", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("further_models", mode="before")
     @classmethod
     def _split_models(cls, value: Any) -> Any:
         return named_classes(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fallbacks_are_known(self) -> Self:
+        names = self.fallback_models
+        if unknown := [name for name in names if name != LOCAL_PROVIDER and name not in self.further_models]:
+            raise ValueError(f"FALLBACK_MODELS: {', '.join(unknown)} is neither in MODELS nor {LOCAL_PROVIDER}")
+        if len(set(names)) < len(names):
+            raise ValueError("FALLBACK_MODELS: a name stands there twice")
+        return self
 
     @model_validator(mode="after")
     def _local_model_of_local_provider(self) -> Self:

@@ -37,8 +37,6 @@ class SpendingSettings(SettingsGroup):
     photos_per_address: int | None = Field(None, validation_alias="NEW_PHOTOS_PER_ADDRESS_PER_HOUR", ge=0)
     """New photos from one address (IPv6: /64) in an hour without an API key; 0: no limit. Empty: 100 in production
     with a model that costs money, else no limit."""
-    fallback_models: tuple[Literal["local"], ...] = Field((), validation_alias="FALLBACK_MODELS")
-    """local: when the budget is used up, new photos are looked at by the local model."""
 
     @field_validator("daily_budget", mode="before")
     @classmethod
@@ -54,11 +52,6 @@ class SpendingSettings(SettingsGroup):
             # Without the address: it may hold a token.
             raise ValueError("not an http:// or https:// address")
         return value
-
-    @field_validator("fallback_models", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("model_prices", mode="before")
     @classmethod

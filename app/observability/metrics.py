@@ -64,6 +64,9 @@ CACHE_LOOKUPS = _counter("cache_lookups_total", "Look-ups by the layer that had 
 MODEL_CALLS = _counter(
     "model_calls_total", "Calls to a model with their retries, by ok or error code.", "provider", "model", "outcome"
 )
+MODEL_ANSWERS = _counter(
+    "model_answers_total", "New photos that a model has answered, by why it was asked.", "model", "role"
+)
 MODEL_CALL_SECONDS = _histogram(
     "model_call_seconds", "Time of a call to a model with its retries, in seconds.", _MODEL_SECONDS, "provider"
 )

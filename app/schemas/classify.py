@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.categories import Category
 from app.schemas.common import (
     EXAMPLE_HASH,
+    EXAMPLE_MODEL,
     EXAMPLE_REQUEST_ID,
     EXAMPLE_TIMESTAMP,
     ErrorResponse,
@@ -28,6 +29,7 @@ HIT_EXAMPLE: dict[str, Any] = {
     "cached": True,
     "data": _DATA_EXAMPLE,
     "from_cache": True,
+    "model": EXAMPLE_MODEL,
     "request_id": EXAMPLE_REQUEST_ID,
     "timestamp": EXAMPLE_TIMESTAMP,
 }
@@ -40,6 +42,7 @@ _CLASSIFY_EXAMPLE: dict[str, Any] = {
     "success": True,
     "data": {"category": "foods", "confidence": 0.92, "description": "一盘精美的意大利面，色香味俱全"},
     "from_cache": False,
+    "model": EXAMPLE_MODEL,
     "processing_time_ms": 1523,
     "request_id": EXAMPLE_REQUEST_ID,
     "timestamp": EXAMPLE_TIMESTAMP,
@@ -50,6 +53,12 @@ _ERROR_EXAMPLE: dict[str, Any] = {
     "request_id": "req_1760097600_0b1c2d3e4f5a",
     "timestamp": EXAMPLE_TIMESTAMP,
 }
+
+
+AnsweringModel = Annotated[
+    str,
+    Field(description="The model that gave the answer, also of one from the cache; `manual` where a person did."),
+]
 
 
 class Classification(BaseModel):
@@ -93,6 +102,7 @@ class CacheHit(BaseModel):
     cached: Literal[True] = True
     data: Classification
     from_cache: Literal[True] = True
+    model: AnsweringModel
     request_id: RequestId
     timestamp: Timestamp
 
@@ -126,6 +136,7 @@ class ClassifyResponse(BaseModel):
     success: Literal[True] = True
     data: Classification
     from_cache: bool
+    model: AnsweringModel
     processing_time_ms: Annotated[int, Field(ge=0)]
     request_id: RequestId
     timestamp: Timestamp

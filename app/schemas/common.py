@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 T = TypeVar("T")
 
+EXAMPLE_MODEL = "gpt-6-luna"
 EXAMPLE_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 EXAMPLE_REQUEST_ID = "req_1760097600_a3f5d8c2b1e9"
 EXAMPLE_TIMESTAMP = "2025-10-10T12:00:00Z"

@@ -2,7 +2,7 @@
 
 from pydantic import ConfigDict
 
-from app.schemas.common import EXAMPLE_HASH, EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, DataResponse
+from app.schemas.common import EXAMPLE_HASH, EXAMPLE_MODEL, EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, DataResponse
 from app.services.request_log.service import LoggedRequest
 
 
@@ -21,6 +21,7 @@ class LoggedRequestResponse(DataResponse[LoggedRequest]):
                         "confidence": 0.9523,
                         "from_cache": True,
                         "processing_time_ms": 45,
+                        "model": EXAMPLE_MODEL,
                         "created_at": EXAMPLE_TIMESTAMP,
                     },
                 }

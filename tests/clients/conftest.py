@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.clients import base
+from app.clients import pacing
 from app.clients.base import ModelClient, PreparedPhoto
 from app.clients.registry import create_model_client
 from app.config.model import ModelSettings
@@ -42,7 +42,7 @@ async def server() -> AsyncIterator[FakeModelServer]:
 @pytest.fixture
 async def make_client(server: FakeModelServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeClient]:
     """Give a function that creates and starts a client by provider; all are closed after the test."""
-    monkeypatch.setattr(base, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(pacing, "BACKOFF_FIRST_SECONDS", 0.0)
     async with AsyncExitStack() as stack:
 
         async def make(provider: str, **fields: Any) -> ModelClient:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from app.categories import Category
-from app.clients import base
+from app.clients import base, pacing
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.breaker import BreakerState
 from app.clients.errors import (
@@ -64,7 +64,7 @@ def scripted(*outcomes: object, **fields: Any) -> ScriptedClient:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(pacing, "BACKOFF_FIRST_SECONDS", 0.0)
 
 
 async def test_result_passes_through() -> None:

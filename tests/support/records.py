@@ -20,5 +20,6 @@ def record(number: int, **values: Any) -> RequestRecord:
         "from_cache": True,
         "processing_time_ms": 1,
         "created_at": datetime(2025, 10, 10, tzinfo=UTC),
+        "model": "test-vision",
     }
     return RequestRecord(**{**fields, **values})

@@ -35,6 +35,7 @@ def log_row(number: int, **values: Any) -> dict[str, Any]:
         "from_cache": 0,
         "processing_time_ms": 10,
         "created_at": datetime(2025, 10, 10, 12, tzinfo=UTC),
+        "model": "test-vision",
         **values,
     }
 

@@ -232,7 +232,10 @@ def _claimed_hash(value: str) -> str | None:
 def cache_hit(answer: Answer) -> CacheHit:
     """The body that says what is known."""
     return CacheHit(
-        data=Classification.model_validate(answer), request_id=answer.request_id, timestamp=answer.answered_at
+        data=Classification.model_validate(answer),
+        model=answer.model,
+        request_id=answer.request_id,
+        timestamp=answer.answered_at,
     )
 
 
@@ -240,6 +243,7 @@ def _classified(answer: Answer) -> ClassifyResponse:
     return ClassifyResponse(
         data=Classification.model_validate(answer),
         from_cache=answer.from_cache,
+        model=answer.model,
         processing_time_ms=answer.processing_time_ms,
         request_id=answer.request_id,
         timestamp=answer.answered_at,

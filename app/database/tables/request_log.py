@@ -6,6 +6,7 @@ from decimal import Decimal
 from sqlalchemy import Computed, Date, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
     TABLE_OPTIONS,
     Base,
@@ -40,6 +41,7 @@ class RequestLog(Base):
     created_date: Mapped[date | None] = mapped_column(
         Date, Computed("DATE(created_at)", persisted=True), comment="日期(便于分区查询)"
     )
+    model: Mapped[str | None] = mapped_column(String(MODEL_NAME_MAX_LENGTH), comment="给出该结果的模型")
 
     __table_args__ = (
         Index("uk_request_id", "request_id", unique=True),

@@ -3,19 +3,29 @@
 from dataclasses import dataclass
 
 from app.categories import Category
+from app.clients.base import ModelResult
 
 CONFIDENCE_DIGITS = 4
+# The model of entries that a person has corrected; no model replaces them.
+MANUAL_MODEL = "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
     """A classification as it is kept.
 
-    `confidence` is 0..1 with four decimals. `cost_micros` is what the calls that made it cost, in millionths of
-    CURRENCY: each hit saves as much.
+    `confidence` is 0..1 with four decimals. `model` has given it, or MANUAL_MODEL. `cost_micros` is what the calls that
+    made it cost, in millionths of CURRENCY: each hit saves as much.
     """
 
     category: Category
     confidence: float
     description: str | None
+    model: str
     cost_micros: int = 0
+
+
+def entry_of(result: ModelResult, model: str, cost_micros: int) -> CachedResult:
+    """Return what is kept of a model's answer, which has cost so much."""
+    confidence = round(result.confidence, CONFIDENCE_DIGITS)
+    return CachedResult(result.category, confidence, result.description, model, cost_micros)

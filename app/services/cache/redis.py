@@ -7,6 +7,7 @@ written, and whether what is found still counts.
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ T = TypeVar("T")
 LIFETIME = timedelta(seconds=45)
 # What a model or a person may write is far below; a description is TEXT in the database, at most 65535 bytes.
 ENTRY_MAX_BYTES = 70_000
+# Of what `write_copy` writes. Another version's copies, which lack something or have more, are misses.
+FORMAT_VERSION = 2
 
 
 class Copy(NamedTuple):
@@ -101,9 +104,17 @@ class RedisCache:
 
 
 def write_copy(copy: Copy) -> bytes:
-    """Return a copy as Redis keeps it: `["foods",0.9,"…",10000,1795219200]` in UTF-8."""
+    """Return a copy as Redis keeps it: `[2,"foods",0.9,"…","gpt-6-luna",10000,1795219200]` in UTF-8."""
     entry = copy.entry
-    fields = [entry.category.value, entry.confidence, entry.description, entry.cost_micros, int(copy.as_of.timestamp())]
+    fields = [
+        FORMAT_VERSION,
+        entry.category.value,
+        entry.confidence,
+        entry.description,
+        entry.model,
+        entry.cost_micros,
+        int(copy.as_of.timestamp()),
+    ]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -113,15 +124,20 @@ def read_copy(value: object) -> Copy | None:
         return None
     try:
         fields = json.loads(value.decode())
-        category, confidence, description, cost_micros, as_of = fields
-        if type(fields) is not list or type(confidence) not in {int, float} or not 0 <= confidence <= 1:
+        version, category, confidence, description, model, cost_micros, as_of = fields
+        if type(fields) is not list or version != FORMAT_VERSION or type(model) is not str:
+            return None
+        if type(confidence) not in {int, float} or not 0 <= confidence <= 1:
             return None
         if type(cost_micros) is not int or cost_micros < 0:
             return None
         if description is not None:
             # A lone surrogate cannot be encoded.
             description.encode()
-        entry = CachedResult(Category(category), round(float(confidence), CONFIDENCE_DIGITS), description, cost_micros)
+        model.encode()
+        entry = CachedResult(
+            Category(category), round(float(confidence), CONFIDENCE_DIGITS), description, sys.intern(model), cost_micros
+        )
         return Copy(entry, datetime.fromtimestamp(as_of, UTC))
     except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         return None

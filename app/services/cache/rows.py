@@ -4,6 +4,7 @@ Entries of the local demo model are provisional: the first answer of another mod
 """
 
 import json
+import sys
 from collections.abc import Collection
 from decimal import Decimal
 
@@ -30,7 +31,7 @@ _IS_PROVISIONAL = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_M
 def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
     """Return the look-up of entries; `entries_of` reads its rows."""
     text = (
-        f"SELECT image_hash, category, confidence, description, cost_micros, {_IS_PROVISIONAL}"  # noqa: S608 - placeholders
+        "SELECT image_hash, category, confidence, description, model_used, cost_micros"  # noqa: S608 - placeholders
         f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
     )
     if not accepts_provisional:
@@ -42,13 +43,14 @@ def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedRes
     """Return the entries that `select_entries` has found, by hash, and apart from them the provisional ones."""
     entries: dict[str, CachedResult] = {}
     provisional: dict[str, CachedResult] = {}
-    for image_hash, category, confidence, description, cost_micros, is_provisional in rows:
-        entry = CachedResult(Category(category), float(confidence), description, cost_micros)
-        (provisional if is_provisional else entries)[image_hash] = entry
+    for image_hash, category, confidence, description, model, cost_micros in rows:
+        # Interned: memory holds thousands of entries of few models.
+        entry = CachedResult(Category(category), float(confidence), description, sys.intern(model), cost_micros)
+        (provisional if model.startswith(LOCAL_MODEL_PREFIX) else entries)[image_hash] = entry
     return entries, provisional
 
 
-def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, model: str) -> Statement:
+def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult) -> Statement:
     """Return the INSERT of a model's answer, of which `entry` is what counts; its `hit_count` begins at 1."""
     columns = (
         "image_hash, category, confidence, description, model_used, model_response, cost_micros, hit_count, created_at,"
@@ -60,7 +62,7 @@ def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, mode
         entry.category.value,
         entry.confidence,
         entry.description,
-        model,
+        entry.model,
         json.dumps(result.response),
         entry.cost_micros,
         1,
@@ -74,7 +76,7 @@ def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult, mode
 
 
 async def replace_provisional(
-    connection: AsyncConnection, image_hash: str, entry: CachedResult, result: ModelResult, model: str
+    connection: AsyncConnection, image_hash: str, entry: CachedResult, result: ModelResult
 ) -> None:
     """Replace the entry of one image by another model's answer, if it is provisional."""
     replaced = await connection.execute(
@@ -86,7 +88,7 @@ async def replace_provisional(
             category=entry.category.value,
             confidence=Decimal(str(entry.confidence)),
             description=entry.description,
-            model_used=model,
+            model_used=entry.model,
             model_response=result.response,
             cost_micros=entry.cost_micros,
         )

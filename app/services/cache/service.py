@@ -10,23 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from loguru import logger
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.database.pipeline import Rows, run
 from app.database.statements import execute, runs_in_process
 from app.database.tables.classification import CachedImage
-from app.database.transactions import read, write
+from app.database.transactions import write
 from app.observability import metrics
 from app.services.cache.batching import DataLoader
-from app.services.cache.entry import CachedResult
+from app.services.cache.entry import MANUAL_MODEL, CachedResult
 from app.services.cache.rows import entries_of, lock_entry, record_change, select_entries
 from app.services.cache.tiers import CacheTiers
 from app.services.request_log.rollups import Rollups
-
-# Stands in model_used of entries that a person has corrected; no model replaces them.
-MANUAL_MODEL = "manual"
 
 
 class CacheService:
@@ -90,11 +87,6 @@ class CacheService:
             found.update(await self._find(unknown))
         return found
 
-    async def model_of(self, image_hash: str) -> str | None:
-        """Return who made the entry of one image (a model, or MANUAL_MODEL), or None."""
-        query = select(CachedImage.model_used).where(CachedImage.image_hash == image_hash)
-        return await read(self._engine, lambda connection: connection.scalar(query))
-
     async def keep(self, entries: Mapping[str, CachedResult], *, are_provisional: bool = False) -> None:
         """Let memory and Redis know entries that were just read from the database, or committed to it."""
         if are_provisional:
@@ -115,7 +107,7 @@ class CacheService:
         Raises:
             CacheEntryNotFound: there is no entry.
         """
-        entry = CachedResult(category, 1.0, description)
+        entry = CachedResult(category, 1.0, description, MANUAL_MODEL)
 
         async def update_entry(connection: AsyncConnection) -> None:
             await lock_entry(connection, image_hash)

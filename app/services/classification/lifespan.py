@@ -1,15 +1,16 @@
 """What a process needs to classify photos: the right to call the model, and what becomes of its answers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
-from app.config.settings import ImageSettings
+from app.config.settings import Settings
 from app.database.heartbeat import Heartbeat
 from app.runtime.fair_queue import FairQueue
 from app.services.cache.service import CacheService
+from app.services.classification.fallbacks import Candidate, Role
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
 from app.services.request_log.lifespan import RequestLog
@@ -18,39 +19,42 @@ from app.services.spending.service import Spending
 
 @asynccontextmanager
 async def open_classifier(
-    settings: ImageSettings,
+    settings: Settings,
     engine: AsyncEngine,
     heartbeat: Heartbeat,
     *,
     cache: CacheService,
     log: RequestLog,
     model_client: ModelClient,
-    fallback: ModelClient | None,
+    fallbacks: Mapping[str, ModelClient],
     decoder: FairQueue,
     spending: Spending,
 ) -> AsyncIterator[ClassifierService]:
     """Classify photos for the length of the block; at its end, wait for the model calls under way.
 
     Args:
-        settings: what photos are taken.
+        settings: what photos are taken, and when another model is asked.
         engine: the database.
         heartbeat: that of this process.
         cache: what is known already.
         log: of requests and their sums.
         model_client: the model of the service, started.
-        fallback: the model that is asked when the budget is used up, started; None: none is.
+        fallbacks: those that are asked where it cannot answer, by name, started.
         decoder: prepares photos for them.
         spending: what new photos may cost.
     """
     classifier = ClassifierService(
         cache=cache,
         recorder=log.recorder,
-        model_client=model_client,
+        chain=[
+            Candidate(model_client),
+            *(Candidate(client, name, Role.FALLBACK) for name, client in fallbacks.items()),
+        ],
+        falls_back_on_refusal=settings.model.falls_back_on_refusal,
         decoder=decoder,
-        image_settings=settings,
+        image_settings=settings.image,
         store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending),
         spending=spending,
-        fallback=fallback,
     )
     try:
         yield classifier

@@ -7,9 +7,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from app.clients.base import ModelClient, ModelResult
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, ModelResult
 from app.clients.errors import ModelTimeout
 from app.config.settings import ImageSettings
 from app.database.statements import Statement
@@ -20,8 +20,9 @@ from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
 from app.runtime.fair_queue import FairQueue
-from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
+from app.services.cache.entry import CachedResult, entry_of
 from app.services.cache.service import CacheService
+from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
 from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
@@ -30,17 +31,24 @@ from app.services.spending.bill import Bill
 from app.services.spending.service import Spending
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Turn(NamedTuple):
+    """The models that may be asked about a photo, and `time.monotonic()` at which all of it ends."""
+
+    chain: Sequence[Candidate]
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class ApartResult:
-    """A result that is kept for one account, and whose: `model` has given it.
+    """A result that is kept for one account.
 
     `statements` belong to the transaction that keeps it; there are none where the model was not asked.
     """
 
     result: CachedResult
-    model: str
     from_cache: bool
     statements: Sequence[Statement] = ()
 
@@ -48,8 +56,8 @@ class ApartResult:
 class ClassifierService:
     """Looks photos up and classifies them.
 
-    `decoder` is the queue of those whose pixels are decoded, `fallback` the model that is asked when the budget is
-    used up.
+    `chain` holds the service's model and those that are asked where it cannot answer, `decoder` is the queue of those
+    whose pixels are decoded.
     """
 
     def __init__(
@@ -57,21 +65,27 @@ class ClassifierService:
         *,
         cache: CacheService,
         recorder: RequestRecorder,
-        model_client: ModelClient,
+        chain: Sequence[Candidate],
+        falls_back_on_refusal: bool,
         decoder: FairQueue,
         image_settings: ImageSettings,
         store: ClassificationStore,
         spending: Spending,
-        fallback: ModelClient | None = None,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
-        self._model_client = model_client
+        self._chain = chain
+        self._falls_back_on_refusal = falls_back_on_refusal
         self._preparer = PhotoPreparer(decoder, image_settings)
         self._store = store
         self._spending = spending
-        self._fallback = fallback
         self._calls: SingleFlight[str, tuple[CachedResult, bool]] = SingleFlight()
+
+    @property
+    def lasting_models(self) -> list[str]:
+        """The models whose answers are kept for good: not those of the local model as a fallback."""
+        first, *others = (candidate.client.model for candidate in self._chain)
+        return [first, *(model for model in others if not model.startswith(LOCAL_MODEL_PREFIX))]
 
     async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
@@ -147,12 +161,7 @@ class ClassifierService:
             Exception: `keep` raised it.
         """
         info = self._preparer.inspect(upload.data)
-        try:
-            return await self._ask_apart(self._model_client, upload, info, caller, find, keep)
-        except BudgetExhausted:
-            if self._fallback is None:
-                raise
-            return await self._ask_apart(self._fallback, upload, info, caller, find, keep)
+        return await self._with_budget(lambda turn: self._ask_apart(turn, upload, info, caller, find, keep))
 
     async def classify_by(
         self,
@@ -180,14 +189,14 @@ class ClassifierService:
             Exception: `keep` raised it.
         """
         info = self._preparer.inspect(upload.data)
-        deadline = time.monotonic() + client.settings.total_timeout_seconds
+        turn = _Turn([Candidate(client, name, Role.CHOSEN)], time.monotonic() + client.settings.total_timeout_seconds)
         bill = self._spending.bill(client, caller, name)
         # The lease of no photo: it holds the reservation.
         lease = secrets.token_hex(32)
         if bill.is_free:
-            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, lease, keep)
-        async with self._store.turn(lease, deadline, bill):
-            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, lease, keep)
+            return await self._ask_and_keep(turn, upload, info, caller, bill, lease, keep)
+        async with self._store.turn(lease, turn.deadline, bill):
+            return await self._ask_and_keep(turn, upload, info, caller, bill, lease, keep)
 
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
@@ -222,25 +231,30 @@ class ClassifierService:
             if cached is None:
                 raise
             return cached, True
+        return await self._with_budget(lambda turn: self._find_or_ask_model(turn, upload, info, caller))
+
+    async def _with_budget(self, ask: Callable[["_Turn"], Awaitable[R]]) -> R:
+        """Have `ask` take the models in their turn; where the budget is used up, only those that cost nothing."""
+        deadline = time.monotonic() + self._chain[0].client.settings.total_timeout_seconds
         try:
-            return await self._find_or_ask_model(self._model_client, upload, info, caller)
+            return await ask(_Turn(self._chain, deadline))
         except BudgetExhausted:
-            if self._fallback is None:
+            free = [each for each in self._chain if self._spending.is_free(each.client, each.name)]
+            if not free:
                 raise
-            return await self._find_or_ask_model(self._fallback, upload, info, caller)
+            return await ask(_Turn(free, deadline))
 
     async def _find_or_ask_model(
-        self, client: ModelClient, upload: UploadedPhoto, info: PhotoInfo, caller: Caller
+        self, turn: "_Turn", upload: UploadedPhoto, info: PhotoInfo, caller: Caller
     ) -> tuple[CachedResult, bool]:
-        """Return what the database knows by now, else what the model says; and whether it cost nothing."""
+        """Return what the database knows by now, else what a model says; and whether it cost nothing."""
         image_hash = upload.sha256
-        deadline = time.monotonic() + client.settings.total_timeout_seconds
-        bill = self._spending.bill(client, caller)
-        async with self._store.turn(image_hash, deadline, bill) as found:
+        bill = self._bill(turn.chain[0], caller)
+        async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return found, True
             metrics.count(metrics.LOOKUPS_MISSED)
-            result = await self._ask(client, upload, info, caller, bill, deadline)
+            result, client = await self._ask(turn, upload, info, caller, bill, image_hash)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
                     image_hash, result, model=client.model, photo_format=info.format.value, bill=bill
@@ -249,7 +263,7 @@ class ClassifierService:
 
     async def _ask_apart(
         self,
-        client: ModelClient,
+        turn: "_Turn",
         upload: UploadedPhoto,
         info: PhotoInfo,
         caller: Caller,
@@ -257,58 +271,64 @@ class ClassifierService:
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T | None:
         image_hash = upload.sha256
-        deadline = time.monotonic() + client.settings.total_timeout_seconds
-        bill = self._spending.bill(client, caller)
-        async with self._store.turn(image_hash, deadline, bill) as found:
+        bill = self._bill(turn.chain[0], caller)
+        async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return None
             if (earlier := await find()) is not None:
-                kept, _ = await keep(ApartResult(earlier, self._model_client.model, from_cache=True))
+                kept, _ = await keep(ApartResult(earlier, from_cache=True))
                 return kept
             metrics.count(metrics.LOOKUPS_MISSED)
-            return await self._ask_and_keep(client, upload, info, caller, bill, deadline, image_hash, keep)
+            return await self._ask_and_keep(turn, upload, info, caller, bill, image_hash, keep)
 
     async def _ask_and_keep(
         self,
-        client: ModelClient,
+        turn: "_Turn",
         upload: UploadedPhoto,
         info: PhotoInfo,
         caller: Caller,
         bill: Bill,
-        deadline: float,
         lease: str,
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T:
         """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
-        answer = await self._ask(client, upload, info, caller, bill, deadline)
-        result = CachedResult(
-            answer.category, round(answer.confidence, CONFIDENCE_DIGITS), answer.description, bill.cost_micros
-        )
+        answer, client = await self._ask(turn, upload, info, caller, bill, lease)
+        result = entry_of(answer, client.model, bill.cost_micros)
         statements = [] if bill.is_free else self._store.release_statements(lease, bill)
-        kept, is_released = await keep(ApartResult(result, client.model, from_cache=False, statements=statements))
+        kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))
         if is_released:
             self._store.released_with(lease, bill)
         return kept
 
     async def _ask(
         self,
-        client: ModelClient,
+        turn: "_Turn",
         upload: UploadedPhoto,
         info: PhotoInfo,
         caller: Caller,
         bill: Bill,
-        deadline: float,
-    ) -> ModelResult:
-        """Show a photo to a model, in this process' turn."""
-        settings = client.settings
-        if deadline - time.monotonic() < settings.timeout_seconds:
+        lease: str,
+    ) -> tuple[ModelResult, ModelClient]:
+        """Show a photo to the models in their turn, and return what one says, and which."""
+        settings = turn.chain[0].client.settings
+        if turn.deadline - time.monotonic() < settings.timeout_seconds:
             # Waiting for others has taken what a call may need; no request waits for twice the time.
             raise ModelTimeout
         with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
             prepared = await self._preparer.prepare(
                 upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
             )
-        return await client.classify(prepared, bill.meter)
+        return await ask_in_turn(
+            turn.chain,
+            prepared,
+            bill.meter,
+            deadline=turn.deadline,
+            falls_back_on_refusal=self._falls_back_on_refusal,
+            can_pay=lambda candidate: self._store.turn_to(lease, bill, self._bill(candidate, caller)),
+        )
+
+    def _bill(self, candidate: Candidate, caller: Caller) -> Bill:
+        return self._spending.bill(candidate.client, caller, candidate.name)
 
 
 def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
@@ -318,6 +338,7 @@ def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer
         confidence=result.confidence,
         description=result.description,
         from_cache=from_cache,
+        model=result.model,
         cost_micros=result.cost_micros,
     )
 

@@ -30,7 +30,7 @@ from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.runtime.keyed_lock import KeyedLock
-from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
+from app.services.cache.entry import CachedResult, entry_of
 from app.services.cache.rows import insert_entry, replace_provisional, select_entries
 from app.services.cache.service import CacheService
 from app.services.classification.outcomes import Claimed, Found, Held, Refused
@@ -183,21 +183,19 @@ class ClassificationStore:
         The database settles a race, as with an owner that was taken for stalled: the first result stays, and the others
         get it. Only a provisional one is replaced, unless the local model is the configured one.
         """
-        entry = CachedResult(
-            result.category, round(result.confidence, CONFIDENCE_DIGITS), result.description, bill.cost_micros
-        )
+        entry = entry_of(result, model, bill.cost_micros)
         release = _deletion(image_hash, self._heartbeat.process_id)
 
         async def replace(connection: AsyncConnection) -> None:
             if not self._cache.accepts_provisional:
-                await replace_provisional(connection, image_hash, entry, result, model)
+                await replace_provisional(connection, image_hash, entry, result)
             await execute(connection, release)
 
         try:
             await run(
                 self._engine,
                 [
-                    insert_entry(image_hash, entry, result, model),
+                    insert_entry(image_hash, entry, result),
                     self._rollups.entry_added(),
                     self._rollups.photo_added(model=model, photo_format=photo_format, confidence=entry.confidence),
                     *bill.settlement(),
@@ -219,6 +217,11 @@ class ClassificationStore:
             saved = entry
         self._claimed.discard(image_hash)
         return saved
+
+    async def turn_to(self, image_hash: str, bill: Bill, other: Bill) -> bool:
+        """Make the calls from now on those of the model of `other`, and say whether the next one can be paid."""
+        bill.turn_to(other)
+        return await self._reserve_more(image_hash, bill, 1)
 
     def release_statements(self, image_hash: str, bill: Bill) -> list[Statement]:
         """Return what belongs to a transaction that keeps the answer elsewhere than in the cache.
@@ -299,7 +302,7 @@ class ClassificationStore:
             calls: how many there will be, with the next one.
         """
         budgets = [limit for limit in bill.limits if isinstance(limit, Budget)]
-        if not budgets:
+        if not budgets or bill.costs_nothing_now:
             return True
         needed = bill.reserve_micros
         raised = reservation_raised(image_hash, self._heartbeat.process_id, budgets, needed)

@@ -7,6 +7,7 @@ belong to the provider that they were made for.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from loguru import logger
 
 from app.clients.base import ModelClient
 from app.clients.errors import ModelConfigurationError, ModelError, ModelNotFound, ModelTimeout
-from app.clients.registry import BUILT_IN_PROVIDERS, create_model_client, plugin_names
+from app.clients.registry import BUILT_IN_PROVIDERS, create_further_client, plugin_names
 from app.config.model import ModelSettings
 from app.errors import UnknownModel
 from app.runtime.background import SingleFlight
@@ -46,13 +47,17 @@ class ModelCatalogue:
     Args:
         service_client: the model of the service (LLM_PROVIDER), started; its maker closes it.
         settings: also says which further models there are.
+        fallbacks: those of them that are started already, by name; their maker closes them.
 
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
 
-    def __init__(self, service_client: ModelClient, settings: ModelSettings) -> None:
+    def __init__(
+        self, service_client: ModelClient, settings: ModelSettings, fallbacks: Mapping[str, ModelClient] | None = None
+    ) -> None:
         self.service_client = service_client
+        self._started = fallbacks or {}
         self._settings = settings
         self._service_name = service_client.provider if ":" in settings.provider else settings.provider
         self._aliases = {SERVICE_ALIAS: self._service_name, DEFAULT_MODEL_NAME: self._service_name}
@@ -91,8 +96,8 @@ class ModelCatalogue:
         name = self._aliases.get(name, name)
         if name == self._service_name:
             return self.service_client
-        if name in self._clients:
-            return self._clients[name]
+        if (client := self._loaded(name)) is not None:
+            return client
         try:
             async with asyncio.timeout(self._settings.total_timeout_seconds):
                 client, _ = await self._loading.run(name, partial(self._load, name), is_detached=True)
@@ -111,7 +116,7 @@ class ModelCatalogue:
     def _choice(self, name: str) -> ModelChoice:
         alias_of = self._aliases.get(name)
         meant = alias_of or name
-        client = self.service_client if meant == self._service_name else self._clients.get(meant)
+        client = self.service_client if meant == self._service_name else self._loaded(meant)
         return ModelChoice(
             name=name,
             provider=meant,
@@ -129,14 +134,14 @@ class ModelCatalogue:
         text = "Ships with the service and runs in it." if meant == LOCAL else "Registered by the operator."
         return f"{text} It is the model of this service." if meant == self._service_name else text
 
+    def _loaded(self, name: str) -> ModelClient | None:
+        return self._started.get(name) or self._clients.get(name)
+
     async def _load(self, name: str) -> ModelClient:
         target = self._targets[name]
-        settings = self._settings.model_copy(
-            update={"provider": target, "api_key": None, "base_url": None, "model": None}
-        )
         said_in = "plugin" if target == name else f"MODELS: {name}"
         try:
-            client = await asyncio.to_thread(create_model_client, settings, said_in=said_in)
+            client = await asyncio.to_thread(create_further_client, self._settings, target, said_in=said_in)
         except ModelConfigurationError as error:
             logger.error("model {} cannot be used: {}", name, error)
             raise ModelNotFound("This model cannot be set up.") from None

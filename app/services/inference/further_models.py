@@ -67,9 +67,9 @@ class FurtherModels(Generic[T]):
             return (found.result, kept[0]), kept[1]
 
         async def ask_and_keep() -> tuple[CachedResult, T | BaseException]:
-            earlier = await self._results.latest(image_hash, client.model, account_id=account_id)
+            earlier = await self._results.latest(image_hash, [client.model], account_id=account_id)
             if earlier is not None:
-                outcome, _ = await keep_for_all(ApartResult(earlier, client.model, from_cache=True))
+                outcome, _ = await keep_for_all(ApartResult(earlier, from_cache=True))
                 return outcome
             async with opened() as upload:
                 return await self._classifier.classify_by(client, name, upload, caller, keep=keep_for_all)
@@ -85,7 +85,7 @@ class FurtherModels(Generic[T]):
                     continue
                 raise
             if is_shared:
-                kept, _ = await keep(ApartResult(result, client.model, from_cache=True))
+                kept, _ = await keep(ApartResult(result, from_cache=True))
             elif isinstance(kept, BaseException):
                 raise kept
             return kept

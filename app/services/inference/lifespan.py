@@ -1,6 +1,6 @@
 """What a process needs for inference: the models by name, and what they have said already."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.base import ModelClient
 from app.config.settings import Settings
 from app.runtime.memory_budget import MemoryBudget
-from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.further_models import FurtherModels
@@ -24,8 +23,8 @@ async def open_inference(
     engine: AsyncEngine,
     *,
     service_client: ModelClient,
+    fallbacks: Mapping[str, ModelClient],
     classifier: ClassifierService,
-    cache: CacheService,
     library: LibraryService,
     recorder: RequestRecorder,
     memory: MemoryBudget,
@@ -36,8 +35,8 @@ async def open_inference(
         settings: what models and pictures are taken.
         engine: the database.
         service_client: the model of the service, started.
+        fallbacks: those of FALLBACK_MODELS by name, started.
         classifier: asks models.
-        cache: knows which model has made an entry.
         library: has the pictures.
         recorder: logs what was answered.
         memory: what pictures may take of it.
@@ -45,14 +44,13 @@ async def open_inference(
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
-    models = ModelCatalogue(service_client, settings.model)
+    models = ModelCatalogue(service_client, settings.model, fallbacks)
     results = InferenceResults(engine)
     inference = InferenceService(
         results=results,
         library=library,
         models=models,
         classifier=classifier,
-        cache=cache,
         further_models=FurtherModels(results, classifier),
         shares_results=settings.library.shares_results,
         recorder=recorder,

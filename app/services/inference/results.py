@@ -4,7 +4,7 @@ That holds for a transaction whose outcome a lost connection leaves open, by the
 runs a second time, by the unique key on its id.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -126,10 +126,10 @@ class InferenceResults:
             raise ResultNotFound
         return found
 
-    async def latest(self, image_hash: str, model: str, *, account_id: int | None) -> CachedResult | None:
-        """Return what a model has said last of a picture: to one account, or (None) to any; None if it has not."""
+    async def latest(self, image_hash: str, models: Collection[str], *, account_id: int | None) -> CachedResult | None:
+        """Return what `models` have said last of a picture: to one account, or (None) to any; None if nothing."""
         row = InferenceResult
-        conditions = [row.image_hash == image_hash, row.model == model]
+        conditions = [row.image_hash == image_hash, row.model.in_(models)]
         if account_id is not None:
             conditions.append(row.user_id == account_id)
         columns = row.model, row.category, row.confidence, row.description, row.cost_micros
@@ -138,10 +138,10 @@ class InferenceResults:
         async def select_latest(connection: AsyncConnection) -> CachedResult | None:
             found = (await connection.execute(query)).one_or_none()
             # MySQL takes names for equal that differ in case.
-            if found is None or found.model != model:
+            if found is None or found.model not in models:
                 return None
             confidence = float(found.confidence)
-            return CachedResult(Category(found.category), confidence, found.description, found.cost_micros)
+            return CachedResult(Category(found.category), confidence, found.description, found.model, found.cost_micros)
 
         return await read(self._engine, select_latest)
 

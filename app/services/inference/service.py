@@ -22,7 +22,6 @@ from app.observability.tracing import span
 from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.cache.entry import CachedResult
-from app.services.cache.service import CacheService
 from app.services.classification.service import ApartResult, ClassifierService
 from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
 from app.services.inference.further_models import FurtherModels
@@ -47,7 +46,6 @@ class InferenceService:
         library: LibraryService,
         models: ModelCatalogue,
         classifier: ClassifierService,
-        cache: CacheService,
         further_models: FurtherModels[Inference],
         recorder: RequestRecorder,
         memory: MemoryBudget,
@@ -57,7 +55,6 @@ class InferenceService:
         self._library = library
         self._models = models
         self._classifier = classifier
-        self._cache = cache
         self._further_models = further_models
         self._recorder = recorder
         self._memory = memory
@@ -117,9 +114,7 @@ class InferenceService:
     ) -> Inference:
         client = await self._models.client_of(model_name)
 
-        async def store(
-            answer: Answer, model: str, statements: Sequence[Statement] = (), *, is_of_task: bool = True
-        ) -> Inference:
+        async def store(answer: Answer, statements: Sequence[Statement] = (), *, is_of_task: bool = True) -> Inference:
             async def finish(connection: AsyncConnection, result_id: int) -> None:
                 for statement in statements:
                     await execute(connection, statement)
@@ -130,7 +125,7 @@ class InferenceService:
                 image_id=image.id,
                 task_id=task_id if is_of_task else None,
                 model_name=model_name,
-                model=model,
+                model=answer.model,
                 category=answer.category,
                 confidence=answer.confidence,
                 description=answer.description,
@@ -143,26 +138,22 @@ class InferenceService:
             with span("result.save"):
                 return await self.results.store(account_id, image.sha256, finding, finish)
 
-        async def store_shared(answer: Answer) -> Inference:
-            # The entry may be an earlier model's, or a person's.
-            return await store(answer, await self._cache.model_of(image.sha256) or client.model)
-
         async def keep(found: ApartResult) -> tuple[Inference, bool]:
             answer = await self._log(image, found.result, caller, from_cache=found.from_cache)
             try:
-                inference = await store(answer, found.model, found.statements)
+                inference = await store(answer, found.statements)
             except Exception:
                 if on_saved is not None and not found.from_cache:
                     # The task is no longer this process'. What was paid for is kept: the task's next run finds it.
-                    await store(answer, found.model, found.statements, is_of_task=False)
+                    await store(answer, found.statements, is_of_task=False)
                 raise
             # A task may have stored another result before: then this one's transaction was none.
             return inference, inference.request_id == answer.request_id
 
         if client is self._models.service_client:
             if self._shares_results:
-                return await store_shared(await self._classify(image, caller))
-            return await self._classify_apart(account_id, image, caller, store_shared, keep)
+                return await store(await self._classify(image, caller))
+            return await self._classify_apart(account_id, image, caller, store, keep)
 
         of_whom = None if self._shares_results else account_id
         return await self._further_models.answer(
@@ -182,17 +173,17 @@ class InferenceService:
         account_id: int,
         image: LibraryImage,
         caller: Caller,
-        store_shared: Callable[[Answer], Awaitable[Inference]],
+        store: Callable[[Answer], Awaitable[Inference]],
         keep: Callable[[ApartResult], Awaitable[tuple[Inference, bool]]],
     ) -> Inference:
         """Answer from the shared cache, else from what the account was told before, else by the service's model."""
-        model = self._models.service_client.model
-        find = partial(self.results.latest, image.sha256, model, account_id=account_id)
+        models = self._classifier.lasting_models
+        find = partial(self.results.latest, image.sha256, models, account_id=account_id)
         while True:
             if (answer := await self._classifier.look_up(image.sha256, caller)) is not None:
-                return await store_shared(answer)
+                return await store(answer)
             if (earlier := await find()) is not None:
-                inference, _ = await keep(ApartResult(earlier, model, from_cache=True))
+                inference, _ = await keep(ApartResult(earlier, from_cache=True))
                 return inference
             async with self._opened(image, caller) as upload:
                 kept = await self._classifier.classify_apart(upload, caller, find=find, keep=keep)
@@ -223,6 +214,7 @@ class InferenceService:
             confidence=result.confidence,
             description=result.description,
             from_cache=from_cache,
+            model=result.model,
             cost_micros=result.cost_micros,
         )
         record = RequestRecord.of(

@@ -20,9 +20,9 @@ ACCOUNT_ID_MAX_DIGITS = 18
 
 _LOG_COLUMNS = (
     "request_id, user_id, ip_address, image_hash, image_size, category, confidence, from_cache, processing_time_ms,"
-    " created_at"
+    " created_at, model"
 )
-_LOG_COLUMN_COUNT = 10
+_LOG_COLUMN_COUNT = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Caller:
 class Answer(NamedTuple):
     """What a caller is told; it is logged by the time it exists.
 
+    `model` has given it: for a hit, the one whose answer the entry holds, or `manual` where a person did.
     `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
     """
 
@@ -72,6 +73,7 @@ class Answer(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     answered_at: datetime
+    model: str
     cost_micros: int
 
     @property
@@ -88,6 +90,7 @@ class Answer(NamedTuple):
         confidence: float,
         description: str | None,
         from_cache: bool,
+        model: str,
         cost_micros: int,
     ) -> "Answer":
         """The answer to `caller`, whose time ends now."""
@@ -99,6 +102,7 @@ class Answer(NamedTuple):
             from_cache=from_cache,
             processing_time_ms=round((time.perf_counter() - caller.started_at) * 1000),
             answered_at=utc_now(),
+            model=model,
             cost_micros=cost_micros,
         )
 
@@ -121,6 +125,7 @@ class RequestRecord(NamedTuple):
     from_cache: bool
     processing_time_ms: int
     created_at: datetime
+    model: str
     saved_micros: int = 0
     of_shared_cache: bool = True
 
@@ -146,6 +151,7 @@ class RequestRecord(NamedTuple):
             from_cache=answer.from_cache,
             processing_time_ms=answer.processing_time_ms,
             created_at=answer.answered_at,
+            model=answer.model,
             saved_micros=answer.saved_micros,
             of_shared_cache=of_shared_cache,
         )
@@ -184,6 +190,7 @@ def insert_log(records: Sequence[RequestRecord]) -> Statement:
             int(record.from_cache),
             record.processing_time_ms,
             timestamp_text(record.created_at),
+            record.model,
         )
     rows = rows_of_placeholders(len(records), _LOG_COLUMN_COUNT)
     return Statement(f"INSERT INTO request_log ({_LOG_COLUMNS}) VALUES {rows}", values)  # noqa: S608 - placeholders

@@ -22,7 +22,10 @@ RETENTION_INTERVAL_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One row of the log. The caller's address is left out: an id may be quoted to people who need not know it."""
+    """One row of the log. The caller's address is left out: an id may be quoted to people who need not know it.
+
+    `model` is None in rows of before revision 0009, which did not name it.
+    """
 
     request_id: str
     user_id: str | None
@@ -32,6 +35,7 @@ class LoggedRequest:
     confidence: float
     from_cache: bool
     processing_time_ms: int | None
+    model: str | None
     created_at: datetime
 
 
@@ -62,6 +66,7 @@ class RequestLogService:
                 RequestLog.confidence,
                 RequestLog.from_cache,
                 RequestLog.processing_time_ms,
+                RequestLog.model,
                 RequestLog.created_at,
             ).where(RequestLog.request_id == request_id)
             row = (await connection.execute(query)).one_or_none()
@@ -76,6 +81,7 @@ class RequestLogService:
                 confidence=float(row.confidence),
                 from_cache=bool(row.from_cache),
                 processing_time_ms=row.processing_time_ms,
+                model=row.model,
                 created_at=row.created_at,
             )
 

@@ -1,9 +1,10 @@
 """The bill of one classification: who pays, what each call cost, and which limits it stands under."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from app.clients.metering import CallMeter
+from app.clients.metering import CallMeter, ModelCall
 from app.database.statements import Statement
 from app.errors import AppError
 from app.services.request_log.record import Caller
@@ -12,13 +13,23 @@ from app.services.spending.limits import Budget, Limit, money_spent
 from app.services.spending.prices import Price
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Whose calls they are from number `first_call` on, and their price; None where they cost nothing."""
+
+    provider: str
+    model: str
+    price: Price | None
+    first_call: int
+
+
 class Bill:
     """What the calls for one photo cost; made before the first, settled in the transaction that keeps their outcome.
 
     Args:
         caller: who pays.
         provider: of the model.
-        model: which.
+        model: which; `turn_to` goes on with another.
         price: of its calls; None where they cost nothing, and are not written down.
         limits: what the caller stands under; the first that is reached is told.
         ledger: writes the calls down.
@@ -32,23 +43,22 @@ class Bill:
         self.api_key_id = caller.api_key_id
         self.is_settled = False
         self._caller = caller
-        self._provider = provider
-        self._model = model
-        self._price = price
+        # The last one is asked now.
+        self._models = [_Model(provider, model, price, first_call=0)]
         self._ledger = ledger
 
     @property
     def cost_micros(self) -> int:
         """What the calls so far cost, in millionths of CURRENCY."""
-        price = self._price
-        return 0 if price is None else sum(price.cost_micros(call) for call in self.meter.calls)
+        return sum(model.price.cost_micros(call) for _, call, model in self._calls() if model.price is not None)
 
     @property
     def reserve_micros(self) -> int:
         """What the calls so far and another one cost, where a budget limits it."""
-        if self._price is None or not self.has_budget:
+        if not self.has_budget:
             return 0
-        return self.cost_micros + self._price.per_call_micros
+        price = self._models[-1].price
+        return self.cost_micros + (0 if price is None else price.per_call_micros)
 
     @property
     def has_budget(self) -> bool:
@@ -58,40 +68,58 @@ class Bill:
     @property
     def is_free(self) -> bool:
         """Whether calls cost nothing, and nothing limits them."""
-        return self._price is None and not self.limits
+        return not self.limits and all(model.price is None for model in self._models)
+
+    @property
+    def costs_nothing_now(self) -> bool:
+        """Whether calls of the model that is asked now cost nothing."""
+        return self._models[-1].price is None
 
     @property
     def is_due(self) -> bool:
         """Whether there are calls that are not written down."""
-        return self._price is not None and bool(self.meter.calls) and not self.is_settled
+        return not self.is_settled and any(model.price is not None for _, _, model in self._calls())
+
+    def turn_to(self, other: "Bill") -> None:
+        """Have the calls from now on be those of the model of `other`, under its budgets too."""
+        model = other._models[-1]  # noqa: SLF001 - of the same class
+        self._models.append(replace(model, first_call=len(self.meter.calls)))
+        scopes = {limit.scope for limit in self.limits}
+        budgets = [limit for limit in other.limits if isinstance(limit, Budget) and limit.scope not in scopes]
+        self.limits = [*self.limits, *budgets]
 
     def settlement(self) -> list[Statement]:
         """Return what writes the calls down and takes their cost from the budgets; nothing where nothing is due.
 
         Of a bill that is settled already, the first of these statements is a duplicate row.
         """
-        price = self._price
-        if price is None or not self.is_due:
+        if not self.is_due:
             return []
         rows = [
             LedgerRow(
                 request_id=self._caller.request_id,
                 number=number,
                 called_at=call.called_at,
-                provider=self._provider,
-                model=self._model,
+                provider=model.provider,
+                model=model.model,
                 input_tokens=call.input_tokens,
                 cached_input_tokens=call.cached_input_tokens,
                 output_tokens=call.output_tokens,
-                cost_micros=price.cost_micros(call),
+                cost_micros=model.price.cost_micros(call),
                 outcome=call.outcome,
                 api_key_id=self._caller.api_key_id,
                 account_id=self._caller.account_id,
                 user_id=self._caller.user_id,
             )
-            for number, call in enumerate(self.meter.calls)
+            for number, call, model in self._calls()
+            if model.price is not None
         ]
         return [*self._ledger.statements(rows), *money_spent(self.limits, self.cost_micros)]
+
+    def _calls(self) -> Iterator[tuple[int, ModelCall, "_Model"]]:
+        """Each call with its number and its model."""
+        for number, call in enumerate(self.meter.calls):
+            yield number, call, next(each for each in reversed(self._models) if each.first_call <= number)
 
     def refusal(self, scopes: Collection[str]) -> AppError:
         """Return the error of the first limit that is one of `scopes`, those without room."""

@@ -1,13 +1,12 @@
 """What a process needs to spend money: the ledger and its limits."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
 from app.clients.errors import ModelConfigurationError
-from app.clients.registry import create_model_client
 from app.config.settings import Environment, Settings
 from app.runtime.background import running
 from app.services.spending.notices import BudgetNotices
@@ -16,7 +15,11 @@ from app.services.spending.service import DEFAULT_PHOTOS_PER_ADDRESS, Spending
 
 @asynccontextmanager
 async def open_spending(
-    settings: Settings, engine: AsyncEngine, *, model_client: ModelClient
+    settings: Settings,
+    engine: AsyncEngine,
+    *,
+    model_client: ModelClient,
+    fallbacks: Mapping[str, ModelClient] | None = None,
 ) -> AsyncIterator[Spending]:
     """Make bills for the length of the block; at its end, write what was kept.
 
@@ -24,15 +27,19 @@ async def open_spending(
         settings: prices, limits and the environment.
         engine: the database.
         model_client: the model of the service.
+        fallbacks: those that are asked where it cannot answer, by name.
 
     Raises:
         ModelConfigurationError: in production, a model that costs money needs a budget.
     """
     spending = settings.spending
-    is_guarded = settings.environment is Environment.PRODUCTION and model_client.is_paid
+    models = {f"LLM_PROVIDER={settings.model.provider}": model_client}
+    models |= {f"FALLBACK_MODELS={name}": client for name, client in (fallbacks or {}).items()}
+    paid = [said for said, client in models.items() if client.is_paid]
+    is_guarded = settings.environment is Environment.PRODUCTION and bool(paid)
     if is_guarded and spending.daily_budget is None:
         raise ModelConfigurationError(
-            f"ENV=production with LLM_PROVIDER={settings.model.provider} needs DAILY_BUDGET: what a day may cost in"
+            f"ENV=production with {paid[0]} needs DAILY_BUDGET: what a day may cost in"
             f" {spending.currency}, or the word unlimited."
         )
     photos_per_address = spending.photos_per_address
@@ -50,25 +57,3 @@ async def open_spending(
         await stack.enter_async_context(running(service.run(), name="spending"))
         await stack.enter_async_context(running(service.forget(), name="used-limits"))
         yield service
-
-
-@asynccontextmanager
-async def open_fallback(settings: Settings, model_client: ModelClient) -> AsyncIterator[ModelClient | None]:
-    """Give the model that is asked when the budget is used up, started; None where FALLBACK_MODELS names none.
-
-    Raises:
-        ModelConfigurationError: it cannot be made.
-    """
-    names = [name for name in settings.spending.fallback_models if name != settings.model.provider]
-    if not names or not model_client.is_paid:
-        yield None
-        return
-    client = create_model_client(
-        settings.model.model_copy(update={"provider": names[0], "api_key": None, "base_url": None, "model": None}),
-        said_in="FALLBACK_MODELS",
-    )
-    try:
-        await client.start()
-        yield client
-    finally:
-        await client.close()

@@ -87,6 +87,10 @@ class Spending:
             ledger=self._ledger,
         )
 
+    def is_free(self, client: ModelClient, name: str | None) -> bool:
+        """Whether the calls of a model cost nothing; arguments as with `bill`."""
+        return price_of(client, self._settings, name) is None
+
     def openings(self, limits: Sequence[Limit]) -> list[Statement]:
         """Return what must precede a claim under `limits` in its transaction; `opened` follows the commit."""
         return [

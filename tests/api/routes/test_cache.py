@@ -34,14 +34,21 @@ async def test_a_corrected_entry_is_everybodys_answer(
     admin_api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
 ) -> None:
     data = photo(1)
-    await upload(admin_api, data)
+    first = (await upload(admin_api, data)).json()
     await check(admin_api, sha256(data))
     response = await admin_api.put(f"/cache/{sha256(data).upper()}", json=CORRECTION, headers=ADMIN)
     assert response.status_code == 200
     assert response.json() == {"success": True, "data": {**CORRECTION, "confidence": 1.0, "model_used": "manual"}}
     expected = {**CORRECTION, "confidence": 1.0}
-    assert (await check(admin_api, sha256(data))).json()["data"] == expected
-    assert (await upload(admin_api, data)).json()["data"] == expected
+    corrected = [(await check(admin_api, sha256(data))).json(), (await upload(admin_api, data)).json()]
+    assert [each["data"] for each in corrected] == [expected, expected]
+    assert [each["model"] for each in corrected] == ["manual", "manual"]
+    # The log says which model it was.
+    logged = [
+        (await admin_api.get(f"/requests/{each['request_id']}", headers=ADMIN)).json()["data"]["model"]
+        for each in (first, *corrected)
+    ]
+    assert logged == ["test-vision", "manual", "manual"]
     assert model_server.call_count == 1
     assert await hit_count(engine, sha256(data)) == 4
     # What is left out is removed, and invisible characters are not kept.

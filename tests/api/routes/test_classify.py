@@ -37,12 +37,14 @@ async def test_miss_upload_hit(api: httpx2.AsyncClient, engine: AsyncEngine, mod
     assert second.status_code == 200
     assert second.headers["X-Request-ID"] == answer["request_id"]
     assert (answer["success"], answer["data"], answer["from_cache"]) == (True, DATA, False)
+    assert answer["model"] == "test-vision"
     assert answer["processing_time_ms"] >= 0
 
     third = (await check(api, sha256(data).upper(), headers=headers)).json()
     assert (third["cached"], third["from_cache"], third["data"]) == (True, True, DATA)
     fourth = (await upload(api, data)).json()
     assert (fourth["from_cache"], fourth["data"]) == (True, DATA)
+    assert third["model"] == fourth["model"] == "test-vision"
 
     assert model_server.call_count == 1
     assert model_server.violations == []
@@ -50,6 +52,7 @@ async def test_miss_upload_hit(api: httpx2.AsyncClient, engine: AsyncEngine, mod
     rows = await log_rows(engine)
     assert [row.request_id for row in rows] == [answer["request_id"], third["request_id"], fourth["request_id"]]
     assert [row.from_cache for row in rows] == [0, 1, 1]
+    assert {row.model for row in rows} == {"test-vision"}
     assert [row.image_size for row in rows] == [len(data), None, len(data)]
     assert [row.user_id for row in rows] == ["device-1", "device-1", None]
     assert {row.ip_address for row in rows} == {"127.0.0.1"}
@@ -58,6 +61,7 @@ async def test_miss_upload_hit(api: httpx2.AsyncClient, engine: AsyncEngine, mod
     logged = (await api.get(f"/requests/{third['request_id']}")).json()["data"]
     assert logged["image_hash"] == sha256(data)
     assert (logged["user_id"], logged["from_cache"], logged["category"]) == ("device-1", True, CATEGORY)
+    assert logged["model"] == "test-vision"
 
 
 async def test_header_wins_over_body_and_body_counts_alone(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:
@@ -82,7 +86,7 @@ async def test_batch_of_hashes(api: httpx2.AsyncClient, engine: AsyncEngine) -> 
     results = response.json()["results"]
     assert [result["cached"] for result in results] == [False, True, True, False]
     assert results[0] == MISS
-    assert results[1]["data"] == DATA
+    assert (results[1]["data"], results[1]["model"]) == (DATA, "test-vision")
     rows = await log_rows(engine)
     assert [row.request_id for row in rows[1:]] == [results[1]["request_id"], results[2]["request_id"]]
     assert [row.user_id for row in rows[1:]] == ["album", "album"]
@@ -104,6 +108,7 @@ async def test_batch_of_images_answers_each_on_its_own(
     assert response.status_code == 200
     results = response.json()["results"]
     assert [result["success"] for result in results] == [True, False, True, False, True, False, False]
+    assert {result["model"] for result in results if result["success"]} == {"test-vision"}
     codes = [result["error"]["code"] for result in results if not result["success"]]
     assert codes == ["unsupported_image_format", "corrupt_image", "unsupported_image_format", "image_too_large"]
     assert len({result["request_id"] for result in results}) == len(images)

@@ -6,7 +6,7 @@ from app.services.cache.memory import MemoryCache
 
 
 def entry(number: int) -> CachedResult:
-    return CachedResult(Category.PETS, 0.5, f"photo {number}")
+    return CachedResult(Category.PETS, 0.5, f"photo {number}", "m")
 
 
 def test_the_least_recently_used_leaves_first() -> None:

@@ -30,7 +30,7 @@ from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
 OTHER_IMAGE = "b" * 64
-ENTRY = CachedResult(Category.PETS, 0.9876, "一只猫 🐈 \\ \"'\n")
+ENTRY = CachedResult(Category.PETS, 0.9876, "一只猫 🐈 \\ \"'\n", "gpt-6-luna")
 # A busy machine may take longer than the service would wait.
 PATIENCE_SECONDS = 10.0
 SECRET = "hunter2-hunter2"
@@ -85,7 +85,7 @@ def result(category: Category) -> ModelResult:
 
 
 @pytest.mark.parametrize(
-    "entry", [ENTRY, CachedResult(Category.OTHER, 0.0, None), CachedResult(Category.IDCARD, 1.0, "")]
+    "entry", [ENTRY, CachedResult(Category.OTHER, 0.0, None, "m"), CachedResult(Category.IDCARD, 1.0, "", "manual")]
 )
 def test_a_copy_survives(entry: CachedResult) -> None:
     copy = Copy(entry, NOW)
@@ -100,28 +100,33 @@ def test_a_copy_survives(entry: CachedResult) -> None:
         b"{}",
         b'{"a": 1, "b": 2, "c": 3, "d": 4}',
         b'["pets", 0.5, 1795219200]',
-        b'["pets", 0.5, null]',
-        b'["pets", 0.5, null, null]',
-        b'["pets", 0.5, null, "1795219200"]',
-        b'["pets", 0.5, null, 1e300]',
-        b'["pets", 0.5, null, 100000000000000]',
-        b'["pets", 0.5, null, NaN]',
-        b'["pets", 0.5, null, null, 1795219200]',
-        b'["cats", 0.5, null, 1795219200]',
-        b'["PETS", 0.5, null, 1795219200]',
-        b'[["pets"], 0.5, null, 1795219200]',
-        b'["pets", 1.01, null, 1795219200]',
-        b'["pets", -0.5, null, 1795219200]',
-        b'["pets", NaN, null, 1795219200]',
-        b'["pets", Infinity, null, 1795219200]',
-        b'["pets", true, null, 1795219200]',
-        b'["pets", "0.5", null, 1795219200]',
-        b'["pets", 0.5, 7, 1795219200]',
-        b'["pets", 0.5, ["x"], 1795219200]',
-        rb'["pets", 0.5, "\ud800", 1795219200]',
-        b'["pets", 0.5, "\xff", 1795219200]',
-        b'["pets", 1' + b"0" * 6000 + b", null, 1795219200]",
-        b'["pets", 0.5, "' + b"x" * 70_000 + b'", 1795219200]',
+        b'[2, "pets", 0.5, "m", 0, null]',
+        b'[2, "pets", 0.5, null, "m", 0, null]',
+        b'[2, "pets", 0.5, null, "m", 0, "1795219200"]',
+        b'[2, "pets", 0.5, null, "m", 0, 1e300]',
+        b'[2, "pets", 0.5, null, "m", 0, 100000000000000]',
+        b'[2, "pets", 0.5, null, "m", 0, NaN]',
+        b'[2, "pets", 0.5, null, null, "m", 0, 1795219200]',
+        b'[2, "cats", 0.5, null, "m", 0, 1795219200]',
+        b'[2, "PETS", 0.5, null, "m", 0, 1795219200]',
+        b'[2, ["pets"], 0.5, null, "m", 0, 1795219200]',
+        b'[2, "pets", 1.01, null, "m", 0, 1795219200]',
+        b'[2, "pets", -0.5, null, "m", 0, 1795219200]',
+        b'[2, "pets", NaN, null, "m", 0, 1795219200]',
+        b'[2, "pets", Infinity, null, "m", 0, 1795219200]',
+        b'[2, "pets", true, null, "m", 0, 1795219200]',
+        b'[2, "pets", "0.5", null, "m", 0, 1795219200]',
+        b'[2, "pets", 0.5, 7, "m", 0, 1795219200]',
+        b'[2, "pets", 0.5, ["x"], "m", 0, 1795219200]',
+        rb'[2, "pets", 0.5, "\ud800", "m", 0, 1795219200]',
+        b'[2, "pets", 0.5, "\xff", "m", 0, 1795219200]',
+        b'[2, "pets", 1' + b"0" * 6000 + b', null, "m", 0, 1795219200]',
+        b'[2, "pets", 0.5, "' + b"x" * 70_000 + b'", "m", 0, 1795219200]',
+        b'["foods", 0.9, null, 10000, 1795219200]',
+        b'[1, "foods", 0.9, null, "m", 10000, 1795219200]',
+        b'[2, "foods", 0.9, null, 7, 10000, 1795219200]',
+        b'[2, "foods", 0.9, null, "m", 1795219200]',
+        rb'[2, "foods", 0.9, null, "\ud800", 10000, 1795219200]',
         b"[" * 60_000,
         "not bytes",
         None,

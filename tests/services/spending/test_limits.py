@@ -173,7 +173,9 @@ async def test_production_with_a_paid_model_needs_a_budget(
 async def test_the_local_model_takes_over_where_the_operator_wants_it(
     settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
 ) -> None:
-    async with service_with(settings, daily_budget=Decimal("0.01"), fallback_models="local") as client:
+    model = settings.model.model_copy(update={"fallback_models": ("local",)})
+    with_local = settings.model_copy(update={"model": model})
+    async with service_with(with_local, daily_budget=Decimal("0.01")) as client:
         assert await upload_many(client, range(1)) == {"ok": 1}
         assert await upload_many(client, range(1, 3)) == {"ok": 2}
         assert model_server.call_count == len(await ledger_of(engine)) == 1

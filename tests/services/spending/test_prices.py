@@ -94,7 +94,6 @@ def test_the_local_model_costs_nothing() -> None:
         {"daily_budget": "0.0000001"},
         {"currency": "yuan"},
         {"webhook_url": "ftp://example.org"},
-        {"fallback_models": "openai"},
     ],
 )
 def test_what_is_no_price_or_limit_is_refused(values: dict[str, str]) -> None:
