@@ -123,13 +123,15 @@ async def test_the_services_model_answers_through_the_shared_cache(
 
 
 async def test_who_is_asked_about_a_known_photo_is_who_answered_then(
-    service: httpx2.AsyncClient, owner: Headers, engine: AsyncEngine
+    service: httpx2.AsyncClient, owner: Headers, settings: Settings, engine: AsyncEngine
 ) -> None:
     image_id = await image_of(service, owner)
     await ask(service, owner, image_id, "default")
     async with engine.begin() as connection:
         await connection.execute(update(CachedImage).values(model_used="manual"))
-    assert (await ask(service, owner, image_id, "default")).json()["model"] == "manual"
+    # A process that does not have the entry in its memory.
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=60) as other:
+        assert (await ask(other, owner, image_id, "default")).json()["model"] == "manual"
 
 
 async def test_a_model_that_refuses(
