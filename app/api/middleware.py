@@ -76,6 +76,7 @@ class RequestContextMiddleware:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:
+                # Any error closes a socket so; the server logs it.
                 if scope["type"] == "websocket":
                     scope["state"]["close_code"] = INTERNAL_ERROR_CLOSURE
                 raise
@@ -152,6 +153,7 @@ class UnexpectedErrorMiddleware:
         except ClientDisconnect:
             logger.debug("the client hung up")
         except Exception:
+            # Of a bug, whichever it is: a client gets an answer.
             if scope["type"] != "http":
                 raise
             logger.exception("unexpected error")

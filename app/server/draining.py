@@ -170,12 +170,13 @@ class DrainingServer(Server):
             due = loop.time() + CHECK_SECONDS
             await asyncio.sleep(CHECK_SECONDS)
             now = loop.time()
-            if now - due > STOOD_STILL_SECONDS:
-                # What has arrived meanwhile is still to be read.
-                continue
-            self._cut_off_who_does_not_read()
+            late = now - due
+            if late <= STOOD_STILL_SECONDS:
+                self._cut_off_who_does_not_read()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedProtocol):
+                    if late > STOOD_STILL_SECONDS:
+                        connection.forgive(late)
                     connection.check_progress(now)
 
     def _cut_off_who_does_not_read(self) -> None:

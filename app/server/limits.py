@@ -124,6 +124,13 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer what is no HTTP, or has too long a head, in the one format of errors."""
         self.refuse(HeadersTooLarge() if self._is_head_too_large else InvalidRequest(msg))
 
+    def forgive(self, seconds: float) -> None:
+        """Do not count a time in which this process stood still: what has arrived meanwhile is still to be read."""
+        self._heard_at += seconds
+        self._body_since += seconds
+        if self._head_since is not None:
+            self._head_since += seconds
+
     def check_progress(self, now: float) -> None:
         """End the connection if its client does not go on with a request, or too slowly; `now` is the loop's time.
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -130,6 +131,20 @@ async def test_a_body_that_stops_to_arrive_is_given_up() -> None:
         client.writer.write(HEAD + b"Content-Length: 50\r\n\r\nhalf")
         assert await answer_of(client) == (408, "request_timeout")
         await until(lambda: not server.server_state.tasks)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_pause_of_the_process_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RATE_AFTER_SECONDS", 0.5)
+    async with serving() as (_, clients, _):
+        client = await clients.connect()
+        client.writer.write(HEAD + b"Content-Length: 8\r\n\r\nhalf")
+        await asyncio.sleep(0.1)
+        # The server lives in this event loop, and stands still with it.
+        time.sleep(2)  # noqa: ASYNC251
+        # A check of the server comes before the rest.
+        await asyncio.sleep(0.05)
+        await client.ask(b"rest")
 
 
 @pytest.mark.usefixtures("impatience")

@@ -25,22 +25,22 @@ async def test_a_sign_up_whose_commit_had_no_answer_is_done(
     accounts: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with lost_answers(engine, monkeypatch) as lost:
-        account = await accounts.register("somebody", "somebody@example.com", "testpassword123")
+        account = await accounts.register("alice", "alice@example.com", "testpassword123")
     assert lost
-    token = await accounts.log_in("somebody", "testpassword123", None)
+    token = await accounts.log_in("alice", "testpassword123", None)
     assert (await accounts.session_of(token.text)).account == account
     # A user with the same password is not taken for the same person.
     with pytest.raises(UsernameTaken):
-        await accounts.register("somebody", "other@example.com", "testpassword123")
+        await accounts.register("alice", "other@example.com", "testpassword123")
     with pytest.raises(EmailTaken):
-        await accounts.register("other", "somebody@example.com", "testpassword123")
+        await accounts.register("other", "alice@example.com", "testpassword123")
 
 
 async def test_sign_ups_do_not_keep_people_from_logging_in(
     accounts: AccountService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passwords_module, "MAX_WAITING", 3)
-    await accounts.register("somebody", "somebody@example.com", "testpassword123")
+    await accounts.register("alice", "alice@example.com", "testpassword123")
     is_free = threading.Event()
     hashing: Any = accounts._passwords._hash
     hash_password = hashing.hash
@@ -58,7 +58,7 @@ async def test_sign_ups_do_not_keep_people_from_logging_in(
             for number in range(5)
         ]
         try:
-            assert await asyncio.wait_for(accounts.log_in("somebody", "testpassword123", None), 5)
+            assert await asyncio.wait_for(accounts.log_in("alice", "testpassword123", None), 5)
         finally:
             is_free.set()
         outcomes = await asyncio.gather(*sign_ups, return_exceptions=True)
@@ -77,7 +77,7 @@ async def test_all_addresses_of_a_household_are_one(engine: AsyncEngine) -> None
 
 
 async def test_a_token_of_a_clock_that_is_ahead_counts(accounts: AccountService) -> None:
-    account = await accounts.register("somebody", "somebody@example.com", "testpassword123")
+    account = await accounts.register("alice", "alice@example.com", "testpassword123")
     issued_at = utc_now() + timedelta(seconds=20)
     claims = {"sub": str(account.id), "gen": 0, "iat": issued_at, "exp": issued_at + timedelta(days=1), "jti": "a"}
     assert (await accounts.session_of(jwt.encode(claims, TOKEN_KEY, algorithm="HS256"))).account == account
@@ -88,7 +88,7 @@ async def test_a_token_of_a_clock_that_is_ahead_counts(accounts: AccountService)
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password(
     accounts: AccountService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await accounts.register("somebody", "somebody@example.com", "testpassword123")
+    await accounts.register("alice", "alice@example.com", "testpassword123")
     compared: list[str] = []
     hashing: Any = accounts._passwords._hash
     verify = hashing.verify
@@ -98,7 +98,7 @@ async def test_an_unknown_name_takes_as_long_as_a_wrong_password(
         return bool(verify(password, password_hash))
 
     monkeypatch.setattr(hashing, "verify", watched)
-    for name in ("somebody", "nobody"):
+    for name in ("alice", "nobody"):
         with pytest.raises(LoginFailed):
             await accounts.log_in(name, "wrong", None)
     # The same work: algorithm, memory, rounds.

@@ -32,9 +32,9 @@ async def test_an_event_is_a_row_and_a_line(engine: AsyncEngine) -> None:
 
 
 async def test_log_ins_are_recorded_without_what_was_typed(accounts: AccountService, engine: AsyncEngine) -> None:
-    account = await accounts.register("somebody", "somebody@example.com", "correct horse battery")
-    await accounts.log_in("somebody", "correct horse battery", "192.0.2.1")
-    for name, password in (("somebody", "guess"), ("my-password-by-mistake", "guess")):
+    account = await accounts.register("alice", "alice@example.com", "correct horse battery")
+    await accounts.log_in("alice", "correct horse battery", "192.0.2.1")
+    for name, password in (("alice", "guess"), ("my-password-by-mistake", "guess")):
         with pytest.raises(LoginFailed):
             await accounts.log_in(name, password, "192.0.2.1")
     subject = f"account:{account.id}"
@@ -48,7 +48,7 @@ async def test_log_ins_are_recorded_without_what_was_typed(accounts: AccountServ
 async def test_what_an_owner_changes_is_recorded_without_the_new_values(
     accounts: AccountService, engine: AsyncEngine
 ) -> None:
-    account = await accounts.sign_up("somebody", "somebody@example.com", "correct horse battery", "192.0.2.1")
+    account = await accounts.sign_up("alice", "alice@example.com", "correct horse battery", "192.0.2.1")
     account = await accounts.update(account, "192.0.2.2", email="secret@example.com", password="another long sentence")
     await accounts.end_tokens(account, "192.0.2.3")
     await accounts.delete(account, "192.0.2.4")
