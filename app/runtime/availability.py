@@ -14,10 +14,11 @@ from app.runtime.background import OutageLog, spawn
 
 # A call that is under way for so long may wait for a server that says nothing.
 SUSPECT_AFTER_SECONDS = 1.0
-# For so long nothing may get through, neither a probe nor a call, until the server counts as away: a failover of a
-# second costs no refusal. Together with the above, calls under way wait 2.5 s, half of what they may.
-AWAY_AFTER_SECONDS = 1.5
-# Longer than a second, after which TCP sends the first packet of a connection again.
+# For so long nothing may get through, neither a probe nor a call, until the server counts as away: a failover that is
+# quicker costs no refusal.
+AWAY_AFTER_SECONDS = 1.0
+# Longer than a second, after which TCP sends the first packet of a connection again. With it and the first of the above,
+# a call waits 2.5 s for a server that says nothing.
 PROBE_TIMEOUT_SECONDS = 1.5
 PROBE_PAUSE_SECONDS = 0.5
 

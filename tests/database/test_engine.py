@@ -27,7 +27,7 @@ from app.runtime import availability
 from tests.servers.databases import Servers
 from tests.servers.processes import free_port
 from tests.support.databases import TestDatabase, admin_engine
-from tests.support.silence import going_silent
+from tests.support.silence import way_to
 
 
 async def scalar(settings: Settings, sql: str) -> Any:
@@ -98,7 +98,7 @@ def test_a_silent_connection_leaves_time_for_another_attempt() -> None:
     # Pauses between the attempts: at most 0.1, 0.2 and 0.4 s.
     assert total > transactions.MAX_ATTEMPTS * database_engine.SQLITE_BUSY_TIMEOUT_SECONDS + 0.7
     # A database that is away is known as such before a first attempt on it ends.
-    assert first_ends > availability.SUSPECT_AFTER_SECONDS + availability.AWAY_AFTER_SECONDS
+    assert first_ends > availability.SUSPECT_AFTER_SECONDS + availability.PROBE_TIMEOUT_SECONDS
 
 
 async def test_a_certificate_for_another_host(tls: tuple[str, Path]) -> None:
@@ -125,15 +125,15 @@ async def test_a_connection_that_goes_silent_is_given_up(
 ) -> None:
     """As after a failover: what was connected says nothing any more, new connections work."""
     monkeypatch.setattr(transactions, "ATTEMPT_SHARE", 0.06)
-    async with going_silent(mysql_database.url) as (url, silence):
-        engine = create_engine(Settings(database=DatabaseSettings.model_validate({"url": url})))
+    async with way_to(mysql_database.url) as way:
+        engine = create_engine(Settings(database=DatabaseSettings.model_validate({"url": way.url})))
 
         async def select(connection: AsyncConnection) -> Any:
             return await connection.scalar(text("SELECT 1"))
 
         try:
             assert await asyncio.gather(*(transactions.read(engine, select) for _ in range(3))) == [1, 1, 1]
-            silence()
+            way.silence()
             assert await asyncio.gather(*(transactions.read(engine, select) for _ in range(3))) == [1, 1, 1]
         finally:
             await engine.dispose()
