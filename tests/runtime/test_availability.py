@@ -103,17 +103,16 @@ async def test_a_probe_that_fails_while_calls_are_answered_proves_nothing() -> N
     async def probe() -> None:
         nonlocal probes
         probes += 1
-        await asyncio.sleep(module.AWAY_AFTER_SECONDS)
-        were_away.append(availability.is_away)
-        if probes < 10:
-            await call(availability, at_once)
+        were_away.append(busy.is_away)
+        if probes < 20:
+            await call(busy, at_once)
         raise ConnectionRefusedError
 
-    availability = Availability(probe, outage=OutageLog("away", recovered="back"), on_return=lambda: None)
-    availability.suspect()
-    await until(availability, is_away=True)
-    availability.close()
-    assert were_away[:10] == [False] * 10
+    busy = Availability(probe, outage=OutageLog("away", recovered="back"), on_return=lambda: None)
+    busy.suspect()
+    await until(busy, is_away=True)
+    busy.close()
+    assert were_away[:20] == [False] * 20
 
 
 async def test_no_second_probe_beside_or_right_after_another(
