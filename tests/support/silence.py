@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.engine import make_url
 
@@ -14,28 +14,31 @@ class Way:
     """A way to a server; `url` leads over it."""
 
     url: str = ""
-    is_cut: bool = False
+    _mended: asyncio.Event = field(default_factory=asyncio.Event)
     _generation: int = 0
+
+    def __post_init__(self) -> None:
+        self._mended.set()
 
     def silence(self) -> None:
         """Have the connections that are open swallow everything from now on; new ones are not affected."""
         self._generation += 1
 
     def cut(self) -> None:
-        """Lose everything that is sent, as a firewall does that drops packets; new connections get no answer, too."""
+        """Take nothing that is sent, as behind a firewall that drops packets; new connections get no answer, too."""
         self.silence()
-        self.is_cut = True
+        self._mended.clear()
 
     def mend(self) -> None:
         """Let new connections through again; those that are open stay silent."""
         self.silence()
-        self.is_cut = False
+        self._mended.set()
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hand on what comes, while this connection is none of those that are silent."""
-        mine = None if self.is_cut else self._generation
+        mine = self._generation if self._mended.is_set() else None
         with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
+            while await self._mended.wait() and (data := await reader.read(65536)):
                 if mine == self._generation:
                     writer.write(data)
                     await writer.drain()
@@ -56,4 +59,7 @@ async def way_to(url: str) -> AsyncIterator[Way]:
     async with proxy:
         port = proxy.sockets[0].getsockname()[1]
         way.url = server.set(host="127.0.0.1", port=port).render_as_string(False)
-        yield way
+        try:
+            yield way
+        finally:
+            way.mend()
