@@ -1,4 +1,4 @@
-"""Whether a server that requests depend on answers: while it does not, they are refused at once, none waits for it.
+"""Whether a server that requests depend on answers: while it does not, they are refused at once, and none waits for it.
 
 What a call meets is a suspicion only, since one slow statement or one lost connection is no outage. A probe, one at a
 time and on a connection of its own, decides; and it goes on until the server is back.
@@ -17,10 +17,12 @@ SUSPECT_AFTER_SECONDS = 1.0
 # For so long nothing may get through, neither a probe nor a call, until the server counts as away: a failover that is
 # quicker costs no refusal.
 AWAY_AFTER_SECONDS = 1.0
-# Longer than a second, after which TCP sends the first packet of a connection again. With it and the first of the above,
+# Longer than a second, after which TCP sends the first packet of a connection again. Together with the first of these,
 # a call waits 2.5 s for a server that says nothing.
 PROBE_TIMEOUT_SECONDS = 1.5
 PROBE_PAUSE_SECONDS = 0.5
+# A probe that ends so long after its time-out says that this process stood still, nothing of the server.
+MAX_LATE_SECONDS = 0.5
 
 
 class Availability:
@@ -85,14 +87,16 @@ class Availability:
         silent_since, answers = time.monotonic(), self._answers
         try:
             while True:
+                began = time.monotonic()
                 try:
                     async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                         await self._probe()
                 except Exception as error:  # noqa: BLE001 - the log of the outage has the traceback of a bug
-                    if self._answers != answers:
-                        # As where the probe alone is slow, because this machine is busy.
-                        silent_since, answers = time.monotonic(), self._answers
-                    elif time.monotonic() - silent_since >= AWAY_AFTER_SECONDS:
+                    now = time.monotonic()
+                    if self._answers != answers or now - began > PROBE_TIMEOUT_SECONDS + MAX_LATE_SECONDS:
+                        # The probe alone has failed, as where this machine is too busy for it.
+                        silent_since, answers = now, self._answers
+                    elif now - silent_since >= AWAY_AFTER_SECONDS:
                         self._note_silence(error)
                 else:
                     self._note_answer()

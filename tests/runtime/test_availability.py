@@ -1,6 +1,7 @@
 """A server that is away, as its callers see it: they are let go, refused, and let in again."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -113,6 +114,24 @@ async def test_a_probe_that_fails_while_calls_are_answered_proves_nothing() -> N
     await until(busy, is_away=True)
     busy.close()
     assert were_away[:20] == [False] * 20
+
+
+async def test_a_probe_of_a_process_that_stood_still_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROBE_PAUSE_SECONDS", DEADLINE_SECONDS)
+    ended = asyncio.Event()
+
+    async def probe() -> None:
+        time.sleep(module.PROBE_TIMEOUT_SECONDS + 1.1 * module.MAX_LATE_SECONDS)  # noqa: ASYNC251 - as SIGSTOP
+        ended.set()
+        raise ConnectionResetError
+
+    frozen = Availability(probe, outage=OutageLog("away", recovered="back"), on_return=lambda: None)
+    frozen.suspect()
+    await ended.wait()
+    # By the event loop's next round it has been judged.
+    await asyncio.sleep(0)
+    assert not frozen.is_away
+    frozen.close()
 
 
 async def test_no_second_probe_beside_or_right_after_another(
