@@ -5,11 +5,10 @@ password in the clear then, and waits without end on a server that accepts a con
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import aiomysql
-from pymysql.constants import CLIENT, COMMAND, CR, ER
+from pymysql.constants import CLIENT, CR, ER
 from pymysql.err import MySQLError, OperationalError
 
 # With TLS and the handshake. Below half of what a transaction may take, so that there can be a second try.
@@ -21,9 +20,6 @@ LOST_CONNECTION = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
 # Of the server, of all users together, of this user.
 TOO_MANY_CONNECTIONS = frozenset({1040, 1203, 1226})
 SERVER_SHUTDOWN = frozenset({1053})
-
-# COM_QUIT as a packet: its length in three bytes, its number, the command.
-_QUIT = bytes([1, 0, 0, 0, COMMAND.COM_QUIT])
 
 
 class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
@@ -54,17 +50,6 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
         except RuntimeError as error:
             # What uvloop says of an idle connection that was reset; asyncio has an OSError for it.
             raise OperationalError(CR.CR_SERVER_GONE_ERROR, "the connection was reset") from error
-
-    async def ensure_closed(self) -> None:
-        # aiomysql waits until the server's side has taken what was written, which one that is cut off never does.
-        if self._writer is None:
-            return
-        if self._writer.transport.get_write_buffer_size():
-            self._writer.transport.abort()
-        else:
-            with suppress(OSError, RuntimeError):
-                self._writer.write(_QUIT)
-        self.close()
 
     async def show_warnings(self) -> None:
         # aiomysql would ask for them after an INSERT IGNORE: a round trip, a Python warning for each row, and
