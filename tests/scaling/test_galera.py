@@ -72,9 +72,6 @@ async def test_a_lost_node_costs_no_row(
         assert {answer.status for answer in bad} <= {503}
         assert all(answer.retry_after for answer in bad)
         assert all(lost_at < answer.answered_at < lost_at + FAILOVER_SECONDS for answer in bad)
-        if end is signal.SIGKILL:
-            # The others are found at once, and their decision who is still there is waited for.
-            assert not bad
         # Also those that were refused.
         async with httpx2.AsyncClient(base_url=f"{site.url}/api/v1", timeout=PATIENCE_SECONDS) as client:
             for photo in load.photos:
