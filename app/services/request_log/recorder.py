@@ -151,18 +151,19 @@ class RequestRecorder:
     async def _write_batch(self, batch: list[_Pending]) -> None:
         records = [record for pending in batch for record in pending.records]
         started_at = time.perf_counter()
-        if self._spool.is_behind:
-            await self._keep_in_spool(batch, records)
-            return
         try:
+            # Where the spool is full, the database is tried, which may be back.
+            if self._spool.is_behind and await self._is_spooled(records):
+                self._kept(batch, records)
+                return
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
                 await self._write(records)
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
-        except (AppError, TimeoutError):
+        except (AppError, TimeoutError) as error:
             metrics.count(metrics.COMMIT_FAILURES)
-            await self._keep_in_spool(batch, records)
+            await self._keep_in_spool(batch, records, error)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
             metrics.count(metrics.COMMIT_FAILURES)
             if len(batch) == 1:
@@ -180,25 +181,36 @@ class RequestRecorder:
             metrics.observe(metrics.COMMIT_SECONDS, time.perf_counter() - started_at)
             self._kept(batch, records)
 
-    async def _keep_in_spool(self, batch: list[_Pending], records: Sequence[RequestRecord]) -> None:
-        if not self._log_enabled:
-            # Only hits are counted, and no name shall be on a disk that the log would not have.
-            records = [record._replace(user_id=None, ip_address=None) for record in records if record.hits_shared_cache]
+    async def _keep_in_spool(self, batch: list[_Pending], records: Sequence[RequestRecord], error: Exception) -> None:
         try:
-            if records:
-                await self._spool.append(Kind.REQUESTS, _SPOOLED.dump_json(records), rows=len(records))
+            is_spooled = await self._is_spooled(records)
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
-        except DatabaseUnavailable as error:
-            if self._waits:
-                for pending in batch:
-                    _fail(pending, error)
-            else:
-                self._put_back(batch)
-                await asyncio.sleep(RETRY_PAUSE_SECONDS)
-        else:
+        if is_spooled:
             self._kept(batch, records)
+        elif self._waits:
+            away = (
+                error if isinstance(error, AppError) else DatabaseUnavailable(retry_after_seconds=RETRY_PAUSE_SECONDS)
+            )
+            for pending in batch:
+                _fail(pending, away)
+        else:
+            self._put_back(batch)
+            await asyncio.sleep(RETRY_PAUSE_SECONDS)
+
+    async def _is_spooled(self, records: Sequence[RequestRecord]) -> bool:
+        """Put `records` into the spool, and return whether it has taken them."""
+        if not self._log_enabled:
+            # Only hits are counted, and no name shall be on a disk that the log would not have.
+            records = [each._replace(user_id=None, ip_address=None) for each in records if each.hits_shared_cache]
+        if not records:
+            return True
+        try:
+            await self._spool.append(Kind.REQUESTS, _SPOOLED.dump_json(records), rows=len(records))
+        except DatabaseUnavailable:
+            return False
+        return True
 
     async def _replay(self, payloads: Sequence[bytes]) -> None:
         """Write what was in the spool; what is in the log already was committed before."""
