@@ -109,8 +109,10 @@ class SpoolFile:
     def read(self, max_rows: int) -> list[Line]:
         """Return the next lines of one kind with together at most `max_rows` rows, at least one; none at the end."""
         found: list[Line] = []
+        rows = 0
         for line in self._lines():
-            if found and (line.kind != found[0].kind or sum(each.rows for each in found) + line.rows > max_rows):
+            rows += line.rows
+            if found and (line.kind != found[0].kind or rows > max_rows):
                 break
             found.append(line)
         return found

@@ -202,14 +202,30 @@ class Spool:
         """Return what has to be written next: files that wait already; else those of now, and of processes gone."""
         with self._lock:
             if not self._waiting:
-                ours = {file.path for file in self._current.values()}
-                left = [path for path in sorted(self._paths()) if path not in ours]
-                adopted = [file for file in map(SpoolFile.adopt, left) if file is not None]
+                adopted = self._adopted()
                 # No longer appended to, both at once: the hits in one are of results in the other, or older.
                 self._waiting = [*adopted, *self._current.values()]
                 self._waiting.sort(key=lambda file: file.path.suffix != PAID)
                 self._current.clear()
             return list(self._waiting)
+
+    def _adopted(self) -> list[SpoolFile]:
+        """Take over the files of processes that are gone, those of what was paid for first."""
+        ours = {file.path for file in self._current.values()}
+        others = sorted({*self._paths()} - ours, key=lambda path: (path.suffix != PAID, path.name))
+        adopted: list[SpoolFile] = []
+        # Processes whose paid results are in the hands of another process: hits of them must not be counted before.
+        waiting_for: set[str] = set()
+        for path in others:
+            process = path.name.partition("-")[0]
+            if path.suffix == REQUESTS and process in waiting_for:
+                continue
+            file = SpoolFile.adopt(path)
+            if file is not None:
+                adopted.append(file)
+            elif path.suffix == PAID:
+                waiting_for.add(process)
+        return adopted
 
     def _remove(self, file: SpoolFile) -> None:
         with self._lock:

@@ -328,6 +328,36 @@ async def test_hits_of_a_paid_result_are_not_written_before_it(instance: Instanc
     assert order == ["result", "requests", "requests"]
 
 
+async def test_hits_of_a_dead_process_wait_for_its_paid_results_in_the_hands_of_another(
+    instance: Instance, engine: AsyncEngine
+) -> None:
+    instance.is_away = True
+    dead, recorder = instance.start()
+    one, other = instance.start()[0], instance.start()[0]
+    await dead.append(Kind.RESULT, b"{}")
+    await recorder.record([now(0)])
+    instance.kill(dead)
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def store(payloads: Any) -> None:
+        begun.set()
+        await may_end.wait()
+
+    one.on_replay(Kind.RESULT, store)
+    [requests] = [path for path in spool_files(instance.folder) if path.suffix == ".requests"]
+    kept = requests.rename(instance.folder / "kept")
+    storing = asyncio.create_task(one.replay())
+    await begun.wait()
+    # The first had no time to take both.
+    kept.rename(requests)
+    await other.replay()
+    assert await logged_ids(engine) == []
+    may_end.set()
+    await storing
+    await other.replay()
+    await check_log(engine, range(1))
+
+
 async def test_an_answer_is_found_in_the_spool_of_any_process(instance: Instance) -> None:
     one, other = instance.start()[0], instance.start()[0]
     assert not await other.holds(IMAGE)
