@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.servers.processes import ProcessFailedError, RunningProcess, free_port, start_process
 from tests.servers.programs import get_program
@@ -67,7 +69,9 @@ def redis_url(redis_server: str) -> str:
 def _answers(port: int, password: str | None) -> bool:
     try:
         # Without its password, a server that still loads its file would only say that it wants one.
-        with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=5, retry=None) as client:
+        with redis.Redis(
+            host="127.0.0.1", port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        ) as client:
             return bool(client.ping())
     except (redis.ConnectionError, redis.TimeoutError):
         return False
