@@ -16,11 +16,13 @@ from app.database.tables.columns import UtcDateTime
 from app.database.transactions import read
 from app.runtime.background import OutageLog, every
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
+from app.services.idempotency.key import KEPT
 
 LOOK_INTERVAL_SECONDS = 1.0
 LOOK_TIMEOUT_SECONDS = 3.0
-# Rows of the table are kept this long: a process that was cut off for less keeps its memory.
-CHANGES_KEPT = timedelta(hours=1)
+# Rows of the table are kept this long: a process that was cut off for less keeps its memory, and no first answer that
+# is given again is older.
+CHANGES_KEPT = KEPT + timedelta(hours=1)
 
 _database_time = func.current_timestamp(type_=UtcDateTime())
 

@@ -15,7 +15,8 @@ from app.clients.base import ModelClient
 from app.errors import ImageNotFound
 from app.runtime.background import SingleFlight
 from app.services.cache.entry import CachedResult
-from app.services.classification.service import ApartResult, ClassifierService
+from app.services.classification.outcomes import ApartResult
+from app.services.classification.service import ClassifierService
 from app.services.inference.results import InferenceResults
 from app.services.photos import UploadedPhoto
 from app.services.request_log.record import Caller

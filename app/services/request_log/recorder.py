@@ -25,6 +25,8 @@ from app.errors import AppError, ServerBusy
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import cancel, fail, shared, spawn
+from app.services.idempotency.key import KeptAnswer
+from app.services.idempotency.rows import insert_answers
 from app.services.request_log.record import RequestRecord, count_hits, insert_log
 from app.services.request_log.rollups import Rollups
 
@@ -39,6 +41,7 @@ CLOSE_TIMEOUT_SECONDS = 20.0
 @dataclass(frozen=True, slots=True)
 class _Pending:
     records: Sequence[RequestRecord]
+    kept: KeptAnswer | None
     # None: no request waits, the rows are kept until they can be written.
     committed: asyncio.Future[None] | None
 
@@ -68,19 +71,25 @@ class RequestRecorder:
         self._pending_rows = 0
         self._flusher: asyncio.Task[None] | None = None
 
-    async def record(self, records: Sequence[RequestRecord]) -> None:
+    async def record(self, records: Sequence[RequestRecord], *, kept: KeptAnswer | None = None) -> None:
         """Return when all `records` are committed, or at once with `LogDurability.ASYNC`.
+
+        Args:
+            records: of one request; without any, nothing is written.
+            kept: the answer that its repeats get. It is written in the same transaction, and always waited for.
 
         Raises:
             ServerBusy: too many rows wait already; nothing is written.
+            DuplicateRowError: there is an answer with the key of `kept`; nothing is written.
             AppError: the database failed; nothing is written.
         """
         if not records:
             return
         if self._pending_rows + len(records) > MAX_PENDING_ROWS:
             raise ServerBusy(retry_after_seconds=1.0)
-        committed = asyncio.get_running_loop().create_future() if self._waits else None
-        self._pending.append(_Pending(records, committed))
+        waits = self._waits or kept is not None
+        committed = asyncio.get_running_loop().create_future() if waits else None
+        self._pending.append(_Pending(records, kept, committed))
         self._pending_rows += len(records)
         if self._flusher is None:
             self._flusher = spawn(self._flush(), name="request-recorder")
@@ -134,30 +143,31 @@ class RequestRecorder:
         records = [record for pending in batch for record in pending.records]
         started_at = time.perf_counter()
         try:
-            await self._write(records)
+            await self._write(records, [pending.kept for pending in batch if pending.kept is not None])
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
         except AppError as error:
             metrics.count(metrics.COMMIT_FAILURES)
-            if self._waits:
-                for pending in batch:
+            for pending in batch:
+                if pending.committed is not None:
                     _fail(pending, error)
-            else:
-                self._put_back(batch)
+            if not_waited_for := [pending for pending in batch if pending.committed is None]:
+                self._put_back(not_waited_for)
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
             metrics.count(metrics.COMMIT_FAILURES)
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            # One request's rows shall not fail the others'.
-            for number, pending in enumerate(batch):
-                try:
-                    await self._write_batch([pending])
-                except asyncio.CancelledError:
-                    self._put_back(batch[number + 1 :])
-                    raise
+            # One request's rows shall not fail the others'; by halves, since a client can repeat a request at will.
+            middle = len(batch) // 2
+            try:
+                await self._write_batch(batch[:middle])
+            except asyncio.CancelledError:
+                self._put_back(batch[middle:])
+                raise
+            await self._write_batch(batch[middle:])
         else:
             self._count(records, time.perf_counter() - started_at)
             for pending in batch:
@@ -170,8 +180,11 @@ class RequestRecorder:
         if saved_micros := sum(record.saved_micros for record in records):
             metrics.count(self._money_saved, saved_micros / 1_000_000)
 
-    async def _write(self, records: Sequence[RequestRecord]) -> None:
-        statements: list[Statement] = [insert_log(records)] if self._log_enabled else []
+    async def _write(self, records: Sequence[RequestRecord], kept: Sequence[KeptAnswer]) -> None:
+        # The answers first: one that waits for another process' holds no lock that other requests need.
+        statements: list[Statement] = [insert_answers(self._engine.dialect.name, kept)] if kept else []
+        if self._log_enabled:
+            statements.append(insert_log(records))
         hits = Counter(record.image_hash for record in records if record.hits_shared_cache)
         statements += count_hits(self._engine.dialect.name, hits)
         if not statements:
