@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -14,13 +15,15 @@ from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.tables.request_log import RequestLog
 from app.main import create_app
+from app.services.accounts.lifespan import secret_keys
+from app.services.device_tokens import DeviceTokenService
 from app.services.privacy.service import PrivacyService
 from tests.conftest import NO_TLS
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import MISS, check, error_code, hit_count, photo, sha256, upload
 from tests.support.idempotency import check_replay, count_rows, is_replay, kept_of, with_key
-from tests.support.keys import ADMIN_API_KEY
+from tests.support.keys import ADMIN_API_KEY, key_of
 from tests.support.library_api import person
 from tests.support.library_api import upload as keep_picture
 from tests.support.service_settings import DATABASE_KINDS
@@ -37,6 +40,16 @@ async def other_api(settings: Settings, api: httpx2.AsyncClient) -> AsyncIterato
         httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as client,
     ):
         yield client
+
+
+class _NoKeys:
+    """Device tokens are issued without a look at the keys."""
+
+    async def find_by_id(self, _: int) -> None:
+        return None
+
+    async def count_wrong(self, *_: str | None) -> None:
+        return None
 
 
 async def ask_later(
@@ -211,6 +224,54 @@ async def test_no_other_caller_gets_the_answer(
     other = await keep_picture(service, theirs | with_key(key))
     assert (other.status_code, is_replay(other)) == (201, False)
     assert other.json()["id"] != kept.json()["id"]
+
+
+async def test_a_key_belongs_to_the_api_key_with_its_user_and_to_the_device_token(
+    settings: Settings, engine: AsyncEngine
+) -> None:
+    one, two = await key_of(engine), await key_of(engine)
+    data = photo(18)
+    async with (
+        serving(create_app(settings)) as url,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as api,
+    ):
+        tokens = DeviceTokenService(secret_keys(settings), _NoKeys())
+
+        def device(name: str, key_id: int) -> dict[str, str]:
+            token = tokens.issue(name, new_photos_per_day=None, lifetime=timedelta(hours=1), api_key_id=key_id)
+            return {"Authorization": f"Bearer {token.text}"}
+
+        callers = [
+            {"X-API-Key": one.text},
+            {"X-API-Key": two.text},
+            {"X-API-Key": one.text, "X-User-ID": "phone"},
+            device("phone", one.id),
+            device("other", one.id),
+            device("phone", two.id),
+        ]
+        firsts = [await upload(api, data, headers=with_key("k") | caller) for caller in callers]
+        assert not any(map(is_replay, firsts)), [answer.text for answer in firsts]
+        for first, caller in zip(firsts, callers, strict=True):
+            check_replay(first, await upload(api, data, headers=with_key("k") | caller))
+        assert len({answer.json()["request_id"] for answer in firsts}) == len(callers)
+
+
+async def test_without_the_database_a_hit_with_a_key_is_refused(api: httpx2.AsyncClient, engine: AsyncEngine) -> None:
+    """Memory has the answer, but cannot tell whether it was given before."""
+    data, headers = photo(19), with_key()
+    await upload(api, data)
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE idempotent_answer RENAME TO answers_away"))
+    try:
+        refused = await check(api, sha256(data), headers=headers)
+        assert (refused.status_code, error_code(refused)) == (503, "database_unavailable")
+        assert "Retry-After" in refused.headers
+        assert (await check(api, sha256(data))).json()["cached"] is True
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE answers_away RENAME TO idempotent_answer"))
+    assert not is_replay(await check(api, sha256(data), headers=headers))
+    assert await hit_count(engine, sha256(data)) == 3
 
 
 async def test_repeats_at_the_same_time_are_one_request(

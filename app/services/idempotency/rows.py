@@ -1,21 +1,19 @@
 """The SQL of `idempotent_answer`. Its times are of the database's clock, which all processes share."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, delete, func, literal_column, select
+from sqlalchemy import delete, literal_column, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.database.pipeline import DuplicateRowError
-from app.database.statements import Statement, execute, seconds_from_now
-from app.database.tables.classification import CacheChange
+from app.database.pipeline import DuplicateRowError, Rows
+from app.database.statements import Statement, execute, rows_of_placeholders, seconds_before, seconds_from_now
 from app.database.tables.idempotency import IdempotentAnswer
 from app.services.idempotency.key import KEPT, IdempotencyKey, KeptAnswer
 
 # For so long after a change by hand, a process may answer with an older copy (app/services/cache/tiers.py).
-COPIES_CHANGE_WITHIN = timedelta(seconds=60)
+COPIES_CHANGE_WITHIN_SECONDS = 60
 
 _COLUMNS = "key_hash, fingerprint, request_id, user_id, image_id, body, created_at"
 
@@ -52,27 +50,30 @@ async def insert_answer(connection: AsyncConnection, answer: KeptAnswer) -> None
         raise DuplicateRowError from error
 
 
-async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> Found | None:
-    """Return the row of a key, also one that counts no longer."""
-    row = IdempotentAnswer
-    changed = select(func.max(CacheChange.changed_at)).where(
-        CacheChange.image_hash.in_(key.image_hashes), CacheChange.by_hand == 1
+def select_answer(dialect: str, key: IdempotencyKey) -> Statement:
+    """Return the look-up of a key; `found_in` reads its rows."""
+    hashes = key.image_hashes
+    is_changed = "0"
+    if hashes:
+        since = seconds_before(dialect, "answer.created_at", COPIES_CHANGE_WITHIN_SECONDS)
+        is_changed = (
+            "EXISTS (SELECT 1 FROM cache_change AS changed"  # noqa: S608 - placeholders
+            f" WHERE changed.image_hash IN {rows_of_placeholders(1, len(hashes))}"
+            f" AND changed.by_hand = 1 AND changed.changed_at > {since})"
+        )
+    text = (
+        "SELECT answer.fingerprint, answer.request_id, answer.body,"  # noqa: S608 - placeholders
+        f" answer.created_at <= {_oldest(dialect)}, {is_changed}"
+        " FROM idempotent_answer AS answer WHERE answer.key_hash = %s"
     )
-    query = select(
-        row.fingerprint,
-        row.request_id,
-        row.body,
-        row.created_at,
-        (row.created_at <= _oldest(connection)).label("is_expired"),
-        changed.scalar_subquery().label("changed_at"),
-    ).where(row.key_hash == key.key_hash)
-    found = (await connection.execute(query)).one_or_none()
-    if found is None:
-        return None
-    is_changed = (
-        found.changed_at is not None and found.changed_at.replace(tzinfo=None) > found.created_at - COPIES_CHANGE_WITHIN
-    )
-    return Found(found.fingerprint, found.request_id, found.body, bool(found.is_expired), is_changed)
+    return Statement(text, [*hashes, key.key_hash])
+
+
+def found_in(rows: Rows) -> Found | None:
+    """Return what `select_answer` has found, also an answer that counts no longer."""
+    for fingerprint, request_id, body, is_expired, is_changed in rows:
+        return Found(fingerprint, request_id, body, bool(is_expired), bool(is_changed))
+    return None
 
 
 async def delete_answer(connection: AsyncConnection, key_hash: str, request_id: str) -> None:
@@ -84,7 +85,7 @@ async def delete_answer(connection: AsyncConnection, key_hash: str, request_id: 
 async def delete_old(connection: AsyncConnection, rows: int) -> int:
     """Delete at most so many answers whose time is over; return how many."""
     row = IdempotentAnswer
-    old = select(row.key_hash).where(row.created_at <= _oldest(connection)).limit(rows)
+    old = select(row.key_hash).where(row.created_at <= literal_column(_oldest(connection.dialect.name))).limit(rows)
     return await _delete(connection, (await connection.scalars(old)).all())
 
 
@@ -95,8 +96,8 @@ async def delete_of_user(connection: AsyncConnection, rows: int, *, user_id: str
     return await _delete(connection, (await connection.scalars(theirs)).all())
 
 
-def _oldest(connection: AsyncConnection) -> ColumnElement[datetime]:
-    return literal_column(seconds_from_now(connection.dialect.name, -int(KEPT.total_seconds())))
+def _oldest(dialect: str) -> str:
+    return seconds_from_now(dialect, -int(KEPT.total_seconds()))
 
 
 async def _delete(connection: AsyncConnection, key_hashes: Sequence[str]) -> int:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.pipeline import DuplicateRowError
+from app.database.pipeline import DuplicateRowError, run
 from app.database.retention import delete_in_batches, delete_regularly
-from app.database.transactions import read, write
+from app.database.transactions import write
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, ServerBusy
 from app.runtime.keyed_lock import KeyedLock
 from app.services.idempotency.key import IdempotencyKey
-from app.services.idempotency.rows import Found, delete_answer, delete_old, find_answer
+from app.services.idempotency.rows import delete_answer, delete_old, found_in, select_answer
 
 # A repeat waits so long for the first request, if this process is at it. A model call seldom takes longer.
 WAIT_SECONDS = 60.0
@@ -71,10 +71,8 @@ class IdempotencyService:
                 raise ServerBusy(retry_after_seconds=RETRY_AFTER_SECONDS) from error
 
     async def _find(self, key: IdempotencyKey) -> FirstAnswer | None:
-        async def find(connection: AsyncConnection) -> Found | None:
-            return await find_answer(connection, key)
-
-        found = await read(self._engine, find)
+        (rows,) = await run(self._engine, [select_answer(self._engine.dialect.name, key)], writes=False)
+        found = found_in(rows)
         if found is None:
             return None
         if not found.is_expired and found.fingerprint != key.fingerprint:
