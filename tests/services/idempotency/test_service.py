@@ -39,7 +39,7 @@ def key_of(request: str = "req_1", *, key: str = "k", content: str = "c", images
 
 
 async def logged(recorder: RequestRecorder, key: IdempotencyKey) -> str:
-    """Answer as a look-up does: with a log row, and a body that nobody else has."""
+    """Answer as a look-up does: with a log row, and a body of its own."""
     body = f'{{"request_id": "{key.request_id}"}}'
     await recorder.record([record(int(key.request_id.removeprefix("req_")))], kept=key.keep(body))
     return body
