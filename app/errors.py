@@ -11,6 +11,7 @@ AppError 500 internal_error
 │   ├── TooManyPixels too_many_pixels
 │   ├── ImageTooComplex image_too_complex
 │   ├── UnknownModel unknown_model
+│   ├── InvalidIdempotencyKey invalid_idempotency_key
 │   └── WeakPassword weak_password
 ├── ApiKeyRequired 401 api_key_required
 │   └── InvalidApiKey invalid_api_key                wrong, expired or revoked
@@ -37,7 +38,9 @@ AppError 500 internal_error
 ├── Conflict 409 conflict
 │   ├── UsernameTaken username_taken
 │   ├── EmailTaken email_taken
-│   └── TaskNotPending task_not_pending
+│   ├── TaskNotPending task_not_pending
+│   ├── IdempotencyKeyReused idempotency_key_reused  by another request
+│   └── IdempotencyKeyInUse idempotency_key_in_use   by the same request, which is not answered yet
 ├── RequestTimeout 408 request_timeout
 ├── PayloadTooLarge 413 payload_too_large
 │   ├── ImageTooLarge image_too_large
@@ -134,6 +137,11 @@ class ImageTooComplex(InvalidRequest):
 class UnknownModel(InvalidRequest):
     code = "unknown_model"
     message = "There is no model of this name. GET /models lists those that can be chosen."
+
+
+class InvalidIdempotencyKey(InvalidRequest):
+    code = "invalid_idempotency_key"
+    message = "Send one Idempotency-Key of 1 to 255 visible ASCII characters, such as a UUID."
 
 
 class WeakPassword(InvalidRequest):
@@ -280,6 +288,16 @@ class EmailTaken(Conflict):
 class TaskNotPending(Conflict):
     code = "task_not_pending"
     message = "Only a task that has not begun can be cancelled."
+
+
+class IdempotencyKeyReused(Conflict):
+    code = "idempotency_key_reused"
+    message = "Another request had this Idempotency-Key. Make a new key for each request, and keep it for its repeats."
+
+
+class IdempotencyKeyInUse(Conflict):
+    code = "idempotency_key_in_use"
+    message = "The first request with this Idempotency-Key is not answered yet. Send this one again in a moment."
 
 
 class RequestTimeout(AppError):

@@ -17,6 +17,7 @@ from app.api.credentials import CredentialsMiddleware
 from app.api.dependencies import TAKES_KEY
 from app.api.errors import KEY_ERRORS, add_error_handlers, describe_errors
 from app.api.fast_path import FastPath
+from app.api.idempotency import REPLAYED_HEADER
 from app.api.middleware import (
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -127,7 +128,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_origins=list(settings.cors_allowed_origins),
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+        expose_headers=[REQUEST_ID_HEADER, "Retry-After", REPLAYED_HEADER],
     )
     app.add_middleware(
         FastPath,

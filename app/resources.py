@@ -30,6 +30,8 @@ from app.services.device_tokens import DeviceTokenService
 from app.services.events.feed import TaskEvents
 from app.services.events.lifespan import open_events, open_signal
 from app.services.health import HealthService
+from app.services.idempotency.lifespan import open_idempotency
+from app.services.idempotency.service import IdempotencyService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.lifespan import open_inference
 from app.services.inference.service import InferenceService
@@ -82,6 +84,7 @@ class Resources:
     library: LibraryService
     task_events: TaskEvents
     tasks: TaskService
+    idempotency: IdempotencyService
 
 
 @asynccontextmanager
@@ -184,6 +187,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 is_worker=is_worker,
             )
         )
+        idempotency = await enter(open_idempotency(engine))
         health = HealthService(engine, heartbeat, model_client, replica)
         stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
@@ -208,4 +212,5 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             library=library,
             task_events=events,
             tasks=tasks,
+            idempotency=idempotency,
         )

@@ -62,8 +62,10 @@ CREATE TABLE IF NOT EXISTS `cache_change` (
   `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
   `changed_at` DATETIME NOT NULL COMMENT '修改时间',
+  `by_hand` TINYINT(1) NOT NULL DEFAULT '1' COMMENT '是否人工修改(0-否 1-是)',
   PRIMARY KEY (`id`),
-  KEY `idx_changed_at` (`changed_at`)
+  KEY `idx_changed_at` (`changed_at`),
+  KEY `idx_image_hash` (`image_hash`, `changed_at`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存人工修改记录';
 
@@ -475,6 +477,23 @@ FROM stats_user
 ORDER BY requests DESC, user_id DESC
 LIMIT 20;
 
+-- First answers of requests with an Idempotency-Key; deleted after 24 hours.
+CREATE TABLE IF NOT EXISTS `idempotent_answer` (
+  `key_hash` VARCHAR(64) NOT NULL COMMENT '调用方、路径与幂等键的SHA-256',
+  `fingerprint` VARCHAR(64) NOT NULL COMMENT '请求内容的SHA-256',
+  `request_id` VARCHAR(64) NOT NULL COMMENT '首次请求的ID',
+  `user_id` VARCHAR(64) COLLATE utf8mb4_bin DEFAULT NULL COMMENT '用户ID/设备ID',
+  `image_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '图片',
+  `body` MEDIUMTEXT NOT NULL COMMENT '首次应答的正文',
+  `created_at` DATETIME(3) NOT NULL COMMENT '创建时间(UTC), 24小时后删除',
+  PRIMARY KEY (`key_hash`),
+  KEY `idx_created_at` (`created_at`),
+  KEY `idx_user_id` (`user_id`),
+  KEY `idx_image_id` (`image_id`),
+  FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='带幂等键请求的首次应答';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -482,4 +501,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0010' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0011' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

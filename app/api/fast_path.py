@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.access import AccessPolicy, Area
 from app.api.dependencies import caller_of, resources_of
 from app.api.errors import error_response, log_error
+from app.api.idempotency import KEY_HEADER
 from app.api.routes.classify import cache_hit, classify_upload
 from app.errors import AppError, InvalidRequest
 from app.observability import tracing
@@ -23,6 +24,7 @@ from app.services.request_log.record import Caller
 
 _JSON = b"application/json"
 _FORM = b"multipart/form-data"
+_NOT_PLAIN = frozenset({b"origin", KEY_HEADER.lower().encode()})
 _MISS = CacheMiss()
 
 
@@ -69,7 +71,7 @@ class FastPath:
             receive = _replaying(message, receive)
         elif caller is not None:
             _note_route(scope, path)
-            upload = classify_upload(Request(scope, receive), caller, resources_of(scope))
+            upload = _classify(Request(scope, receive), caller)
             await _answer(upload, caller, scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -94,6 +96,12 @@ async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> B
     return _MISS if answer is None else cache_hit(answer)
 
 
+async def _classify(request: Request, caller: Caller) -> BaseModel:
+    answer = await classify_upload(request, caller, resources_of(request.scope), None)
+    assert isinstance(answer, BaseModel)  # noqa: S101 - without a key
+    return answer
+
+
 async def _answer(answer: Awaitable[BaseModel], caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
     try:
         body = (await answer).model_dump_json().encode()
@@ -115,12 +123,12 @@ def _note_route(scope: Scope, route: str) -> None:
 def _plain_headers(scope: Scope, content_type: bytes) -> dict[bytes, bytes] | None:
     """The headers; None where the request is not plain.
 
-    It is not where a header is there twice, a browser wants its CORS answer, the type differs, or there is a query,
-    which the route does not know.
+    It is not where a header is there twice, a browser wants its CORS answer, the answer is to be kept for repeats, the
+    type differs, or there is a query, which the route does not know.
     """
     pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
-    is_plain = len(headers) == len(pairs) and b"origin" not in headers and not scope["query_string"]
+    is_plain = len(headers) == len(pairs) and _NOT_PLAIN.isdisjoint(headers) and not scope["query_string"]
     return headers if is_plain and headers.get(b"content-type", b"").partition(b";")[0] == content_type else None
 
 

@@ -9,6 +9,7 @@ import os
 import threading
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 
@@ -41,6 +42,11 @@ def _headers(user_id: str | None) -> dict[bytes, bytes]:
     if key := os.environ.get(API_KEY_VARIABLE, "").strip():
         headers[b"X-API-Key"] = key.encode()
     return headers
+
+
+def _new_key() -> dict[str, str]:
+    """The header that makes a request safe to repeat: all tries of it have the same key, and count once."""
+    return {"Idempotency-Key": str(uuid4())}
 
 
 class RequestFailed(Exception):
@@ -104,7 +110,9 @@ class ServiceConnection:
         Raises:
             RequestFailed, Stopped.
         """
-        request = self._http.build_request("POST", "/classify/check-cache", json={"image_hash": image_hash})
+        request = self._http.build_request(
+            "POST", "/classify/check-cache", json={"image_hash": image_hash}, headers=_new_key()
+        )
         try:
             answer = self._call(request)
         except RequestFailed as error:
@@ -129,7 +137,7 @@ class ServiceConnection:
         timeout = httpx2.Timeout(UPLOAD_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         files = {"image": ("photo.jpg", jpeg, "image/jpeg")}
         request = self._http.build_request(
-            "POST", "/classify", data={"image_hash": image_hash}, files=files, timeout=timeout
+            "POST", "/classify", data={"image_hash": image_hash}, files=files, timeout=timeout, headers=_new_key()
         )
         answer = self._call(request, again_after_timeout=False)
         return classification(answer), answer.get("from_cache") is True

@@ -107,6 +107,13 @@ def seconds_from_now(dialect: str, seconds: int) -> str:
     return f"UTC_TIMESTAMP(3) + INTERVAL {seconds} SECOND"
 
 
+def seconds_before(dialect: str, column: str, seconds: int) -> str:
+    """Return an expression: the time in a column, `seconds` earlier."""
+    if dialect == "sqlite":
+        return f"strftime('%Y-%m-%d %H:%M:%f', {column}, '-{seconds} seconds')"
+    return f"{column} - INTERVAL {seconds} SECOND"
+
+
 def can_skip_locked(dialect: Dialect) -> bool:
     """Return whether the server knows FOR UPDATE SKIP LOCKED; `dialect` is that of an open connection.
 

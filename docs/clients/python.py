@@ -4,6 +4,7 @@ import hashlib
 import io
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def compress_image(path: str | Path, max_edge: int = 1024, quality: int = 80) ->
 def classify_photo(data: bytes, user_id: str = "") -> dict[str, Any]:
     """Return the service's answer; `["data"]["category"]` is the category. Raises ClassifyError."""
     image_hash = hashlib.sha256(data).hexdigest()
-    headers = {"X-User-ID": user_id}
+    headers = {"X-User-ID": user_id, "Idempotency-Key": str(uuid.uuid4())}  # a repeat counts once
     cached = call("/classify/check-cache", headers=headers, json={"image_hash": image_hash})
     if cached["cached"]:
         return cached
@@ -43,8 +44,14 @@ def classify_photo(data: bytes, user_id: str = "") -> dict[str, Any]:
 
 
 def call(path: str, attempts: int = 3, **request: Any) -> dict[str, Any]:
-    """POST to the service; a 503 with Retry-After is tried again after that many seconds."""
-    response = httpx2.post(API + path, timeout=120, **request)
+    """POST to the service; a lost answer is asked for again, a 503 with Retry-After after that many seconds."""
+    try:
+        response = httpx2.post(API + path, timeout=120, **request)
+    except httpx2.TransportError as error:
+        if attempts == 1:
+            raise ClassifyError("network_error", type(error).__name__) from error
+        time.sleep(1)
+        return call(path, attempts - 1, **request)
     pause = response.headers.get("Retry-After")
     if response.status_code == 503 and pause and attempts > 1:
         time.sleep(int(pause))

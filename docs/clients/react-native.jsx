@@ -18,7 +18,7 @@ export async function classifyPhoto(uri, userId = "") {
   const bytes = await new File(uri).bytes();
   const digest = new Uint8Array(await Crypto.digest(Crypto.CryptoDigestAlgorithm.SHA256, bytes));
   const hash = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const headers = { "X-User-ID": userId };
+  const headers = { "X-User-ID": userId, "Idempotency-Key": Crypto.randomUUID() }; // a repeat counts once
   const query = { headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify({ image_hash: hash }) };
   const cached = await call("/classify/check-cache", query);
   if (cached.cached) return cached;
@@ -29,7 +29,13 @@ export async function classifyPhoto(uri, userId = "") {
 }
 
 async function call(path, request, attempts = 3) {
-  const response = await fetch(API + path, { method: "POST", signal: AbortSignal.timeout(120_000), ...request });
+  const sent = fetch(API + path, { method: "POST", signal: AbortSignal.timeout(120_000), ...request });
+  const response = await sent.catch((error) => (attempts > 1 ? null : Promise.reject(error)));
+  if (!response) {
+    // The answer is lost, as when the phone changes its network.
+    await new Promise((resume) => setTimeout(resume, 1000));
+    return call(path, request, attempts - 1);
+  }
   const pause = Number(response.headers.get("Retry-After"));
   if (response.status === 503 && pause && attempts > 1) {
     await new Promise((resume) => setTimeout(resume, pause * 1000));

@@ -36,7 +36,7 @@ class Signature(httpx2.Auth):
         if request.content:
             digest = base64.b64encode(hashlib.sha256(request.content).digest()).decode()
             request.headers["Content-Digest"] = f"sha-256=:{digest}:"
-        for name in ("content-digest", "content-type", "x-user-id"):
+        for name in ("content-digest", "content-type", "x-user-id", "idempotency-key"):
             if name in request.headers:
                 covered[name] = request.headers[name]
         names = " ".join(f'"{name}"' for name in covered)
@@ -52,11 +52,23 @@ class Signature(httpx2.Auth):
 
 def classify_photo(client: httpx2.Client, data: bytes, user_id: str) -> dict[str, Any]:
     """Return the service's answer; `["data"]["category"]` is the category. Raises httpx2.HTTPStatusError."""
-    headers = {"X-User-ID": user_id}
+    headers = {"X-User-ID": user_id, "Idempotency-Key": secrets.token_hex(16)}  # a repeat counts once
     image_hash = hashlib.sha256(data).hexdigest()
-    response = client.post(f"{API}/classify/check-cache", headers=headers, json={"image_hash": image_hash})
-    if not response.raise_for_status().json()["cached"]:
-        response = client.post(f"{API}/classify", headers=headers, files={"image": ("photo.jpg", data, "image/jpeg")})
+    answer = post(client, "/classify/check-cache", headers=headers, json={"image_hash": image_hash})
+    if not answer["cached"]:
+        answer = post(client, "/classify", headers=headers, files={"image": ("photo.jpg", data, "image/jpeg")})
+    return answer
+
+
+def post(client: httpx2.Client, path: str, attempts: int = 3, **request: Any) -> dict[str, Any]:
+    """POST to the service; where the answer is lost, again with the same key and a new signature."""
+    try:
+        response = client.post(API + path, **request)
+    except httpx2.TransportError:
+        if attempts == 1:
+            raise
+        time.sleep(1)
+        return post(client, path, attempts - 1, **request)
     answer: dict[str, Any] = response.raise_for_status().json()
     return answer
 

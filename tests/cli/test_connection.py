@@ -85,6 +85,10 @@ def test_what_passes_is_waited_for_in_look_ups_and_uploads(photo: Path, trouble:
         result = client.classify(photo)
     assert (result.status, result.category, result.from_cache) == ("uploaded", "pets", False)
     assert script.paths == ["classify/check-cache"] * 3 + ["classify"] * 3
+    # All tries of a request have one key.
+    keys = [request.headers["idempotency-key"] for request in script.requests]
+    assert keys == [keys[0]] * 3 + [keys[3]] * 3
+    assert keys[0] != keys[3]
     uploads = [request.body for request in script.requests[3:]]
     assert all(b"\xff\xd8" in body and len(body) == len(uploads[0]) for body in uploads)
 

@@ -100,19 +100,30 @@ async def test_the_commands_give_the_answers_shown(page: Path, service: str) -> 
 
 
 class BusyOnce:
-    """Answers with 503 and Retry-After, then with a hit, then as a proxy that has a limit of its own."""
+    """Breaks off, then answers with 503 and Retry-After, a hit, and as a proxy that has a limit of its own."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
+        self.keys: list[str] = []
 
     async def __call__(self, request: HTTPRequest) -> HTTPResponse:
         self.paths.append(request.path)
+        self.keys.append(request.headers["idempotency-key"])
         if len(self.paths) == 1:
+            return HTTPResponse(200, b"{}", sent_bytes=0)
+        if len(self.paths) == 2:
             body = b'{"success": false, "error": {"code": "server_busy", "message": "Full.", "details": null}}'
             return HTTPResponse(503, body, {"retry-after": "1"})
-        if len(self.paths) == 2:
+        if len(self.paths) == 3:
             return HTTPResponse(200, b'{"success": true, "cached": true, "data": {"category": "pets"}}')
         return HTTPResponse(413, b"<html>too large</html>", {"content-type": "text/html"})
+
+
+def check_tries(busy: BusyOnce) -> None:
+    """The first photo was asked about three times with one key, the second once with another."""
+    assert busy.paths == ["/api/v1/classify/check-cache"] * 4
+    assert busy.keys == [busy.keys[0]] * 3 + [busy.keys[3]]
+    assert busy.keys[0] != busy.keys[3]
 
 
 def check_client_flow(output: str) -> None:
@@ -154,7 +165,7 @@ async def test_the_python_client_works(service: str, tmp_path: Path) -> None:
     with running_http_server(busy) as busy_url:
         output = await run(sys.executable, tmp_path / "driver.py", service, busy_url, SAMPLE)
     check_client_flow(output)
-    assert busy.paths == ["/api/v1/classify/check-cache"] * 3
+    check_tries(busy)
 
 
 async def test_the_python_client_is_a_program(service: str, tmp_path: Path) -> None:
@@ -198,7 +209,7 @@ async def test_the_browsers_client_works(service: str, tmp_path: Path) -> None:
     with running_http_server(busy) as busy_url:
         output = await run(program, tmp_path / "driver.mjs", service, busy_url, SAMPLE)
     check_client_flow(output)
-    assert busy.paths == ["/api/v1/classify/check-cache"] * 3
+    check_tries(busy)
 
 
 # A browser that guards against fingerprinting: what is drawn does not come back, and each JPEG is another one.

@@ -104,6 +104,45 @@ async def test_instances_on_different_nodes_agree(
         assert model_server.call_count == KNOWN_PHOTOS + len(load.photos)
 
 
+async def test_repeats_on_different_nodes_count_once(
+    cluster: GaleraCluster, environment: dict[str, str], model_server: FakeModelServer, tmp_path: Path
+) -> None:
+    """Two nodes may take the same key at the same time: one of the transactions is undone at its commit."""
+    async with site_on(cluster, "two_repeats", environment, tmp_path) as site:
+        await asyncio.to_thread(lambda: site.start([node.port for node in cluster.nodes[:2]]))
+        hashes = await known_photos(site.url, KNOWN_PHOTOS)
+
+        async def repeated(client: httpx2.AsyncClient, image_hash: str, key: str) -> set[str]:
+            """The bodies of six requests at once, of which those that are told so try again."""
+
+            async def one() -> str:
+                while True:
+                    body, headers = {"image_hash": image_hash}, {"Idempotency-Key": key}
+                    answer = await client.post("/api/v1/classify/check-cache", json=body, headers=headers)
+                    assert answer.status_code in {200, 503}, answer.text
+                    if answer.status_code == 200:
+                        return answer.text
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))
+
+            return set(await asyncio.gather(*(one() for _ in range(6))))
+
+        async with httpx2.AsyncClient(base_url=site.url, timeout=120, verify=False) as client:
+            bodies = await asyncio.gather(
+                *(repeated(client, each, f"{each}-{number}") for each in hashes for number in range(5))
+            )
+        assert [len(each) for each in bodies] == [1] * (5 * KNOWN_PHOTOS)
+        check_nodes_agree(site)
+        counts = cluster.nodes[2].query(
+            f"SELECT (SELECT COUNT(*) FROM {site.database}.request_log),"
+            f" (SELECT SUM(requests) FROM {site.database}.stats_period),"
+            f" (SELECT COUNT(*) FROM {site.database}.idempotent_answer),"
+            f" (SELECT SUM(hit_count) FROM {site.database}.image_classification_cache)"
+        )
+        rows = KNOWN_PHOTOS + len(bodies)
+        assert [tuple(map(int, row)) for row in counts] == [(rows, rows, len(bodies), rows)]
+        assert model_server.call_count == KNOWN_PHOTOS
+
+
 async def test_instances_on_different_nodes_keep_a_budget(
     cluster: GaleraCluster, environment: dict[str, str], model_server: FakeModelServer, tmp_path: Path
 ) -> None:

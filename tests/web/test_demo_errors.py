@@ -47,7 +47,7 @@ async def test_a_service_that_is_gone_is_named(page: Page, page_problems: list[s
     await choose(page, CAT)
     await expect(entry(page).locator(".outcome")).to_have_text("Failed")
     await expect(entry(page).locator(".failure")).to_contain_text("The service cannot be reached.")
-    await provoked(page_problems, "ERR_CONNECTION_REFUSED")
+    await provoked(page_problems, *["ERR_CONNECTION_REFUSED"] * 3)
     await page.click("[data-language-switch]")
     await expect(entry(page).locator(".failure")).to_contain_text("无法连接服务")
 

@@ -4,12 +4,13 @@ import asyncio
 import re
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from loguru import logger
 
 from app.api.credentials import held_until_checked
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
 from app.api.errors import describe_errors, error_body, log_error
+from app.api.idempotency import IDEMPOTENCY_ERRORS, REPLAY_HEADERS, IdempotencyKeyDep, answer_once, owner_of
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
 from app.clients.errors import MODEL_ERRORS
 from app.errors import (
@@ -55,7 +56,7 @@ BATCH_CONCURRENCY = 4
 # The largest photos that a signed batch may have together: nothing of it is used before its end.
 SIGNED_BATCH_PHOTOS = 2
 
-_LOOK_UP_ERRORS = describe_errors(PayloadTooLarge, DatabaseUnavailable, ServerBusy)
+_LOOK_UP_ERRORS = describe_errors(*IDEMPOTENCY_ERRORS, PayloadTooLarge, DatabaseUnavailable, ServerBusy)
 IMAGE_ERRORS = (UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex)
 _FORM_ERRORS = (MissingImage, TooManyImages, RequestTimeout, PayloadTooLarge)
 
@@ -67,28 +68,52 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
 
 @router.post(
     "/check-cache",
-    responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
+    response_model=CacheHit | CacheMiss,
+    responses={
+        200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}, **REPLAY_HEADERS},
+        **_LOOK_UP_ERRORS,
+    },
 )
 async def check_cache(
-    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep
-) -> CacheHit | CacheMiss:
+    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep, key: IdempotencyKeyDep
+) -> CacheHit | CacheMiss | Response:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     caller = caller.or_user(body.user_id)
     request.state.user = caller.user_id
-    answer = await classifier.look_up(body.image_hash, caller)
-    request.state.cached = answer is not None
-    return CacheMiss() if answer is None else cache_hit(answer)
+
+    def body_of(answer: Answer | None) -> CacheHit | CacheMiss:
+        request.state.cached = answer is not None
+        return _found(answer)
+
+    return await answer_once(
+        request,
+        key,
+        owner_of(request, caller),
+        lambda keep: classifier.look_up(body.image_hash, caller, keep=keep),
+        body_of,
+        fingerprint=[body.model_dump_json()],
+        image_hashes=[body.image_hash],
+    )
 
 
-@router.post("/check-cache/batch", responses=_LOOK_UP_ERRORS)
+@router.post(
+    "/check-cache/batch", response_model=CheckCacheBatchResponse, responses={200: REPLAY_HEADERS, **_LOOK_UP_ERRORS}
+)
 async def check_cache_batch(
-    request: Request, body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep
-) -> CheckCacheBatchResponse:
+    request: Request, body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep, key: IdempotencyKeyDep
+) -> CheckCacheBatchResponse | Response:
     """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
     caller = caller.or_user(body.user_id)
     request.state.user = caller.user_id
-    answers = await classifier.look_up_many(body.image_hashes, caller)
-    return CheckCacheBatchResponse(results=[CacheMiss() if answer is None else cache_hit(answer) for answer in answers])
+    return await answer_once(
+        request,
+        key,
+        owner_of(request, caller),
+        lambda keep: classifier.look_up_many(body.image_hashes, caller, keep=keep),
+        lambda answers: CheckCacheBatchResponse(results=[_found(answer) for answer in answers]),
+        fingerprint=[body.model_dump_json()],
+        image_hashes=body.image_hashes,
+    )
 
 
 def _form_body(image_schema: dict[str, Any], **fields: dict[str, Any]) -> dict[str, Any]:
@@ -103,16 +128,21 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
 
 @router.post(
     "",
-    responses=describe_errors(
-        HashMismatch,
-        ImageTooLarge,
-        *IMAGE_ERRORS,
-        *_FORM_ERRORS,
-        *LIMIT_ERRORS,
-        *MODEL_ERRORS,
-        DatabaseUnavailable,
-        ServerBusy,
-    ),
+    response_model=ClassifyResponse,
+    responses={
+        200: REPLAY_HEADERS,
+        **describe_errors(
+            HashMismatch,
+            ImageTooLarge,
+            *IMAGE_ERRORS,
+            *_FORM_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            *LIMIT_ERRORS,
+            *MODEL_ERRORS,
+            DatabaseUnavailable,
+            ServerBusy,
+        ),
+    },
     openapi_extra=_form_body(
         _FILE_SCHEMA,
         image_hash={
@@ -123,9 +153,11 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
         },
     ),
 )
-async def classify(request: Request, caller: CallerDep, resources: ResourcesDep) -> ClassifyResponse:
+async def classify(
+    request: Request, caller: CallerDep, resources: ResourcesDep, key: IdempotencyKeyDep
+) -> ClassifyResponse | Response:
     """Classify an uploaded photo: from the cache when it is known, else by the model."""
-    return await classify_upload(request, caller, resources)
+    return await classify_upload(request, caller, resources, key)
 
 
 @router.post(
@@ -169,8 +201,10 @@ async def classify_batch(
     return ClassifyBatchResponse(results=results)
 
 
-async def classify_upload(request: Request, caller: Caller, resources: Resources) -> ClassifyResponse:
-    """Read the one photo of a form as it arrives, and classify it.
+async def classify_upload(
+    request: Request, caller: Caller, resources: Resources, key: str | None
+) -> ClassifyResponse | Response:
+    """Read the one photo of a form as it arrives, and classify it; `key` is the request's Idempotency-Key.
 
     Raises:
         AppError: the errors that the route declares.
@@ -197,9 +231,21 @@ async def classify_upload(request: Request, caller: Caller, resources: Resources
                     upload = part
         if upload is None:
             raise MissingImage
-        answer = await resources.classifier.classify(upload, caller, claimed_hash=claimed_hash)
-        request.state.cached = answer.from_cache
-        return _classified(answer)
+        photo = upload
+
+        def body_of(answer: Answer) -> ClassifyResponse:
+            request.state.cached = answer.from_cache
+            return _classified(answer)
+
+        return await answer_once(
+            request,
+            key,
+            owner_of(request, caller),
+            lambda keep: resources.classifier.classify(photo, caller, claimed_hash=claimed_hash, keep=keep),
+            body_of,
+            fingerprint=[photo.sha256, claimed_hash or ""],
+            image_hashes=[photo.sha256],
+        )
 
 
 async def _classify_item(
@@ -227,6 +273,10 @@ def _claimed_hash(value: str) -> str | None:
     if not re.fullmatch("[0-9a-fA-F]{64}", value):
         raise InvalidRequest("image_hash: 64 hex digits are expected.")
     return value.lower()
+
+
+def _found(answer: Answer | None) -> CacheHit | CacheMiss:
+    return CacheMiss() if answer is None else cache_hit(answer)
 
 
 def cache_hit(answer: Answer) -> CacheHit:

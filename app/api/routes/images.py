@@ -12,6 +12,13 @@ from fastapi.responses import StreamingResponse
 
 from app.api.dependencies import CurrentAccount, LibraryDep, ResourcesDep
 from app.api.errors import describe_errors
+from app.api.idempotency import (
+    IDEMPOTENCY_ERRORS,
+    REPLAY_HEADERS,
+    IdempotencyKeyDep,
+    answer_once,
+    owner_of_account,
+)
 from app.api.uploads import FormField, admitted, missing_image, read_parts
 from app.errors import (
     AuthenticationRequired,
@@ -54,6 +61,7 @@ _UPLOAD_ERRORS = describe_errors(
     ImageTooLarge,
     QuotaExceeded,
     StorageUnavailable,
+    *IDEMPOTENCY_ERRORS,
     *_COMMON_ERRORS,
 )
 _FILE = {"type": "string", "format": "binary"}
@@ -73,12 +81,13 @@ ImageId = Annotated[int, Path(ge=1, le=ID_MAX)]
 @router.post(
     "/upload",
     status_code=201,
-    responses=_UPLOAD_ERRORS,
+    response_model=ImageAnswer,
+    responses={201: REPLAY_HEADERS, **_UPLOAD_ERRORS},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": _FORM}}},
 )
 async def upload(
-    request: Request, account: CurrentAccount, library: LibraryDep, resources: ResourcesDep
-) -> ImageAnswer:
+    request: Request, account: CurrentAccount, library: LibraryDep, resources: ResourcesDep, key: IdempotencyKeyDep
+) -> ImageAnswer | Response:
     """Keep a picture: JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF."""
     max_bytes = resources.settings.library.max_upload_bytes
     picture: UploadedPhoto | None = None
@@ -100,7 +109,17 @@ async def upload(
                     picture = part
         if picture is None:
             raise missing_image(FILE_FIELD)
-        return ImageAnswer.model_validate(await library.add(account.id, picture, client=memory.client))
+        image = picture
+        return await answer_once(
+            request,
+            key,
+            owner_of_account(account),
+            lambda keep: library.add(account.id, image, client=memory.client, keep=keep),
+            ImageAnswer.model_validate,
+            fingerprint=[image.sha256, image.filename],
+            image_id_of=lambda added: added.id,
+            status=201,
+        )
 
 
 @router.get("/", responses=describe_errors(*_COMMON_ERRORS))

@@ -2,10 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.api.dependencies import CurrentAccount, ModelsDep, TasksDep
 from app.api.errors import describe_errors
+from app.api.idempotency import (
+    IDEMPOTENCY_ERRORS,
+    REPLAY_HEADERS,
+    IdempotencyKeyDep,
+    answer_once,
+    owner_of_account,
+)
 from app.errors import (
     AuthenticationRequired,
     DatabaseUnavailable,
@@ -21,7 +28,7 @@ from app.errors import (
 )
 from app.schemas.inference import ID_MAX, InferenceRequest
 from app.schemas.tasks import EXAMPLE_TASK_ID, TaskAccepted, TaskAnswer, TaskList
-from app.services.tasks.record import TaskStatus
+from app.services.tasks.record import Task, TaskStatus
 
 MAX_PAGE = 100
 
@@ -34,12 +41,35 @@ _ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailab
 @router.post(
     "/async",
     status_code=202,
-    responses=describe_errors(UnknownModel, ImageNotFound, PayloadTooLarge, TooManyTasks, *_ERRORS),
+    response_model=TaskAccepted,
+    responses={
+        202: REPLAY_HEADERS,
+        **describe_errors(UnknownModel, ImageNotFound, PayloadTooLarge, TooManyTasks, *IDEMPOTENCY_ERRORS, *_ERRORS),
+    },
 )
-async def submit(body: InferenceRequest, account: CurrentAccount, models: ModelsDep, tasks: TasksDep) -> TaskAccepted:
+async def submit(
+    request: Request,
+    body: InferenceRequest,
+    account: CurrentAccount,
+    models: ModelsDep,
+    tasks: TasksDep,
+    key: IdempotencyKeyDep,
+) -> TaskAccepted | Response:
     """Have a model look at one of your pictures later. Ask `status_url` how far it is, or listen for it."""
     models.check(body.model_name)
-    task = await tasks.submit(account.id, body.image_id, body.model_name)
+    return await answer_once(
+        request,
+        key,
+        owner_of_account(account),
+        lambda keep: tasks.submit(account.id, body.image_id, body.model_name, keep=keep),
+        _accepted,
+        fingerprint=[body.model_dump_json()],
+        image_id_of=lambda task: task.image_id,
+        status=202,
+    )
+
+
+def _accepted(task: Task) -> TaskAccepted:
     return TaskAccepted(
         task_id=task.id,
         status=task.status,

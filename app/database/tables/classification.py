@@ -13,6 +13,7 @@ from app.database.tables.columns import (
     Base,
     Confidence,
     CurrentTimestampOnUpdate,
+    TinyInteger,
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
@@ -62,9 +63,11 @@ class CacheChange(Base):
     id: Mapped[int] = mapped_column(UnsignedBigInteger, primary_key=True, autoincrement=True)
     image_hash: Mapped[str] = mapped_column(String(64), comment="SHA-256哈希值")
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="修改时间")
+    by_hand: Mapped[int] = mapped_column(TinyInteger, server_default=text("'1'"), comment="是否人工修改(0-否 1-是)")
 
     __table_args__ = (
         Index("idx_changed_at", "changed_at"),
+        Index("idx_image_hash", "image_hash", "changed_at"),
         {"comment": "缓存人工修改记录", **TABLE_OPTIONS},
     )
 

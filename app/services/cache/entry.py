@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.categories import Category
 from app.clients.base import ModelResult
+from app.services.request_log.record import Answer, Caller
 
 CONFIDENCE_DIGITS = 4
 # The model of entries that a person has corrected; no model replaces them.
@@ -31,3 +32,17 @@ def entry_of(result: ModelResult, model: str, cost_micros: int) -> CachedResult:
     """Return what is kept of a model's answer, which has cost so much."""
     confidence = round(result.confidence, CONFIDENCE_DIGITS)
     return CachedResult(result.category, confidence, result.description, model, cost_micros)
+
+
+def answer_of(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
+    """Return the answer to `caller`, whose time ends now."""
+    return Answer.now(
+        caller,
+        category=result.category,
+        confidence=result.confidence,
+        description=result.description,
+        from_cache=from_cache,
+        model=result.model,
+        cost_micros=result.cost_micros,
+        is_stale=result.is_stale,
+    )

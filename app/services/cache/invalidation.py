@@ -16,6 +16,7 @@ from app.database.tables.columns import UtcDateTime
 from app.database.transactions import read
 from app.runtime.background import OutageLog, every
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
+from app.services.idempotency.key import KEPT
 
 LOOK_INTERVAL_SECONDS = 1.0
 # As for a heartbeat. With the interval this is less than CACHE_STALE_SECONDS: hits never wait for a database that is
@@ -23,8 +24,9 @@ LOOK_INTERVAL_SECONDS = 1.0
 LOOK_TIMEOUT_SECONDS = 2.0
 # A look that ends this long after its time has run out says that the process stood still, and nothing of the database.
 STOOD_STILL_SECONDS = 1.0
-# Rows of the table are kept this long: a process that was cut off for less keeps its memory.
-CHANGES_KEPT = timedelta(hours=1)
+# Rows of the table are kept this long: a process that was cut off for less keeps its memory, and no first answer that
+# is given again is older.
+CHANGES_KEPT = KEPT + timedelta(hours=1)
 
 _database_time = func.current_timestamp(type_=UtcDateTime())
 

@@ -95,7 +95,7 @@ async def replace_provisional(
         )
     )
     if replaced.rowcount:
-        await record_change(connection, image_hash)
+        await record_change(connection, image_hash, by_hand=False)
 
 
 async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
@@ -113,10 +113,14 @@ async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
     return row.hit_count or 0
 
 
-async def record_change(connection: AsyncConnection, image_hash: str) -> None:
-    """Tell every process, and delete what all have known for long."""
+async def record_change(connection: AsyncConnection, image_hash: str, *, by_hand: bool) -> None:
+    """Tell every process, and delete what all have known for long.
+
+    After a change `by_hand`, first answers from before are not given again (app/services/idempotency).
+    """
+    now_there = func.current_timestamp(type_=UtcDateTime())
     await connection.execute(
-        insert(CacheChange).values(image_hash=image_hash, changed_at=func.current_timestamp(type_=UtcDateTime()))
+        insert(CacheChange).values(image_hash=image_hash, changed_at=now_there, by_hand=int(by_hand))
     )
     now = (await connection.execute(select(func.current_timestamp(type_=UtcDateTime())))).scalar_one()
     old = select(CacheChange.id).where(CacheChange.changed_at < now - CHANGES_KEPT).limit(OLD_CHANGES_DELETED)

@@ -129,7 +129,7 @@ class CacheService:
                     last_hit_at=CachedImage.last_hit_at,
                 )
             )
-            await record_change(connection, image_hash)
+            await record_change(connection, image_hash, by_hand=True)
 
         await write(self._engine, update_entry)
         self._copies.forget(image_hash)
@@ -146,7 +146,7 @@ class CacheService:
         async def delete_entry(connection: AsyncConnection) -> int:
             hit_count = await lock_entry(connection, image_hash)
             await connection.execute(delete(CachedImage).where(CachedImage.image_hash == image_hash))
-            await record_change(connection, image_hash)
+            await record_change(connection, image_hash, by_hand=True)
             await execute(connection, self._rollups.entry_removed(hit_count))
             return hit_count
 

@@ -19,11 +19,12 @@ from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
 from app.runtime.fair_queue import FairQueue
-from app.services.cache.entry import CachedResult, entry_of
+from app.services.cache.entry import CachedResult, answer_of, entry_of
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
 from app.services.classification.outcomes import ApartResult
 from app.services.classification.store import ClassificationStore
+from app.services.idempotency.key import Keep
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
@@ -75,20 +76,29 @@ class ClassifierService:
         first, *others = (candidate.client.model for candidate in self._chain)
         return [first, *(model for model in others if not model.startswith(LOCAL_MODEL_PREFIX))]
 
-    async def look_up(self, image_hash: str, caller: Caller) -> Answer | None:
-        """Answer from the cache, or None; a hit is counted and logged, a miss is not."""
+    async def look_up(self, image_hash: str, caller: Caller, *, keep: Keep[Answer] | None = None) -> Answer | None:
+        """Answer from the cache, or None; a hit is counted and logged, and kept as `keep` says; a miss is not.
+
+        Raises:
+            DuplicateRowError: another request with the same key was answered.
+        """
         with span("cache.look_up"):
             # Memory does not have to be waited for.
             result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
         if result is None:
             metrics.count(metrics.LOOKUPS_MISSED)
             return None
-        answer = _answer(result, caller, from_cache=True)
-        await self._recorder.record([_record(answer, caller, image_hash, None)])
+        answer = answer_of(result, caller, from_cache=True)
+        await self._recorder.record([_record(answer, caller, image_hash, None)], kept=keep and keep(answer))
         return answer
 
-    async def look_up_many(self, image_hashes: Sequence[str], caller: Caller) -> list[Answer | None]:
-        """Answer many hashes in their order with one query; each hit is counted and logged on its own."""
+    async def look_up_many(
+        self, image_hashes: Sequence[str], caller: Caller, *, keep: Keep[list[Answer | None]] | None = None
+    ) -> list[Answer | None]:
+        """Answer many hashes in their order with one query; each hit is counted and logged on its own.
+
+        The answers are kept as `keep` says if one of them is a hit; raises as `look_up`.
+        """
         with span("cache.look_up", hashes=len(image_hashes)):
             results = await self._cache.get_many(image_hashes)
         answers: list[Answer | None] = []
@@ -100,16 +110,24 @@ class ClassifierService:
                 answers.append(None)
                 continue
             item = replace(caller, request_id=new_request_id())
-            answer = _answer(result, item, from_cache=True)
+            answer = answer_of(result, item, from_cache=True)
             answers.append(answer)
             records.append(_record(answer, item, image_hash, None))
-        await self._recorder.record(records)
+        await self._recorder.record(records, kept=keep and keep(answers))
         return answers
 
-    async def classify(self, upload: UploadedPhoto, caller: Caller, *, claimed_hash: str | None = None) -> Answer:
-        """Classify an upload: from the cache, else by the model.
+    async def classify(
+        self,
+        upload: UploadedPhoto,
+        caller: Caller,
+        *,
+        claimed_hash: str | None = None,
+        keep: Keep[Answer] | None = None,
+    ) -> Answer:
+        """Classify an upload: from the cache, else by the model. The answer is kept as `keep` says.
 
         Raises:
+            DuplicateRowError: another request with the same key was answered.
             HashMismatch: `claimed_hash` is not the hash of the bytes.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
             LimitReached: the photo is new, and the caller may not ask for a new one now.
@@ -119,8 +137,9 @@ class ClassifierService:
         if claimed_hash is not None and claimed_hash != upload.sha256:
             raise HashMismatch
         result, from_cache = await self._result_of(upload, caller)
-        answer = _answer(result, caller, from_cache=from_cache)
-        await self._recorder.record([_record(answer, caller, upload.sha256, len(upload.data))])
+        answer = answer_of(result, caller, from_cache=from_cache)
+        record = _record(answer, caller, upload.sha256, len(upload.data))
+        await self._recorder.record([record], kept=keep and keep(answer))
         return answer
 
     async def classify_apart(
@@ -327,19 +346,6 @@ class ClassifierService:
 
     def _bill(self, candidate: Candidate, caller: Caller) -> Bill:
         return self._spending.bill(candidate.client, caller, candidate.name)
-
-
-def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
-    return Answer.now(
-        caller,
-        category=result.category,
-        confidence=result.confidence,
-        description=result.description,
-        from_cache=from_cache,
-        model=result.model,
-        cost_micros=result.cost_micros,
-        is_stale=result.is_stale,
-    )
 
 
 def _record(answer: Answer, caller: Caller, image_hash: str, image_size: int | None) -> RequestRecord:

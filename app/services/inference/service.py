@@ -21,7 +21,7 @@ from app.errors import CorruptImage, DatabaseUnavailable, ServerBusy
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
-from app.services.cache.entry import CachedResult
+from app.services.cache.entry import CachedResult, answer_of
 from app.services.classification.outcomes import ApartResult
 from app.services.classification.service import ClassifierService
 from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
@@ -217,15 +217,7 @@ class InferenceService:
             raise ServerBusy(retry_after_seconds=MEMORY_TIMEOUT_SECONDS) from None
 
     async def _log(self, image: LibraryImage, result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
-        answer = Answer.now(
-            caller,
-            category=result.category,
-            confidence=result.confidence,
-            description=result.description,
-            from_cache=from_cache,
-            model=result.model,
-            cost_micros=result.cost_micros,
-        )
+        answer = answer_of(result, caller, from_cache=from_cache)
         record = RequestRecord.of(
             answer, caller, image_hash=image.sha256, image_size=image.size_bytes, of_shared_cache=False
         )

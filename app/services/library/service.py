@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from datetime import datetime
 
 from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -19,6 +20,8 @@ from app.config.settings import ImageSettings, LibrarySettings
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, InvalidToken, QuotaExceeded, ServerBusy, StorageUnavailable
 from app.runtime.fair_queue import FairQueue
+from app.services.idempotency.key import Keep
+from app.services.idempotency.rows import insert_answer
 from app.services.library.filenames import display_name
 from app.services.library.files import is_whole, remove_files
 from app.services.library.rows import (
@@ -64,12 +67,20 @@ class LibraryService:
         self._image_settings = image_settings
         self._quota_bytes = library_settings.quota_bytes
 
-    async def add(self, account_id: int, upload: UploadedPhoto, *, client: str = "") -> LibraryImage:
+    async def add(
+        self,
+        account_id: int,
+        upload: UploadedPhoto,
+        *,
+        client: str = "",
+        keep: Keep[LibraryImage] | None = None,
+    ) -> LibraryImage:
         """Add a picture to an account's library. One that any account has already is not decoded or written again,
         unless its file is lost or damaged: then all accounts that have it get it back. Others are decoded when it is
-        the turn of `client`.
+        the turn of `client`. The answer is kept as `keep` says.
 
         Raises:
+            DuplicateRowError: another request with the same key has added one.
             UnsupportedImageFormat, CorruptImage, TooManyPixels, ImageTooComplex: the bytes are not a photo we take.
             QuotaExceeded: the account's library would become too large.
             InvalidToken: the account was deleted meanwhile.
@@ -88,7 +99,7 @@ class LibraryService:
         filename = display_name(upload.filename, info.format)
         new = NewImage(account_id, upload.sha256, filename, info.format, *size, len(upload.data))
         damaged = await self._damaged(upload.sha256)
-        image = await self._add_row(new, None) if damaged is None else None
+        image = await self._add_row(new, None, keep) if damaged is None else None
         if image is None:
             made = made or await self._thumbnail(upload.data, info, client)
             stored = StoredName(upload.sha256, secrets.token_hex(VERSION_BYTES))
@@ -96,7 +107,7 @@ class LibraryService:
             with _our_storage_errors():
                 await self._storage.save(stored.thumbnail, made.jpeg)
                 await self._storage.save(stored.file, upload.data)
-            image = await self._add_row(new, stored, written_at=written_at, replaces=damaged)
+            image = await self._add_row(new, stored, keep, written_at=written_at, replaces=damaged)
         assert image is not None  # noqa: S101 - a picture with a file is added or refused
         return image
 
@@ -196,6 +207,7 @@ class LibraryService:
         self,
         new: NewImage,
         stored: StoredName | None,
+        keep: Keep[LibraryImage] | None,
         *,
         written_at: float = 0.0,
         replaces: StoredName | None = None,
@@ -220,6 +232,8 @@ class LibraryService:
             if stored is not None and time.time() - written_at > FILE_TO_ROW_MAX_SECONDS:
                 # The sweep may have removed the file. Nothing is committed.
                 raise ServerBusy
+            if keep is not None and added.image_id is not None:
+                await insert_answer(connection, keep(_added_image(new, added, created_at)))
             return added
 
         added = await write(self._engine, add)
@@ -235,10 +249,7 @@ class LibraryService:
             if added.is_over_quota:
                 raise _quota_exceeded(self._quota_bytes, added.used_bytes)
             return None
-        assert added.version is not None  # noqa: S101 - there is no picture without a file
-        values = new._asdict()
-        del values["user_id"]
-        return LibraryImage(**values, id=added.image_id, created_at=created_at, version=added.version)
+        return _added_image(new, added, created_at)
 
     async def _thumbnail(self, data: bytes, info: photo.PhotoInfo, client: str) -> photo.PreparedJpeg:
         """Decode the picture, which proves that it is whole, and return it small."""
@@ -260,6 +271,13 @@ class LibraryService:
             async with aclosing(self._storage.read(name)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+
+def _added_image(new: NewImage, added: Added, created_at: datetime) -> LibraryImage:
+    assert added.image_id is not None and added.version is not None  # noqa: S101, PT018 - no picture without a file
+    values = new._asdict()
+    del values["user_id"]
+    return LibraryImage(**values, id=added.image_id, created_at=created_at, version=added.version)
 
 
 async def _begun(pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

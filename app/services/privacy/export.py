@@ -15,6 +15,7 @@ from app.clock import utc_now
 from app.database.tables.accounts import User
 from app.database.tables.audit import AuditEntry
 from app.database.tables.columns import Base
+from app.database.tables.idempotency import IdempotentAnswer
 from app.database.tables.inference import InferenceResult, InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.tables.request_log import RequestLog
@@ -26,7 +27,16 @@ from app.services.request_log.rollups import USER
 
 BATCH_ROWS = 500
 # No secret leaves, and nothing that means something only inside the service.
-_LEFT_OUT = {"password_hash", "token_generation", "username_key", "email_key", "runner", "claim", "created_date"}
+_LEFT_OUT = {
+    "password_hash",
+    "token_generation",
+    "username_key",
+    "email_key",
+    "runner",
+    "claim",
+    "created_date",
+    "fingerprint",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ def _sections(user_id: str) -> list[_Section]:
         _Section("requests", RequestLog, RequestLog.id, RequestLog.user_id == user_id),
         _Section("days", Visitor, Visitor.day, is_visitor),
         _Section("totals", UserTotals, UserTotals.user_id, UserTotals.user_id == user_id),
+        _Section("first_answers", IdempotentAnswer, IdempotentAnswer.key_hash, IdempotentAnswer.user_id == user_id),
         _Section("model_calls", ModelCallRow, ModelCallRow.id, is_paid),
         _Section("events", AuditEntry, AuditEntry.id, AuditEntry.subject == user_id),
     ]

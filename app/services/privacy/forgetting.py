@@ -14,12 +14,14 @@ from loguru import logger
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.database.retention import delete_in_batches
 from app.database.tables.accounts import User
 from app.database.tables.audit import AuditEntry
 from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse, ModelCallRow
 from app.database.tables.statistics import UserTotals, Visitor
 from app.database.transactions import read, write
+from app.services.idempotency.rows import delete_of_user
 from app.services.request_log.forgotten import note_forgotten
 from app.services.request_log.record import ACCOUNT_PREFIX, account_of_user_id
 from app.services.request_log.rollups import ADDRESS, USER
@@ -67,6 +69,8 @@ class Forgetting:
             await connection.execute(delete(BudgetUse).where(BudgetUse.scope.in_(scopes)))
             return days
 
+        # Of no use to sums: they go as a whole.
+        await delete_in_batches(self._engine, partial(delete_of_user, user_id=user_id))
         forgotten = Forgotten(log_rows, await write(self._engine, delete_names), calls)
         # Without the id, which would stay in the log file.
         logger.info("a user was forgotten: {} log rows, {} model calls", forgotten.log_rows, forgotten.model_calls)

@@ -32,6 +32,8 @@ from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import cancel, fail, shared, spawn
+from app.services.idempotency.key import KeptAnswer
+from app.services.idempotency.rows import insert_answers
 from app.services.request_log.forgotten import forgotten_among, is_forgotten
 from app.services.request_log.record import RequestRecord, count_hits, insert_log
 from app.services.request_log.rollups import Rollups
@@ -53,6 +55,7 @@ _SPOOLED = TypeAdapter(Sequence[RequestRecord])
 @dataclass(frozen=True, slots=True)
 class _Pending:
     records: Sequence[RequestRecord]
+    kept: KeptAnswer | None
     # None: no request waits, the rows are kept until they can be written.
     committed: asyncio.Future[None] | None
 
@@ -86,19 +89,26 @@ class RequestRecorder:
         self._pending_rows = 0
         self._flusher: asyncio.Task[None] | None = None
 
-    async def record(self, records: Sequence[RequestRecord]) -> None:
+    async def record(self, records: Sequence[RequestRecord], *, kept: KeptAnswer | None = None) -> None:
         """Return when all `records` are committed or in the spool, or at once with `LogDurability.ASYNC`.
+
+        Args:
+            records: of one request; without any, nothing is written.
+            kept: the answer that its repeats get. It is written in the same transaction, and always waited for; not
+                into the spool, since a repeat could not be compared with it: during an outage each one counts.
 
         Raises:
             ServerBusy: too many rows wait already; nothing is written.
+            DuplicateRowError: there is an answer with the key of `kept`; nothing is written.
             AppError: the database failed, and the spool takes nothing.
         """
         if not records:
             return
         if self._pending_rows + len(records) > MAX_PENDING_ROWS:
             raise ServerBusy(retry_after_seconds=1.0)
-        committed = asyncio.get_running_loop().create_future() if self._waits else None
-        self._pending.append(_Pending(records, committed))
+        waits = self._waits or kept is not None
+        committed = asyncio.get_running_loop().create_future() if waits else None
+        self._pending.append(_Pending(records, kept, committed))
         self._pending_rows += len(records)
         if self._flusher is None:
             self._flusher = spawn(self._flush(), name="request-recorder")
@@ -157,7 +167,7 @@ class RequestRecorder:
                 self._kept(batch, records)
                 return
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-                await self._write(records)
+                await self._write(records, [pending.kept for pending in batch if pending.kept is not None])
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
@@ -169,13 +179,14 @@ class RequestRecorder:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            # One request's rows shall not fail the others'.
-            for number, pending in enumerate(batch):
-                try:
-                    await self._write_batch([pending])
-                except asyncio.CancelledError:
-                    self._put_back(batch[number + 1 :])
-                    raise
+            # One request's rows shall not fail the others'; by halves, since a client can repeat a request at will.
+            middle = len(batch) // 2
+            try:
+                await self._write_batch(batch[:middle])
+            except asyncio.CancelledError:
+                self._put_back(batch[middle:])
+                raise
+            await self._write_batch(batch[middle:])
         else:
             metrics.observe(metrics.COMMIT_ROWS, len(records))
             metrics.observe(metrics.COMMIT_SECONDS, time.perf_counter() - started_at)
@@ -189,14 +200,13 @@ class RequestRecorder:
             raise
         if is_spooled:
             self._kept(batch, records)
-        elif self._waits:
-            away = (
-                error if isinstance(error, AppError) else DatabaseUnavailable(retry_after_seconds=RETRY_PAUSE_SECONDS)
-            )
-            for pending in batch:
+            return
+        away = error if isinstance(error, AppError) else DatabaseUnavailable(retry_after_seconds=RETRY_PAUSE_SECONDS)
+        for pending in batch:
+            if pending.committed is not None:
                 _fail(pending, away)
-        else:
-            self._put_back(batch)
+        if not_waited_for := [pending for pending in batch if pending.committed is None]:
+            self._put_back(not_waited_for)
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
 
     async def _is_spooled(self, records: Sequence[RequestRecord]) -> bool:
@@ -242,10 +252,13 @@ class RequestRecorder:
         if saved_micros := sum(record.saved_micros for record in records):
             metrics.count(self._money_saved, saved_micros / 1_000_000)
 
-    async def _write(self, records: Sequence[RequestRecord]) -> None:
+    async def _write(self, records: Sequence[RequestRecord], kept: Sequence[KeptAnswer]) -> None:
         statements = self._statements(records)
         if not statements:
             return
+        if kept:
+            # First: an answer that waits for another process' holds no lock that other requests need.
+            statements = [insert_answers(self._engine.dialect.name, kept), *statements]
         try:
             await self._writer.write(statements)
         except DuplicateRowError:

@@ -21,6 +21,8 @@ from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import AppError, ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
 from app.observability import metrics, tracing
+from app.services.idempotency.key import Keep
+from app.services.idempotency.rows import insert_answer
 from app.services.tasks.record import (
     UNFINISHED,
     Task,
@@ -62,10 +64,11 @@ class TaskService:
         self._wake = wake
         self._on_change = on_change
 
-    async def submit(self, account_id: int, image_id: int, model_name: str) -> Task:
-        """Make a task of a model that is known to exist.
+    async def submit(self, account_id: int, image_id: int, model_name: str, *, keep: Keep[Task] | None = None) -> Task:
+        """Make a task of a model that is known to exist. The answer is kept as `keep` says.
 
         Raises:
+            DuplicateRowError: another request with the same key has made one.
             ImageNotFound: the account has no such image.
             TooManyTasks: MAX_UNFINISHED of the account's tasks are waiting or running.
         """
@@ -101,6 +104,8 @@ class TaskService:
             )
             (task,) = await select_tasks(connection, InferenceTask.id == task_id)
             await record_changes(connection, [task])
+            if keep is not None:
+                await insert_answer(connection, keep(task))
             return task
 
         try:

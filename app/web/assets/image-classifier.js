@@ -53,6 +53,7 @@
 const MAX_EDGE = 1024;
 const QUALITY = 0.8;
 const ATTEMPTS = 3;
+const PAUSE_MILLISECONDS = 1000;
 // The service is busy, or a proxy's rate limit is reached.
 const PASSING_STATUSES = [503, 429];
 // A longer pause means an outage, not a busy service.
@@ -96,6 +97,8 @@ export async function classifyPhoto(file, { server = "", userId = "", apiKey = "
 
   const api = `${server.replace(/\/+$/, "")}/api/v1`;
   const headers = {
+    // All tries of a request have the same key, and count once.
+    "Idempotency-Key": newKey(),
     ...(userId && { "X-User-ID": headerValue(userId) }),
     ...(apiKey && { "X-API-Key": headerValue(apiKey) }),
   };
@@ -234,6 +237,11 @@ async function call(url, request, signal, attempts = ATTEMPTS) {
   } catch (error) {
     signal?.throwIfAborted();
     if (timeout.aborted) throw new ClassifyError("timeout", "The service takes too long to answer.", { cause: error });
+    if (attempts > 1) {
+      // The answer is lost, as when a phone changes its network.
+      await wait(PAUSE_MILLISECONDS, signal);
+      return call(url, request, signal, attempts - 1);
+    }
     throw new ClassifyError("network_error", "The service cannot be reached.", { cause: error });
   }
   if (answer?.success) return answer;
@@ -246,6 +254,11 @@ async function call(url, request, signal, attempts = ATTEMPTS) {
   // A proxy may answer in JSON of its own.
   const error = typeof answer?.error?.code === "string" ? answer.error : { code: "http_error", message: `HTTP ${response.status}` };
   throw new ClassifyError(error.code, error.message, { status: response.status, requestId: answer?.request_id });
+}
+
+function newKey() {
+  // Not crypto.randomUUID, which browsers have on HTTPS pages and on localhost only.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function wait(milliseconds, signal) {

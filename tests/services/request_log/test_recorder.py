@@ -14,6 +14,7 @@ from app.database.tables.classification import CachedImage
 from app.database.tables.request_log import RequestLog
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.observability.logging import configure_logging
+from app.services.idempotency.key import KeptAnswer
 from app.services.request_log import recorder as recorder_module
 from app.services.request_log.recorder import RequestRecorder
 from tests.support.databases import recorder_on
@@ -73,6 +74,18 @@ async def test_many_requests_share_few_transactions(
     await asyncio.gather(*(recorder.record([record(number)]) for number in range(300)))
     assert await counts(engine) == (300, 301)
     assert len(writer.batches) < 10
+
+
+async def test_without_a_kept_answer_nothing_more_is_written(
+    recorder: RequestRecorder, engine: AsyncEngine, writer: WriterSpy
+) -> None:
+    # Of the first one the user and the address are written, too.
+    await recorder.record([record(0)])
+    await recorder.record([record(1)])
+    await recorder.record([record(2)], kept=KeptAnswer("k" * 64, "f" * 64, "req_2", "user", None, "{}"))
+    plain, kept = ([statement.text for statement in batch] for batch in writer.batches[1:])
+    assert [text for text in kept if "idempotent_answer" not in text] == plain
+    assert len(kept) == len(plain) + 1
 
 
 async def test_larger_batches_than_one_transaction_takes(recorder: RequestRecorder, engine: AsyncEngine) -> None:
