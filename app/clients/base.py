@@ -5,6 +5,7 @@ record of outcomes); a provider fills in the private hooks `_classify`, `_start`
 """
 
 import asyncio
+import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -36,7 +39,9 @@ from app.clients.pacing import Pace, pause_after
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
+from app.observability.metrics_multiprocess import shared_folder
 from app.observability.tracing import span
+from app.runtime.shared_semaphore import SemaphoreFullError, SharedSemaphore
 
 # Five pictures that fail, and half of the last ones, are an outage, not bad luck; half a minute is what most outages
 # of hosted APIs last. A provider that says how long (Retry-After) is believed.
@@ -102,7 +107,8 @@ class ModelClient(ABC):
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         self.model = settings.model or self.default_model
-        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        # Until it is started: its model may be named by what inherits from this class.
+        self._slots = SharedSemaphore(settings.max_concurrency)
         self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURE_THRESHOLD, open_seconds=BREAKER_OPEN_SECONDS)
         self._pace = Pace()
         self._last_success_at: datetime | None = None
@@ -112,6 +118,7 @@ class ModelClient(ABC):
 
     async def start(self) -> None:
         """Make ready for the first call (load weights, open connections)."""
+        self._slots = _slots_of_instance(self.provider, self.model, self.settings.max_concurrency)
         metrics.show_model(self.provider, self.model)
         self._show_breaker()
         await self._start()
@@ -261,14 +268,15 @@ class ModelClient(ABC):
         # A photo that gets a slot still has time for one attempt.
         wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
         try:
-            async with asyncio.timeout(wait_seconds):
-                await self._slots.acquire()
+            place = await self._slots.acquire(wait_seconds)
+        except SemaphoreFullError as error:
+            raise ModelBusy(retry_after_seconds=max(1.0, error.expected_seconds - wait_seconds)) from None
         except TimeoutError:
             raise ModelBusy(retry_after_seconds=self.settings.timeout_seconds) from None
         try:
             yield
         finally:
-            self._slots.release()
+            self._slots.release(place)
 
     async def _probe_cached(self) -> ModelError | None:
         async with self._probe_lock:
@@ -304,6 +312,21 @@ class ModelClient(ABC):
         self._last_error = (error.code, utc_now())
         advice = f". {error.advice}" if error.advice else ""
         logger.warning("model {} ({}): {}{}", self.provider, self.model, error.code, advice)
+
+
+def _slots_of_instance(provider: str, model: str, places: int) -> SharedSemaphore:
+    """Return the slots of a model, which the processes of an instance share where they have a folder."""
+    folder = shared_folder()
+    if folder is None:
+        return SharedSemaphore(places)
+    # Names may hold anything.
+    name = hashlib.sha256(f"{provider}\n{model}".encode()).hexdigest()[:16]
+    return _open_slots(folder / f"model-slots-{name}", places)
+
+
+@cache
+def _open_slots(file: Path, places: int) -> SharedSemaphore:
+    return SharedSemaphore(places, file)
 
 
 def _call_of(outcome: ModelResult | ModelError) -> ModelCall:

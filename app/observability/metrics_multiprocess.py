@@ -44,6 +44,12 @@ def provide_folder(parent: str | None) -> None:
     os.environ[VARIABLE] = _folder
 
 
+def shared_folder() -> Path | None:
+    """Return the folder that the processes of an instance share; None in a process that has no master."""
+    folder = os.environ.get(VARIABLE)
+    return Path(folder) if folder else None
+
+
 def add_up_ended(living: Collection[int]) -> None:
     """Add the files of processes that have ended to one; `living` are the ids of those that may still write.
 
