@@ -5,26 +5,20 @@ record of outcomes); a provider fills in the private hooks `_classify`, `_start`
 """
 
 import asyncio
-import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar
 
 from loguru import logger
 
 from app.categories import Category
-from app.clients.breaker import BreakerState, CircuitBreaker
+from app.clients.breaker import BreakerState, CircuitBreaker, show_breaker, worst_breaker
 from app.clients.errors import (
     ModelAnswerInvalid,
-    ModelBusy,
     ModelCircuitOpen,
     ModelError,
     ModelPreparing,
@@ -36,12 +30,12 @@ from app.clients.errors import (
 )
 from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
 from app.clients.pacing import Pace, pause_after
+from app.clients.slots import slot, slots_of_instance
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
-from app.observability.metrics_multiprocess import shared_folder
 from app.observability.tracing import span
-from app.runtime.shared_semaphore import SemaphoreFullError, SharedSemaphore
+from app.runtime.shared_semaphore import SharedSemaphore
 
 # Five pictures that fail, and half of the last ones, are an outage, not bad luck; half a minute is what most outages
 # of hosted APIs last. A provider that says how long (Retry-After) is believed.
@@ -82,12 +76,17 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """The state of a model client, from its last calls and a free probe; no secrets."""
+    """The state of a model client, from its last calls and a free probe; no secrets.
+
+    `breaker` is the worst of all workers of the instance, and `open_breakers` in how many it is not closed; the rest is
+    what this process has seen.
+    """
 
     provider: str
     model: str
     available: bool
     breaker: BreakerState
+    open_breakers: int
     last_success_at: datetime | None
     last_error_code: str | None
     last_error_at: datetime | None
@@ -118,7 +117,7 @@ class ModelClient(ABC):
 
     async def start(self) -> None:
         """Make ready for the first call (load weights, open connections)."""
-        self._slots = _slots_of_instance(self.provider, self.model, self.settings.max_concurrency)
+        self._slots = slots_of_instance(self.provider, self.model, self.settings.max_concurrency)
         metrics.show_model(self.provider, self.model)
         self._show_breaker()
         await self._start()
@@ -156,7 +155,9 @@ class ModelClient(ABC):
             deadline = min(deadline, ends_at)
         # A model that is asked in the place of another one may have less time than it would need.
         timeout_seconds = max(0.0, min(self.settings.timeout_seconds, deadline - now))
-        async with self._slot(timeout_seconds, deadline):
+        # A photo that gets a slot still has time for one attempt.
+        wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
+        async with slot(self._slots, wait_seconds, retry_after_seconds=self.settings.timeout_seconds):
             if not self._breaker.try_acquire():
                 raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
             started_at = time.perf_counter()
@@ -193,11 +194,13 @@ class ModelClient(ABC):
         """Say how the model is, without a paid call: the breaker, the last outcomes, and a free probe (cached)."""
         probe_error = await self._probe_cached()
         code, at = self._last_error or (None, None)
+        breaker, open_breakers = await asyncio.to_thread(worst_breaker, self._breaker.state, self.provider, self.model)
         return ModelHealth(
             provider=self.provider,
             model=self.model,
-            available=probe_error is None and self._breaker.state is not BreakerState.OPEN,
-            breaker=self._breaker.state,
+            available=probe_error is None and breaker is not BreakerState.OPEN,
+            breaker=breaker,
+            open_breakers=open_breakers,
             last_success_at=self._last_success_at,
             last_error_code=code,
             last_error_at=at,
@@ -263,21 +266,6 @@ class ModelClient(ABC):
             return ModelError()
         return result if _is_valid(result) else ModelAnswerInvalid()
 
-    @asynccontextmanager
-    async def _slot(self, timeout_seconds: float, deadline: float) -> AsyncIterator[None]:
-        # A photo that gets a slot still has time for one attempt.
-        wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
-        try:
-            place = await self._slots.acquire(wait_seconds)
-        except SemaphoreFullError as error:
-            raise ModelBusy(retry_after_seconds=max(1.0, error.expected_seconds - wait_seconds)) from None
-        except TimeoutError:
-            raise ModelBusy(retry_after_seconds=self.settings.timeout_seconds) from None
-        try:
-            yield
-        finally:
-            self._slots.release(place)
-
     async def _probe_cached(self) -> ModelError | None:
         async with self._probe_lock:
             now = time.monotonic()
@@ -305,28 +293,12 @@ class ModelClient(ABC):
         metrics.count(metrics.MODEL_CALLS.labels(self.provider, self.model, outcome))
 
     def _show_breaker(self) -> None:
-        is_closed = self._breaker.state is BreakerState.CLOSED
-        metrics.MODEL_BREAKER_OPEN.labels(self.provider).set(not is_closed)
+        show_breaker(self._breaker, self.provider, self.model)
 
     def _note_error(self, error: ModelError) -> None:
         self._last_error = (error.code, utc_now())
         advice = f". {error.advice}" if error.advice else ""
         logger.warning("model {} ({}): {}{}", self.provider, self.model, error.code, advice)
-
-
-def _slots_of_instance(provider: str, model: str, places: int) -> SharedSemaphore:
-    """Return the slots of a model, which the processes of an instance share where they have a folder."""
-    folder = shared_folder()
-    if folder is None:
-        return SharedSemaphore(places)
-    # Names may hold anything.
-    name = hashlib.sha256(f"{provider}\n{model}".encode()).hexdigest()[:16]
-    return _open_slots(folder / f"model-slots-{name}", places)
-
-
-@cache
-def _open_slots(file: Path, places: int) -> SharedSemaphore:
-    return SharedSemaphore(places, file)
 
 
 def _call_of(outcome: ModelResult | ModelError) -> ModelCall:
