@@ -11,14 +11,14 @@ from app.config.settings import load_settings
 from app.observability.metrics_multiprocess import add_up_ended, provide_folder
 from app.runtime.capacity import gunicorn_workers, pool_limits
 from app.runtime.hardening import harden
+from app.server.arbiter import RollingArbiter
 
 settings = load_settings()
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 backlog = 2048
 
-# At a reload (SIGHUP) the old ones stop to accept before the new ones serve, and requests wait for some seconds: all of
-# them at once would need twice the memory that they are counted by.
+# While one is replaced, at a reload (SIGHUP) or after its last request, there is one more (app/server/arbiter.py).
 workers = gunicorn_workers(settings)
 # Each worker loads the application itself. Loading it before the fork saves 4 to 8 % of the memory
 # (docs/performance.md), and a reload (SIGHUP) would then bring neither new code nor new settings.
@@ -55,11 +55,15 @@ provide_folder(worker_tmp_dir)
 
 
 def on_starting(server: Any) -> None:
-    """Refuse more workers than MySQL's connections suffice for (`--workers` has been read by now), and harden all."""
+    """Refuse more workers than MySQL's connections suffice for (`--workers` has been read by now), and harden all.
+
+    From here on, the master replaces workers one at a time.
+    """
     try:
         pool_limits(settings, server.cfg.workers)
     except ValueError as error:
         raise SystemExit(f"Wrong settings:\n  {error}") from None
+    server.__class__ = RollingArbiter
     # The workers are forks of this process.
     harden()
 

@@ -188,7 +188,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         idempotency = await enter(open_idempotency(engine))
-        health = HealthService(engine, heartbeat, model_client, replica)
+        health = HealthService(engine, heartbeat, model_client, replica, list(fallbacks.values()))
         stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
         yield Resources(

@@ -8,8 +8,6 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
@@ -18,10 +16,9 @@ from typing import Any, ClassVar
 from loguru import logger
 
 from app.categories import Category
-from app.clients.breaker import BreakerState, CircuitBreaker
+from app.clients.breaker import BreakerState, CircuitBreaker, show_breaker, worst_breaker
 from app.clients.errors import (
     ModelAnswerInvalid,
-    ModelBusy,
     ModelCircuitOpen,
     ModelError,
     ModelPreparing,
@@ -33,10 +30,12 @@ from app.clients.errors import (
 )
 from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
 from app.clients.pacing import Pace, pause_after
+from app.clients.slots import slot, slots_of_instance
 from app.clock import utc_now
 from app.config.model import ModelSettings
 from app.observability import metrics
 from app.observability.tracing import span
+from app.runtime.shared_semaphore import SharedSemaphore
 
 # Five pictures that fail, and half of the last ones, are an outage, not bad luck; half a minute is what most outages
 # of hosted APIs last. A provider that says how long (Retry-After) is believed.
@@ -77,12 +76,17 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """The state of a model client, from its last calls and a free probe; no secrets."""
+    """The state of a model client, from its last calls and a free probe; no secrets.
+
+    `breaker` is the worst of all workers of the instance, and `open_breakers` in how many it is not closed; the rest is
+    what this process has seen.
+    """
 
     provider: str
     model: str
     available: bool
     breaker: BreakerState
+    open_breakers: int
     last_success_at: datetime | None
     last_error_code: str | None
     last_error_at: datetime | None
@@ -102,7 +106,8 @@ class ModelClient(ABC):
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         self.model = settings.model or self.default_model
-        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        # Until it is started: its model may be named by what inherits from this class.
+        self._slots = SharedSemaphore(settings.max_concurrency)
         self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURE_THRESHOLD, open_seconds=BREAKER_OPEN_SECONDS)
         self._pace = Pace()
         self._last_success_at: datetime | None = None
@@ -112,6 +117,7 @@ class ModelClient(ABC):
 
     async def start(self) -> None:
         """Make ready for the first call (load weights, open connections)."""
+        self._slots = slots_of_instance(self.provider, self.model, self.settings.max_concurrency)
         metrics.show_model(self.provider, self.model)
         self._show_breaker()
         await self._start()
@@ -149,7 +155,9 @@ class ModelClient(ABC):
             deadline = min(deadline, ends_at)
         # A model that is asked in the place of another one may have less time than it would need.
         timeout_seconds = max(0.0, min(self.settings.timeout_seconds, deadline - now))
-        async with self._slot(timeout_seconds, deadline):
+        # A photo that gets a slot still has time for one attempt.
+        wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
+        async with slot(self._slots, wait_seconds, retry_after_seconds=self.settings.timeout_seconds):
             if not self._breaker.try_acquire():
                 raise ModelCircuitOpen(retry_after_seconds=max(1.0, self._breaker.seconds_until_trial()))
             started_at = time.perf_counter()
@@ -186,11 +194,13 @@ class ModelClient(ABC):
         """Say how the model is, without a paid call: the breaker, the last outcomes, and a free probe (cached)."""
         probe_error = await self._probe_cached()
         code, at = self._last_error or (None, None)
+        breaker, open_breakers = await asyncio.to_thread(worst_breaker, self._breaker.state, self.provider, self.model)
         return ModelHealth(
             provider=self.provider,
             model=self.model,
-            available=probe_error is None and self._breaker.state is not BreakerState.OPEN,
-            breaker=self._breaker.state,
+            available=probe_error is None and breaker is not BreakerState.OPEN,
+            breaker=breaker,
+            open_breakers=open_breakers,
             last_success_at=self._last_success_at,
             last_error_code=code,
             last_error_at=at,
@@ -256,20 +266,6 @@ class ModelClient(ABC):
             return ModelError()
         return result if _is_valid(result) else ModelAnswerInvalid()
 
-    @asynccontextmanager
-    async def _slot(self, timeout_seconds: float, deadline: float) -> AsyncIterator[None]:
-        # A photo that gets a slot still has time for one attempt.
-        wait_seconds = min(timeout_seconds, deadline - time.monotonic() - timeout_seconds)
-        try:
-            async with asyncio.timeout(wait_seconds):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise ModelBusy(retry_after_seconds=self.settings.timeout_seconds) from None
-        try:
-            yield
-        finally:
-            self._slots.release()
-
     async def _probe_cached(self) -> ModelError | None:
         async with self._probe_lock:
             now = time.monotonic()
@@ -297,8 +293,7 @@ class ModelClient(ABC):
         metrics.count(metrics.MODEL_CALLS.labels(self.provider, self.model, outcome))
 
     def _show_breaker(self) -> None:
-        is_closed = self._breaker.state is BreakerState.CLOSED
-        metrics.MODEL_BREAKER_OPEN.labels(self.provider).set(not is_closed)
+        show_breaker(self._breaker, self.provider, self.model)
 
     def _note_error(self, error: ModelError) -> None:
         self._last_error = (error.code, utc_now())

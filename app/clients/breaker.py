@@ -8,6 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from enum import StrEnum
 
+from app.observability import metrics
+from app.observability.metrics_multiprocess import gauges_of_instance
+
 # Of the last pictures, so many at most are judged by, and none after so long: an outage is seen within a few calls
 # although there were many good ones before it.
 WINDOW_PICTURES = 20
@@ -94,3 +97,29 @@ class CircuitBreaker:
         self._outcomes.move_to_end(picture)
         while len(self._outcomes) > WINDOW_PICTURES or next(iter(self._outcomes.values()))[0] < now - WINDOW_SECONDS:
             self._outcomes.popitem(last=False)
+
+
+def show_breaker(breaker: CircuitBreaker, provider: str, model: str) -> None:
+    """Show the state of this process' breaker of a model to the other ones, and to `/metrics`."""
+    is_closed = breaker.state is BreakerState.CLOSED
+    metrics.MODEL_BREAKER_OPEN.labels(provider, model).set(not is_closed)
+    open_until = 0.0 if is_closed else time.time() + breaker.seconds_until_trial()
+    metrics.MODEL_BREAKER_OPEN_UNTIL.labels(provider, model).set(open_until)
+
+
+def worst_breaker(own: BreakerState, provider: str, model: str) -> tuple[BreakerState, int]:
+    """Return the worst state of a model's breakers in all workers of this instance, and how many are not closed.
+
+    Args:
+        own: the state in this process, which is all there is where none shares a folder with it.
+        provider: with `model`, what the breakers are shown under.
+        model: its name.
+    """
+    shown = gauges_of_instance({"provider": provider, "model": model})
+    if shown is None:
+        return own, int(own is not BreakerState.CLOSED)
+    number = round(shown.get(metrics.BREAKER_OPEN, 0.0))
+    if not number:
+        return BreakerState.CLOSED, 0
+    is_open = shown.get(metrics.BREAKER_OPEN_UNTIL, 0.0) > time.time()
+    return BreakerState.OPEN if is_open else BreakerState.HALF_OPEN, number

@@ -36,7 +36,7 @@ class ModelSettings(SettingsGroup):
     max_retries: int = Field(2, validation_alias="LLM_MAX_RETRIES", ge=0, le=10)
     """Further attempts after a 429, a 5xx or a broken connection."""
     max_concurrency: int = Field(8, validation_alias="LLM_MAX_CONCURRENCY", ge=1)
-    """Calls to the model at once, in each worker."""
+    """Calls to the model at once, for each worker; the workers of an instance share them."""
     image_max_edge_pixels: int = Field(1024, validation_alias="LLM_IMAGE_MAX_EDGE", ge=64, le=4096)
     """Long edge of the picture that the model is sent."""
     description_language: DescriptionLanguage = Field(

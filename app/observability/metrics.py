@@ -72,7 +72,15 @@ MODEL_CALL_SECONDS = _histogram(
 )
 MODEL_TOKENS = _counter("model_tokens_total", "Tokens sent to a model and received.", "provider", "direction")
 MODEL_RETRIES = _counter("model_retries_total", "Attempts beyond the first of a call.", "provider")
-MODEL_BREAKER_OPEN = _max_gauge("model_breaker_open", "1 while a worker's circuit breaker is not closed.", "provider")
+MODEL_BREAKER_OPEN = _sum_gauge(
+    "model_breaker_open", "Workers whose circuit breaker is not closed.", "provider", "model"
+)
+MODEL_BREAKER_OPEN_UNTIL = _max_gauge(
+    "model_breaker_open_until_seconds", "Unix time until which a model is left alone; 0: closed.", "provider", "model"
+)
+# As they are read back (app/clients/base.py).
+BREAKER_OPEN = f"{PREFIX}_model_breaker_open"
+BREAKER_OPEN_UNTIL = f"{PREFIX}_model_breaker_open_until_seconds"
 
 LOG_QUEUE_ROWS = _sum_gauge("log_queue_rows", "Rows of the request log that wait to be written.")
 LOG_QUEUE_LIMIT_ROWS = _sum_gauge("log_queue_limit_rows", "Rows that may wait before requests are refused.")

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,6 +42,29 @@ def provide_folder(parent: str | None) -> None:
         _own(_folder)
         atexit.register(_remove_folder, _folder, os.getpid())
     os.environ[VARIABLE] = _folder
+
+
+def shared_folder() -> Path | None:
+    """Return the folder that the processes of an instance share; None in a process that has no master."""
+    folder = os.environ.get(VARIABLE)
+    return Path(folder) if folder else None
+
+
+def gauges_of_instance(labels: Mapping[str, str]) -> dict[str, float] | None:
+    """Return by name what the gauges with these labels say, over all processes that share a folder; None without one.
+
+    Args:
+        labels: all that the gauges have.
+    """
+    folder = shared_folder()
+    if folder is None:
+        return None
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    with locked_folder(str(folder)):
+        families = MultiProcessCollector.merge([str(file) for file in folder.glob("gauge_*.db")], accumulate=True)
+    samples = (sample for family in families for sample in family.samples)
+    return {sample.name: sample.value for sample in samples if sample.labels == labels}
 
 
 def add_up_ended(living: Collection[int]) -> None:

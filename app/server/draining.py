@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from uvicorn import Config, Server
@@ -119,6 +119,9 @@ class DrainingServer(Server):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.server_state: DrainingState = DrainingState()
+        # After the last request of `limit_max_requests`: asked until it says yes.
+        self.may_leave: Callable[[], bool] = lambda: True
+        self._is_worn_out = False
         self._to_be_told: set[DrainingProtocol] | None = None
         self._shuts_down_at = 0.0
         # What waits in a connection for its client, in bytes, and since when it has not become less.
@@ -134,14 +137,18 @@ class DrainingServer(Server):
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to shut down.
 
-        After the last request of `limit_max_requests` there is no hurry: the server goes on, closing connections after
-        each answer, until those that were open have ended, at the latest by the keep-alive timeout. WebSockets and
-        streams are not waited for: they end when the server shuts down, and their clients connect again.
+        After the last request of `limit_max_requests` there is no hurry. The server goes on as ever until it
+        `may_leave`, then closes connections after each answer, until those that were open have ended, at the latest by
+        the keep-alive timeout. WebSockets and streams are not waited for: they end when the server shuts down, and
+        their clients connect again.
         """
         if await super().on_tick(counter):
             if self.should_exit:
                 return True
             self.limit_max_requests = None
+            self._is_worn_out = True
+        if self._is_worn_out and self.may_leave():
+            self._is_worn_out = False
             self._shuts_down_at = asyncio.get_running_loop().time() + self.config.timeout_keep_alive + 1
             self._close_after_answers()
             self._to_be_told = {each for each in self.server_state.connections if isinstance(each, DrainingProtocol)}

@@ -1,7 +1,7 @@
 """Health: does the database take what we write, and how is the model; asked for real, but never with a paid call."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +35,8 @@ class Health:
 
     database: DatabaseState
     model: ModelHealth
+    # The model that is asked in its place; None where it is not needed, or cannot be used either.
+    fallback: ModelHealth | None
     # None where there is none.
     replica_connected: bool | None
 
@@ -43,19 +45,33 @@ class HealthService:
     """Checks what the service stands on."""
 
     def __init__(
-        self, engine: AsyncEngine, heartbeat: Heartbeat, model_client: ModelClient, replica: Replica | None = None
+        self,
+        engine: AsyncEngine,
+        heartbeat: Heartbeat,
+        model_client: ModelClient,
+        replica: Replica | None = None,
+        fallbacks: Sequence[ModelClient] = (),
     ) -> None:
         self._engine = engine
         self._heartbeat = heartbeat
         self._model_client = model_client
         self._replica = replica
+        self._fallbacks = fallbacks
 
     async def check(self) -> Health:
         """Check the database, its replica and the model side by side; raises nothing."""
-        database, model, replica = await asyncio.gather(
-            self._database_state(), self._model_client.health(), self._replica_answers()
+        database, (model, fallback), replica = await asyncio.gather(
+            self._database_state(), self._models(), self._replica_answers()
         )
-        return Health(database=database, model=model, replica_connected=replica)
+        return Health(database=database, model=model, fallback=fallback, replica_connected=replica)
+
+    async def _models(self) -> tuple[ModelHealth, ModelHealth | None]:
+        """Return how the service's model is, and which other one is asked while it cannot be used."""
+        model = await self._model_client.health()
+        if model.available:
+            return model, None
+        others = await asyncio.gather(*(client.health() for client in self._fallbacks))
+        return model, next((other for other in others if other.available), None)
 
     async def _replica_answers(self) -> bool | None:
         return None if self._replica is None else await self._replica.is_there()

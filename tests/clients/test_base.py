@@ -128,7 +128,7 @@ async def test_attempt_is_bounded() -> None:
 
 async def test_waiting_for_a_slot_is_bounded() -> None:
     client = scripted(timeout_seconds=0.05, max_concurrency=1)
-    await client._slots.acquire()
+    await client._slots.acquire(0)
     with pytest.raises(ModelBusy) as raised:
         await client.classify(PHOTO)
     assert raised.value.retry_after_seconds == 0.05
@@ -146,7 +146,7 @@ async def test_waiting_and_attempts_share_one_deadline() -> None:
     """Where one attempt may take all the time there is, none is left to wait for a slot."""
     client = ScriptedClient(TightSettings(_env_file=None, timeout_seconds=100, max_concurrency=1))
     assert await client.classify(PHOTO) is RESULT
-    await client._slots.acquire()
+    await client._slots.acquire(0)
     with pytest.raises(ModelBusy):
         await client.classify(PHOTO)
 

@@ -172,6 +172,13 @@ def test_money_is_shown_with_its_currency() -> None:
     assert "{{ $labels.currency }}" in alert["annotations"]["summary"]
 
 
+def test_the_share_of_answers_is_shown_by_model_and_why_it_was_asked() -> None:
+    [panel] = [each for each in panels() if "model_answers_total" in each["targets"][0]["expr"]]
+    [target] = panel["targets"]
+    assert "{{model}} ({{role}})" in target["legendFormat"]
+    assert panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
+
+
 def test_the_dashboard_is_laid_out_without_overlap() -> None:
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     assert all(place["x"] >= 0 and place["x"] + place["w"] <= GRID_COLUMNS for place in places)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 import sys
+import time
 
 import httpx2
 import pytest
@@ -195,7 +196,8 @@ async def test_failures_retries_and_the_breaker_are_counted(
     assert await growth.of("model_call_seconds_count", provider=settings.model.provider) == 5
     assert await growth.of("model_retries_total", provider=settings.model.provider) == 1
     now = await figures(service)
-    assert now["image_classifier_model_breaker_open", frozenset({("provider", settings.model.provider)})] == 1
+    assert now["image_classifier_model_breaker_open", frozenset(model.items())] == 1
+    assert now["image_classifier_model_breaker_open_until_seconds", frozenset(model.items())] > time.time()
 
 
 async def test_who_is_refused_for_want_of_room_is_counted(

@@ -45,6 +45,7 @@ async def health(service: HealthDep, response: Response) -> HealthResponse:
         read_replica=_REPLICA[state.replica_connected],
         model_api="available" if state.model.available else "unavailable",
         model=ModelStatus.model_validate(state.model),
+        fallback=None if state.fallback is None else ModelStatus.model_validate(state.fallback),
     )
 
 

@@ -4,7 +4,6 @@ A client that can reach it sees how much the service is used and what it costs; 
 """
 
 import asyncio
-import os
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import TasksDep
 from app.observability import metrics
-from app.observability.metrics_multiprocess import locked_folder
+from app.observability.metrics_multiprocess import locked_folder, shared_folder
 
 METRICS_PATH = "/metrics"
 
@@ -33,12 +32,12 @@ async def show_metrics(request: Request, tasks: TasksDep) -> Response:
 
 def _exposition(accept: str) -> tuple[bytes, str]:
     encode, content_type = choose_encoder(accept)
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if not folder:
+    folder = shared_folder()
+    if folder is None:
         return encode(metrics.REGISTRY), content_type
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=folder)
-    with locked_folder(folder):
+    MultiProcessCollector(registry, path=str(folder))
+    with locked_folder(str(folder)):
         return encode(registry), content_type

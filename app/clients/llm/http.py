@@ -74,7 +74,9 @@ class BoundedClient(httpx2.AsyncClient):
 
 
 def create_http_client(settings: ModelSettings) -> BoundedClient:
-    """Return the HTTP client for an SDK: as many connections as calls at once, plus one for the health probe.
+    """Return the HTTP client for an SDK; it keeps as many connections as its share of the calls, and one for the probe.
+
+    How many calls there are at once is bounded before (app/clients/base.py): a process may have the others' share, too.
 
     Redirects are not followed: the photo and the key go to the configured address and nowhere else. The SDKs log
     whole requests, photo included, when they log at DEBUG level, so that level is switched off here.
@@ -83,7 +85,7 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
         logging.getLogger(name).setLevel(logging.INFO)
     connections = settings.max_concurrency + 1
     return BoundedClient(
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
         timeout=httpx2.Timeout(
             settings.timeout_seconds, connect=min(CONNECT_TIMEOUT_SECONDS, settings.timeout_seconds)
         ),
