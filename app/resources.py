@@ -45,6 +45,7 @@ from app.services.request_log.service import RequestLogService
 from app.services.signatures.lifespan import open_signatures
 from app.services.signatures.service import SignatureService
 from app.services.spending.lifespan import open_spending
+from app.services.spool.lifespan import open_spool
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
@@ -103,6 +104,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         engine = await enter(open_database(settings))
         replica = await enter(open_replica(settings, engine))
         heartbeat = await enter(open_heartbeat(engine))
+        spool = await enter(open_spool(settings))
         redis = await enter(open_redis(settings))
         signal = await enter(open_signal(redis))
         audit = await enter(open_audit(engine, retention_days=settings.access.audit_retention_days))
@@ -118,15 +120,20 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             reserve_bytes=largest,
         )
         fallbacks = await enter(open_fallbacks(settings.model, model_client))
-        spending = await enter(open_spending(settings, engine, model_client=model_client, fallbacks=fallbacks))
+        spending = await enter(
+            open_spending(settings, engine, spool=spool, model_client=model_client, fallbacks=fallbacks)
+        )
 
-        log = await enter(open_request_log(settings.statistics, engine, currency=settings.spending.currency))
+        log = await enter(
+            open_request_log(settings.statistics, engine, spool=spool, currency=settings.spending.currency)
+        )
         recorder = log.recorder
         gauges = ProcessGauges(
             engine,
             connections_limit=connections_limit(settings),
             queued_rows=lambda: recorder.pending_rows,
             queue_limit_rows=MAX_PENDING_ROWS,
+            spooled_rows=lambda: spool.rows,
         )
         await enter(running(gauges.run(), name="gauges"))
         cache = await enter(
@@ -139,6 +146,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 heartbeat,
                 cache=cache,
                 log=log,
+                spool=spool,
                 model_client=model_client,
                 fallbacks=fallbacks,
                 decoder=decoder,
@@ -160,8 +168,11 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 library=library,
                 recorder=recorder,
                 memory=upload_memory,
+                spool=spool,
             )
         )
+        # Now that each kind of entry has what writes it.
+        await enter(running(spool.run(), name="spool"))
         tasks = await enter(
             open_tasks(
                 settings,

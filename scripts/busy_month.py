@@ -24,6 +24,7 @@ from app.services.request_log.record import RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups, period_start
 from app.services.spending.ledger import Ledger, LedgerRow
+from app.services.spool.service import Spool
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DAYS = 30
@@ -154,7 +155,8 @@ async def fill(folder: Path) -> Settings:
         await migrate(engine, settings)
         records, cached = log_of_a_month(now, dice), cache_of_a_month(now, dice)
         rollups = Rollups(engine.dialect.name, settings.statistics.timezone)
-        recorder = RequestRecorder(engine, rollups=rollups, currency=settings.spending.currency)
+        spool = Spool(settings.data_dir / "spool", settings.spool_max_bytes)
+        recorder = RequestRecorder(engine, rollups=rollups, spool=spool, currency=settings.spending.currency)
         for first in range(0, len(records), RECORDS_AT_ONCE):
             await recorder.record(records[first : first + RECORDS_AT_ONCE])
         await recorder.close()

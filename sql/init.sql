@@ -388,6 +388,14 @@ CREATE TABLE IF NOT EXISTS `signature_nonce` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='请求签名中用过的随机数';
 
+-- Who was forgotten within the last days, so that rows which waited on disk do not bring the ids back.
+CREATE TABLE IF NOT EXISTS `forgotten_user` (
+  `user_hash` VARCHAR(64) NOT NULL COMMENT '用户ID的SHA-256',
+  `forgotten_at` DATETIME NOT NULL COMMENT '遗忘时间',
+  PRIMARY KEY (`user_hash`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='近期被遗忘的用户';
+
 -- How many photos became known, by the model that answered, the format, and the tenth of the confidence.
 CREATE TABLE IF NOT EXISTS `stats_new_photo` (
   `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
@@ -474,4 +482,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0009' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0010' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

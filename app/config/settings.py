@@ -66,6 +66,10 @@ class CacheSettings(SettingsGroup):
 
     memory_entries: int = Field(100_000, validation_alias="CACHE_MEMORY_ENTRIES", ge=0, le=10_000_000)
     """Entries that each worker keeps in memory, about 0.42 KB each (docs/performance.md); 0: none."""
+    stale_seconds: float = Field(5.0, validation_alias="CACHE_STALE_SECONDS", ge=1, le=60)
+    """A copy counts as fresh for this long after the last successful look at the change feed, in seconds."""
+    stale_max_seconds: float = Field(600.0, validation_alias="CACHE_STALE_MAX_SECONDS", ge=0, le=86_400)
+    """While the database is away, memory answers for this long after that look, marked as stale, in seconds; 0: not."""
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")
@@ -164,7 +168,9 @@ class Settings(SettingsGroup):
     debug: bool = Field(False, validation_alias="APP_DEBUG")
     """Log at DEBUG level, unless LOG_LEVEL says another; not in production."""
     data_dir: Path = Field(Path("data"), validation_alias="DATA_DIR")
-    """Files of ours, such as the SQLite database."""
+    """Files of ours, such as the SQLite database and the spool."""
+    spool_max_megabytes: float = Field(256, validation_alias="SPOOL_MAX_MB", ge=0, le=1_000_000)
+    """Largest spool of an instance, in MiB: a row takes about 0.25 KB; 0: there is none."""
     cors_allowed_origins: tuple[str, ...] = Field(("*",), validation_alias="CORS_ALLOWED_ORIGINS")
     """Comma-separated origins of web pages that may call the API from a browser; * is any."""
     workers: int | None = Field(None, validation_alias="WEB_CONCURRENCY", ge=1)
@@ -212,6 +218,10 @@ class Settings(SettingsGroup):
         return (
             self.environment is Environment.PRODUCTION or self.access.require_api_key or bool(self.cache.admin_api_key)
         )
+
+    @property
+    def spool_max_bytes(self) -> int:
+        return int(self.spool_max_megabytes * 1024 * 1024)
 
     @property
     def upload_dir(self) -> Path:

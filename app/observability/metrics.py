@@ -76,6 +76,7 @@ MODEL_BREAKER_OPEN = _max_gauge("model_breaker_open", "1 while a worker's circui
 
 LOG_QUEUE_ROWS = _sum_gauge("log_queue_rows", "Rows of the request log that wait to be written.")
 LOG_QUEUE_LIMIT_ROWS = _sum_gauge("log_queue_limit_rows", "Rows that may wait before requests are refused.")
+SPOOL_ROWS = _sum_gauge("spool_rows", "Rows on disk that wait until the database takes them.")
 COMMIT_ROWS = _histogram("commit_rows", "Rows of the request log in one transaction.", _COMMIT_ROWS)
 COMMIT_SECONDS = _histogram("commit_seconds", "Time of one such transaction, in seconds.", _COMMIT_SECONDS)
 COMMIT_FAILURES = _counter("commit_failures_total", "Such transactions that failed, after their retries.")

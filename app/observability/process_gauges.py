@@ -28,13 +28,21 @@ class ProcessGauges:
         connections_limit: what its pool may open.
         queued_rows: returns how many log rows wait to be written.
         queue_limit_rows: how many may wait.
+        spooled_rows: returns how many rows wait on disk.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, connections_limit: int, queued_rows: Callable[[], int], queue_limit_rows: int
+        self,
+        engine: AsyncEngine,
+        *,
+        connections_limit: int,
+        queued_rows: Callable[[], int],
+        queue_limit_rows: int,
+        spooled_rows: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._queued_rows = queued_rows
+        self._spooled_rows = spooled_rows
         self._queue_limit_rows = queue_limit_rows
         self._connections_limit = connections_limit
         self._cpu_seconds = 0.0
@@ -59,6 +67,7 @@ class ProcessGauges:
             OSError: connections have taken all descriptors, so no file can be opened; the rest is written.
         """
         metrics.LOG_QUEUE_ROWS.set(self._queued_rows())
+        metrics.SPOOL_ROWS.set(self._spooled_rows())
         pool = self._engine.pool
         if isinstance(pool, QueuePool):
             metrics.CONNECTIONS_IN_USE.set(pool.checkedout())

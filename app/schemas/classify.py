@@ -61,6 +61,16 @@ AnsweringModel = Annotated[
 ]
 
 
+Stale = Annotated[
+    bool,
+    Field(
+        description="Only there when true: the database is away, and the answer is what this process knew before. A"
+        " correction that was made since may be missing.",
+        exclude_if=lambda is_stale: not is_stale,
+    ),
+]
+
+
 class Classification(BaseModel):
     """What the photo shows."""
 
@@ -102,6 +112,7 @@ class CacheHit(BaseModel):
     cached: Literal[True] = True
     data: Classification
     from_cache: Literal[True] = True
+    stale: Stale = False
     model: AnsweringModel
     request_id: RequestId
     timestamp: Timestamp
@@ -136,6 +147,7 @@ class ClassifyResponse(BaseModel):
     success: Literal[True] = True
     data: Classification
     from_cache: bool
+    stale: Stale = False
     model: AnsweringModel
     processing_time_ms: Annotated[int, Field(ge=0)]
     request_id: RequestId

@@ -12,6 +12,7 @@ from app.services.spending.lifespan import open_spending
 from tests.deploy.test_compose import SECRETS, env_file, plain, services
 from tests.deploy.test_kubernetes import deployed_environment
 from tests.support.deploy_tools import DEPLOY
+from tests.support.spools import no_spool
 
 PAID = {"LLM_PROVIDER": "openai", "LLM_API_KEY": "sk-1", "LLM_MODEL": "gpt-6-luna"}
 
@@ -43,7 +44,7 @@ def of_systemd(monkeypatch: pytest.MonkeyPatch, folder: Path, **values: str) -> 
 async def starts(settings: Settings) -> None:
     client, engine = create_model_client(settings.model), create_engine(settings)
     try:
-        async with open_spending(settings, engine, model_client=client):
+        async with open_spending(settings, engine, spool=no_spool(), model_client=client):
             assert client.is_paid
     finally:
         await client.close()

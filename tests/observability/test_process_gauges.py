@@ -19,7 +19,9 @@ async def test_a_process_without_free_file_descriptors_shows_the_rest(
     # A folder is there and cannot be read: as /proc/self/statm when no file can be opened any more.
     monkeypatch.setattr(process_gauges, "_MEMORY", tmp_path)
     monkeypatch.setattr(process_gauges, "REFRESH_SECONDS", 0.01)
-    process = ProcessGauges(engine, connections_limit=3, queued_rows=lambda: 0, queue_limit_rows=100)
+    process = ProcessGauges(
+        engine, connections_limit=3, queued_rows=lambda: 0, queue_limit_rows=100, spooled_rows=lambda: 7
+    )
     async with running(process.run(), name="gauges"):
         await asyncio.sleep(0.03)
         metrics.LOG_QUEUE_ROWS.set(-1)

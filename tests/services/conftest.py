@@ -14,7 +14,6 @@ from app.services.accounts.passwords import PasswordHasher
 from app.services.accounts.service import AccountService, Session
 from app.services.accounts.tokens import TokenIssuer
 from app.services.audit.service import AuditLog
-from app.services.cache import tiers
 from app.services.privacy.service import PrivacyService
 from app.storage import LocalStorage
 from tests.support.databases import fresh_database
@@ -37,12 +36,6 @@ async def theirs(engine: AsyncEngine) -> AsyncIterator[Process]:
     """Another process."""
     async with process(engine) as theirs:
         yield theirs
-
-
-@pytest.fixture
-def long_trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies of entries count for long: a busy machine may take the real five seconds for two lines of a test."""
-    monkeypatch.setattr(tiers, "TRUST_SECONDS", 600.0)
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ from app.services.cache.tiers import CacheTiers
 from app.services.classification.store import ClassificationStore
 from tests.support.databases import rollups_for
 from tests.support.spending import bill_for, spending_for
+from tests.support.spools import no_spool
 
 IMAGE = "a" * 64
+# A busy machine may take the real five seconds for two lines of a test.
+LONG_TRUST_SECONDS = 600.0
 LOCAL = "local/efficientnet-lite2/1"
 
 
@@ -30,7 +33,12 @@ async def save(cache: CacheService, image_hash: str, answer: ModelResult, *, mod
     """Store a model's answer as the process of `cache` does."""
     engine = cache._engine
     store = ClassificationStore(
-        engine, heartbeat=Heartbeat(engine), cache=cache, rollups=cache._rollups, spending=spending_for(engine)
+        engine,
+        heartbeat=Heartbeat(engine),
+        cache=cache,
+        rollups=cache._rollups,
+        spending=spending_for(engine),
+        spool=no_spool(),
     )
     return await store.save_and_release(image_hash, answer, model=model, photo_format="jpg", bill=bill_for(engine))
 
@@ -38,9 +46,9 @@ async def save(cache: CacheService, image_hash: str, answer: ModelResult, *, mod
 class Process:
     """What one process of the service has: its copies, its watch, its cache."""
 
-    def __init__(self, engine: AsyncEngine, *, local: bool = False) -> None:
+    def __init__(self, engine: AsyncEngine, *, local: bool = False, trust_seconds: float = LONG_TRUST_SECONDS) -> None:
         self.memory = MemoryCache(1000)
-        self.copies = CacheTiers(memory=self.memory)
+        self.copies = CacheTiers(memory=self.memory, trust_seconds=trust_seconds)
         self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 

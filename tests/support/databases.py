@@ -17,6 +17,8 @@ from app.config.database import DatabaseSettings
 from app.database.tables.schema import metadata
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups
+from app.services.spool.service import Spool
+from tests.support.spools import no_spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,13 @@ def rollups_for(engine: AsyncEngine, zone: str = "UTC") -> Rollups:
 _open_recorders: list[RequestRecorder] = []
 
 
-def recorder_on(engine: AsyncEngine, *, zone: str = "UTC", **options: Any) -> RequestRecorder:
+def recorder_on(
+    engine: AsyncEngine, *, zone: str = "UTC", spool: Spool | None = None, **options: Any
+) -> RequestRecorder:
     """A recorder as a process of its own would have it; it is closed with the test's engine."""
-    recorder = RequestRecorder(engine, rollups=rollups_for(engine, zone), currency="CNY", **options)
+    recorder = RequestRecorder(
+        engine, rollups=rollups_for(engine, zone), spool=spool or no_spool(), currency="CNY", **options
+    )
     _open_recorders.append(recorder)
     return recorder
 

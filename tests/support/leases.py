@@ -20,8 +20,10 @@ from app.services.cache.service import CacheService
 from app.services.classification.outcomes import Claimed
 from app.services.classification.store import ClassificationStore
 from app.services.spending.bill import Bill
+from app.services.spool.service import Spool
 from tests.support.databases import rollups_for
 from tests.support.spending import bill_for, spending_for
+from tests.support.spools import no_spool
 
 IMAGE = "a" * 64
 # Waits end as soon as what they wait for is there; this is for a machine that is busy with other things.
@@ -61,13 +63,19 @@ class Process:
 
 
 @asynccontextmanager
-async def process(engine: AsyncEngine, *, local: bool = False) -> AsyncIterator[Process]:
-    """A process that beats all the time."""
+async def process(engine: AsyncEngine, *, local: bool = False, spool: Spool | None = None) -> AsyncIterator[Process]:
+    """A process that beats all the time; without a `spool` it has one that takes nothing."""
+    spool = spool or no_spool()
     rollups = rollups_for(engine)
     cache = CacheService(engine, accepts_provisional=local, rollups=rollups)
     heartbeat = Heartbeat(engine)
     store = ClassificationStore(
-        engine, heartbeat=heartbeat, cache=cache, rollups=rollups, spending=spending_for(engine)
+        engine,
+        heartbeat=heartbeat,
+        cache=cache,
+        rollups=rollups,
+        spending=spending_for(engine, spool),
+        spool=spool,
     )
     try:
         with heartbeat.hold():

@@ -15,6 +15,8 @@ from app.services.spending.ledger import Ledger
 from app.services.spending.notices import BudgetNotices
 from app.services.spending.prices import Price
 from app.services.spending.service import Spending
+from app.services.spool.service import Spool
+from tests.support.spools import no_spool
 
 ZONE = ZoneInfo("Asia/Shanghai")
 
@@ -24,7 +26,7 @@ def spending_settings(**values: Any) -> SpendingSettings:
     return SpendingSettings(**({"cost_per_call": Decimal("0.01")} | values))
 
 
-def spending_for(engine: AsyncEngine, **values: Any) -> Spending:
+def spending_for(engine: AsyncEngine, spool: Spool | None = None, **values: Any) -> Spending:
     """What a process has of it; `values` are settings."""
     settings = spending_settings(**values)
     return Spending(
@@ -33,6 +35,7 @@ def spending_for(engine: AsyncEngine, **values: Any) -> Spending:
         ZONE,
         photos_per_address=settings.photos_per_address,
         notices=BudgetNotices(engine, settings),
+        spool=spool or no_spool(),
     )
 
 

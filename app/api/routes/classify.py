@@ -233,6 +233,7 @@ def cache_hit(answer: Answer) -> CacheHit:
     """The body that says what is known."""
     return CacheHit(
         data=Classification.model_validate(answer),
+        stale=answer.is_stale,
         model=answer.model,
         request_id=answer.request_id,
         timestamp=answer.answered_at,
@@ -243,6 +244,7 @@ def _classified(answer: Answer) -> ClassifyResponse:
     return ClassifyResponse(
         data=Classification.model_validate(answer),
         from_cache=answer.from_cache,
+        stale=answer.is_stale,
         model=answer.model,
         processing_time_ms=answer.processing_time_ms,
         request_id=answer.request_id,

@@ -1,4 +1,4 @@
-"""The log of answered requests."""
+"""The log of answered requests, and who was forgotten lately."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -53,3 +53,14 @@ class RequestLog(Base):
         Index("idx_category", "category"),
         {"comment": "请求日志表-用于统计分析", **TABLE_OPTIONS},
     )
+
+
+class ForgottenUser(Base):
+    """A user who was forgotten within the last days (app/services/request_log/forgotten.py)."""
+
+    __tablename__ = "forgotten_user"
+
+    user_hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="用户ID的SHA-256")
+    forgotten_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="遗忘时间")
+
+    __table_args__ = ({"comment": "近期被遗忘的用户", **TABLE_OPTIONS},)

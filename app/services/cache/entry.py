@@ -15,7 +15,8 @@ class CachedResult:
     """A classification as it is kept.
 
     `confidence` is 0..1 with four decimals. `model` has given it, or MANUAL_MODEL. `cost_micros` is what the calls that
-    made it cost, in millionths of CURRENCY: each hit saves as much.
+    made it cost, in millionths of CURRENCY: each hit saves as much. `is_stale` is true only of what memory answers
+    while the database is away.
     """
 
     category: Category
@@ -23,6 +24,7 @@ class CachedResult:
     description: str | None
     model: str
     cost_micros: int = 0
+    is_stale: bool = False
 
 
 def entry_of(result: ModelResult, model: str, cost_micros: int) -> CachedResult:

@@ -18,7 +18,11 @@ from app.runtime.background import OutageLog, every
 from app.services.cache.tiers import MAX_CHANGES, WINDOW, CacheTiers
 
 LOOK_INTERVAL_SECONDS = 1.0
-LOOK_TIMEOUT_SECONDS = 3.0
+# As for a heartbeat. With the interval this is less than CACHE_STALE_SECONDS: hits never wait for a database that is
+# silent.
+LOOK_TIMEOUT_SECONDS = 2.0
+# A look that ends this long after its time has run out says that the process stood still, and nothing of the database.
+STOOD_STILL_SECONDS = 1.0
 # Rows of the table are kept this long: a process that was cut off for less keeps its memory.
 CHANGES_KEPT = timedelta(hours=1)
 
@@ -33,7 +37,7 @@ class CacheInvalidator:
         self._copies = copies
         self._last_time: datetime | None = None
         self._outage = OutageLog(
-            "cache: changes cannot be watched, soon only the database counts",
+            "cache: changes cannot be watched, memory answers for some time and says so",
             recovered="cache: changes are watched again",
         )
 
@@ -42,14 +46,19 @@ class CacheInvalidator:
         await every(LOOK_INTERVAL_SECONDS, self._look, outage=self._outage)
 
     async def look(self) -> None:
-        """Look once; a failure is logged, and copies stop counting by themselves unless a later look succeeds."""
+        """Look once; a failure is logged, and copies soon count as stale unless a later look succeeds."""
         with self._outage.guard():
             await self._look()
 
     async def _look(self) -> None:
         looked_at = time.monotonic()
-        async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
-            now, changes = await read(self._engine, self._select_changes, max_attempts=1)
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
+                now, changes = await read(self._engine, self._select_changes, max_attempts=1)
+        except Exception:
+            if time.monotonic() - looked_at < LOOK_TIMEOUT_SECONDS + STOOD_STILL_SECONDS:
+                self._copies.look_failed()
+            raise
         last_time, self._last_time = self._last_time, now
         if last_time is not None and now - last_time > CHANGES_KEPT - WINDOW:
             self._copies.forget_everything(why="the database was away too long")

@@ -24,13 +24,18 @@ async def open_cache(
     """Keep copies of entries for the length of the block; at its end, wait for the look-ups under way.
 
     Args:
-        settings: how many entries memory may hold.
+        settings: how many entries memory may hold, and how long they count.
         engine: the database.
         redis: where other processes find copies; None: nowhere.
         rollups: sums entries and hits up.
         model: what answers; entries of the local model count while that is the one.
     """
-    copies = CacheTiers(memory=MemoryCache(settings.memory_entries), redis=None if redis is None else RedisCache(redis))
+    copies = CacheTiers(
+        memory=MemoryCache(settings.memory_entries),
+        redis=None if redis is None else RedisCache(redis),
+        trust_seconds=settings.stale_seconds,
+        stale_max_seconds=settings.stale_max_seconds,
+    )
     accepts_provisional = model.startswith(LOCAL_MODEL_PREFIX)
     cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
     async with AsyncExitStack() as stack:

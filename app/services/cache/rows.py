@@ -5,15 +5,16 @@ Entries of the local demo model are provisional: the first answer of another mod
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
-from app.clock import utc_now
+from app.clients.base import LOCAL_MODEL_PREFIX
 from app.database.pipeline import Rows
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text
 from app.database.tables.classification import CacheChange, CachedImage
@@ -50,20 +51,20 @@ def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedRes
     return entries, provisional
 
 
-def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult) -> Statement:
+def insert_entry(image_hash: str, entry: CachedResult, response: Mapping[str, Any], answered_at: datetime) -> Statement:
     """Return the INSERT of a model's answer, of which `entry` is what counts; its `hit_count` begins at 1."""
     columns = (
         "image_hash, category, confidence, description, model_used, model_response, cost_micros, hit_count, created_at,"
         " last_hit_at"
     )
-    now = timestamp_text(utc_now())
+    now = timestamp_text(answered_at)
     values = (
         image_hash,
         entry.category.value,
         entry.confidence,
         entry.description,
         entry.model,
-        json.dumps(result.response),
+        json.dumps(response),
         entry.cost_micros,
         1,
         now,
@@ -76,7 +77,7 @@ def insert_entry(image_hash: str, entry: CachedResult, result: ModelResult) -> S
 
 
 async def replace_provisional(
-    connection: AsyncConnection, image_hash: str, entry: CachedResult, result: ModelResult
+    connection: AsyncConnection, image_hash: str, entry: CachedResult, response: Mapping[str, Any]
 ) -> None:
     """Replace the entry of one image by another model's answer, if it is provisional."""
     replaced = await connection.execute(
@@ -89,7 +90,7 @@ async def replace_provisional(
             confidence=Decimal(str(entry.confidence)),
             description=entry.description,
             model_used=entry.model,
-            model_response=result.response,
+            model_response=response,
             cost_micros=entry.cost_micros,
         )
     )

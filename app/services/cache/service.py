@@ -94,6 +94,11 @@ class CacheService:
         else:
             await self._copies.keep(entries)
 
+    def keep_unsaved(self, image_hash: str, entry: CachedResult, *, is_provisional: bool) -> None:
+        """Let memory know an entry that is kept elsewhere until the database is back, if it counts."""
+        if self.accepts_provisional or not is_provisional:
+            self._copies.keep_unsaved(image_hash, entry)
+
     async def keep_found(self, rows: Rows) -> dict[str, CachedResult]:
         """Return the entries that a look-up has found, which memory and Redis then know too."""
         entries, provisional = entries_of(rows)

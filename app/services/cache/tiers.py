@@ -4,8 +4,8 @@ Entries change by hand (`PUT` and `DELETE /cache/...`), and when a model's answe
 same transaction notes the hash and the time in the change feed (table `cache_change`), which each process reads once a
 second. Times below are of the database's clock.
 
-1. Copies are read and written only for TRUST_SECONDS after the start of a successful look at the feed. A process that
-   is cut off from the database uses none.
+1. Copies are read and written only for `trust_seconds` (CACHE_STALE_SECONDS) after the start of a successful look at
+   the feed. A process that stood still for longer asks the database.
 2. A hash with a change in the last WINDOW has no copy: none is kept in memory, taken from Redis or written to it.
 3. A copy in Redis carries the time of its writer's last look (`as_of`), and counts for LIFETIME after it.
 
@@ -17,10 +17,15 @@ several database servers (a cluster, a failover) is in these 15 s too.
 
 Memory needs no times: each look makes it forget what was changed, and what was read before a change arrives within
 WINDOW, since no read takes that long.
+
+One exception: while looks fail, so that the database cannot be asked, memory goes on to answer until
+`stale_max_seconds` (CACHE_STALE_MAX_SECONDS) after the last successful look. Such answers are marked as stale: a change
+that another process has made since is not in them. Redis has no such time: what is there may be older still.
 """
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from loguru import logger
@@ -30,6 +35,7 @@ from app.services.cache.memory import MemoryCache
 from app.services.cache.redis import LIFETIME, RedisCache
 
 TRUST_SECONDS = 5.0
+STALE_MAX_SECONDS = 600.0
 WINDOW = timedelta(seconds=60)
 # 20 MB. More changes than this in a minute are a task for an empty table (docs/configuration.md).
 MAX_CHANGES = 100_000
@@ -38,10 +44,23 @@ MAX_CHANGES = 100_000
 class CacheTiers:
     """Memory first, then Redis; either may be missing, and neither is ever the only place of an entry."""
 
-    def __init__(self, *, memory: MemoryCache | None = None, redis: RedisCache | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        memory: MemoryCache | None = None,
+        redis: RedisCache | None = None,
+        trust_seconds: float = TRUST_SECONDS,
+        stale_max_seconds: float = STALE_MAX_SECONDS,
+    ) -> None:
         self._memory = MemoryCache(0) if memory is None else memory
         self._redis = redis
+        self._trust_seconds = trust_seconds
+        self._stale_max_seconds = stale_max_seconds
+        # time.monotonic() at the start of the last successful look, until when copies are trusted, and until when
+        # memory answers all the same: in the past unless a look has failed since.
+        self._looked_at: float | None = None
         self._trusted_until = 0.0
+        self._stale_until = 0.0
         # Hash -> when it was changed.
         self._recent: dict[str, datetime] = {}
         self._now: datetime | None = None
@@ -57,9 +76,12 @@ class CacheTiers:
 
     def peek(self, image_hash: str) -> CachedResult | None:
         """Return the entry from memory, or None when only a longer look can tell."""
-        if time.monotonic() >= self._trusted_until:
-            return None
-        return self._memory.get(image_hash)
+        now = time.monotonic()
+        if now < self._trusted_until:
+            return self._memory.get(image_hash)
+        if now < self._stale_until and (entry := self._memory.get(image_hash)) is not None:
+            return replace(entry, is_stale=True)
+        return None
 
     async def find(self, image_hashes: Iterable[str]) -> dict[str, CachedResult]:
         """Return what Redis knows, which memory then knows too."""
@@ -83,6 +105,11 @@ class CacheTiers:
             for image_hash in self._allowed(entries):
                 self._memory.put(image_hash, entries[image_hash])
 
+    def keep_unsaved(self, image_hash: str, entry: CachedResult) -> None:
+        """Keep a new entry in memory that the database will have only when it is back."""
+        if self._memory.is_on and time.monotonic() < max(self._trusted_until, self._stale_until):
+            self._memory.put(image_hash, entry)
+
     def forget(self, image_hash: str) -> None:
         """Forget an entry that this process has just changed; the other processes learn it from the database."""
         if self._now is not None:
@@ -101,14 +128,22 @@ class CacheTiers:
             self.forget_everything(why="too many changes at once")
             return
         self._remember(changes, now)
-        self._trusted_until = looked_at + TRUST_SECONDS
+        self._looked_at = looked_at
+        self._trusted_until = looked_at + self._trust_seconds
+        self._stale_until = 0.0
         if self._redis is not None:
             await self._redis.connect()
+
+    def look_failed(self) -> None:
+        """Take note that the database did not answer a look: memory may answer in its place."""
+        if self._looked_at is not None:
+            self._stale_until = self._looked_at + self._stale_max_seconds
 
     def forget_everything(self, *, why: str) -> None:
         """Empty memory, and use no copy until the next look that can be taken note of."""
         logger.warning("cache: {}, memory is emptied", why)
-        self._trusted_until = 0.0
+        self._looked_at = None
+        self._trusted_until = self._stale_until = 0.0
         self._memory.clear()
 
     def _remember(self, changes: Mapping[str, datetime], now: datetime) -> None:

@@ -15,6 +15,7 @@ from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
 from app.services.request_log.lifespan import RequestLog
 from app.services.spending.service import Spending
+from app.services.spool.service import Spool
 
 
 @asynccontextmanager
@@ -25,6 +26,7 @@ async def open_classifier(
     *,
     cache: CacheService,
     log: RequestLog,
+    spool: Spool,
     model_client: ModelClient,
     fallbacks: Mapping[str, ModelClient],
     decoder: FairQueue,
@@ -38,6 +40,7 @@ async def open_classifier(
         heartbeat: that of this process.
         cache: what is known already.
         log: of requests and their sums.
+        spool: takes answers that the database does not.
         model_client: the model of the service, started.
         fallbacks: those that are asked where it cannot answer, by name, started.
         decoder: prepares photos for them.
@@ -53,7 +56,9 @@ async def open_classifier(
         falls_back_on_refusal=settings.model.falls_back_on_refusal,
         decoder=decoder,
         image_settings=settings.image,
-        store=ClassificationStore(engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending),
+        store=ClassificationStore(
+            engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending, spool=spool
+        ),
         spending=spending,
     )
     try:

@@ -1,7 +1,9 @@
-"""What comes of trying to get the right to ask the model for a photo."""
+"""What comes of trying to get the right to ask the model for a photo, and of asking it for one account."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.database.statements import Statement
 from app.errors import AppError
 from app.services.cache.entry import CachedResult
 
@@ -28,3 +30,15 @@ class Refused:
     """A limit of the caller is reached."""
 
     error: AppError
+
+
+@dataclass(frozen=True, slots=True)
+class ApartResult:
+    """A result that is kept for one account.
+
+    `statements` belong to the transaction that keeps it; there are none where the model was not asked.
+    """
+
+    result: CachedResult
+    from_cache: bool
+    statements: Sequence[Statement] = ()

@@ -6,13 +6,12 @@ No connection is held while the model works: each step is a short transaction of
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, ModelResult
 from app.clients.errors import ModelTimeout
 from app.config.settings import ImageSettings
-from app.database.statements import Statement
 from app.errors import BudgetExhausted, HashMismatch, InvalidRequest
 from app.observability import metrics
 from app.observability.request_id import new_request_id
@@ -23,6 +22,7 @@ from app.runtime.fair_queue import FairQueue
 from app.services.cache.entry import CachedResult, entry_of
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
+from app.services.classification.outcomes import ApartResult
 from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
@@ -39,18 +39,6 @@ class _Turn(NamedTuple):
 
     chain: Sequence[Candidate]
     deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class ApartResult:
-    """A result that is kept for one account.
-
-    `statements` belong to the transaction that keeps it; there are none where the model was not asked.
-    """
-
-    result: CachedResult
-    from_cache: bool
-    statements: Sequence[Statement] = ()
 
 
 class ClassifierService:
@@ -198,6 +186,16 @@ class ClassifierService:
         async with self._store.turn(lease, turn.deadline, bill):
             return await self._ask_and_keep(turn, upload, info, caller, bill, lease, keep)
 
+    async def wait_for_spooled(self, image_hash: str) -> None:
+        """Wait until what was paid for this photo and waits in a spool is stored.
+
+        Raises:
+            DatabaseUnavailable, ServerBusy: it cannot be stored for now.
+            ModelTimeout: it takes too long.
+        """
+        deadline = time.monotonic() + self._chain[0].client.settings.total_timeout_seconds
+        await self._store.wait_for_spooled(image_hash, deadline)
+
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
         await self._calls.wait()
@@ -340,6 +338,7 @@ def _answer(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer
         from_cache=from_cache,
         model=result.model,
         cost_micros=result.cost_micros,
+        is_stale=result.is_stale,
     )
 
 

@@ -17,27 +17,29 @@ from loguru import logger
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelResult
+from app.clients.base import ModelResult
 from app.clients.errors import ModelTimeout
 from app.clients.metering import CallMeter
 from app.database.heartbeat import Heartbeat
-from app.database.pipeline import DuplicateRowError, Rows, run
-from app.database.statements import Statement, execute, insert_ignore
+from app.database.pipeline import Rows, run
+from app.database.statements import Statement, insert_ignore
 from app.database.tables.classification import ModelCallLease
-from app.database.transactions import read, write
+from app.database.transactions import read
 from app.errors import AppError
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.runtime.keyed_lock import KeyedLock
-from app.services.cache.entry import CachedResult, entry_of
-from app.services.cache.rows import insert_entry, replace_provisional, select_entries
+from app.services.cache.entry import CachedResult
+from app.services.cache.rows import select_entries
 from app.services.cache.service import CacheService
 from app.services.classification.outcomes import Claimed, Found, Held, Refused
+from app.services.classification.saving import ResultSaving, lease_deletion
 from app.services.request_log.rollups import Rollups
 from app.services.spending.bill import Bill
 from app.services.spending.limits import Budget, has_room, photo_counted, reached, reservation_raised
 from app.services.spending.service import Spending
+from app.services.spool.service import Spool
 
 POLL_FIRST_SECONDS = 0.02
 POLL_MAX_SECONDS = 0.2
@@ -58,14 +60,23 @@ class ClassificationStore:
         cache: CacheService,
         rollups: Rollups,
         spending: Spending,
+        spool: Spool,
     ) -> None:
         self._engine = engine
         self._spending = spending
         self._heartbeat = heartbeat
         self._cache = cache
-        self._rollups = rollups
         # What this process owns or is about to claim; any other row in its name is an orphan.
         self._claimed: set[str] = set()
+        self._saving = ResultSaving(
+            engine,
+            heartbeat=heartbeat,
+            cache=cache,
+            rollups=rollups,
+            spending=spending,
+            spool=spool,
+            on_released=self._claimed.discard,
+        )
         self._locks = KeyedLock()
         self._deleting_orphans = asyncio.Lock()
         self._orphans_loop: asyncio.Task[None] | None = None
@@ -107,6 +118,7 @@ class ClassificationStore:
                     )
                 except TimeoutError:
                     raise ModelTimeout from None
+                await self._saving.wait_for_spooled(image_hash, deadline)
                 while True:
                     with span("cache.look_up_and_lease"):
                         outcome = await self.claim_or_find(image_hash, bill)
@@ -181,42 +193,21 @@ class ClassificationStore:
         """Store a model's answer and what it cost, release the lease, and return the entry that counts from now on.
 
         The database settles a race, as with an owner that was taken for stalled: the first result stays, and the others
-        get it. Only a provisional one is replaced, unless the local model is the configured one.
+        get it. Where the database is away, the result goes into the spool.
+
+        Raises:
+            DatabaseUnavailable: neither takes it.
         """
-        entry = entry_of(result, model, bill.cost_micros)
-        release = _deletion(image_hash, self._heartbeat.process_id)
-
-        async def replace(connection: AsyncConnection) -> None:
-            if not self._cache.accepts_provisional:
-                await replace_provisional(connection, image_hash, entry, result)
-            await execute(connection, release)
-
-        try:
-            await run(
-                self._engine,
-                [
-                    insert_entry(image_hash, entry, result),
-                    self._rollups.entry_added(),
-                    self._rollups.photo_added(model=model, photo_format=photo_format, confidence=entry.confidence),
-                    *bill.settlement(),
-                    release,
-                ],
-                writes=True,
-            )
-        except DuplicateRowError:
-            # The entry of another process; or our own, if a connection was lost during COMMIT.
-            await self._spending.settle(bill)
-            await write(self._engine, replace)
-            (rows,) = await run(self._engine, [self._look_up(image_hash)], writes=False)
-            saved = (await self._cache.keep_found(rows)).get(image_hash, entry)
-        else:
-            self._spending.settled(bill)
-            is_provisional = model.startswith(LOCAL_MODEL_PREFIX)
-            if self._cache.accepts_provisional or not is_provisional:
-                await self._cache.keep({image_hash: entry}, are_provisional=is_provisional)
-            saved = entry
-        self._claimed.discard(image_hash)
+        saved, is_released = await self._saving.save(
+            image_hash, result, model=model, photo_format=photo_format, bill=bill
+        )
+        if is_released:
+            self._claimed.discard(image_hash)
         return saved
+
+    async def wait_for_spooled(self, image_hash: str, deadline: float) -> None:
+        """Wait until an answer for this photo is stored that waits in a spool; as `ResultSaving.wait_for_spooled`."""
+        await self._saving.wait_for_spooled(image_hash, deadline)
 
     async def turn_to(self, image_hash: str, bill: Bill, other: Bill) -> bool:
         """Make the calls from now on those of the model of `other`, and say whether the next one can be paid."""
@@ -228,7 +219,7 @@ class ClassificationStore:
 
         They write down what it cost, and release the lease; `released_with` follows the commit.
         """
-        return [*bill.settlement(), _deletion(image_hash, self._heartbeat.process_id)]
+        return [*bill.settlement(), lease_deletion(image_hash, self._heartbeat.process_id)]
 
     def released_with(self, image_hash: str, bill: Bill) -> None:
         """Take note that the `release_statements` are committed."""
@@ -240,21 +231,21 @@ class ClassificationStore:
 
         If the database fails, it is done later; nothing is raised.
         """
-        if image_hash not in self._claimed:
+        if image_hash not in self._claimed or image_hash in self._saving.spooled:
             return
         try:
             with self._outage.guard():
-                lease = _deletion(image_hash, self._heartbeat.process_id)
+                lease = lease_deletion(image_hash, self._heartbeat.process_id)
                 await self._spending.settle(bill, lease)
         finally:
             self._claimed.discard(image_hash)
 
     async def close(self) -> None:
-        """Release what is left."""
+        """Release what is left, apart from leases whose answer is in the spool."""
         if self._orphans_loop is None:
             return
         await cancel(self._orphans_loop)
-        self._claimed.clear()
+        self._claimed.intersection_update(self._saving.spooled)
         with self._outage.guard():
             await self._delete_orphans()
 
@@ -341,8 +332,4 @@ class ClassificationStore:
 
     async def _delete(self, leases: Collection[tuple[str, str]]) -> None:
         """Delete rows of (hash, owner), and no row of an owner that has come since."""
-        await run(self._engine, [_deletion(image_hash, owner) for image_hash, owner in leases], writes=True)
-
-
-def _deletion(image_hash: str, owner: str) -> Statement:
-    return Statement("DELETE FROM model_call_lease WHERE image_hash = %s AND owner = %s", (image_hash, owner))
+        await run(self._engine, [lease_deletion(image_hash, owner) for image_hash, owner in leases], writes=True)

@@ -15,7 +15,8 @@ from app.clients.base import ModelClient
 from app.errors import ImageNotFound
 from app.runtime.background import SingleFlight
 from app.services.cache.entry import CachedResult
-from app.services.classification.service import ApartResult, ClassifierService
+from app.services.classification.outcomes import ApartResult
+from app.services.classification.service import ClassifierService
 from app.services.inference.results import InferenceResults
 from app.services.photos import UploadedPhoto
 from app.services.request_log.record import Caller
@@ -67,6 +68,7 @@ class FurtherModels(Generic[T]):
             return (found.result, kept[0]), kept[1]
 
         async def ask_and_keep() -> tuple[CachedResult, T | BaseException]:
+            await self._classifier.wait_for_spooled(image_hash)
             earlier = await self._results.latest(image_hash, [client.model], account_id=account_id)
             if earlier is not None:
                 outcome, _ = await keep_for_all(ApartResult(earlier, from_cache=True))

@@ -15,6 +15,7 @@ from app.services.inference.results import InferenceResults
 from app.services.inference.service import InferenceService
 from app.services.library.service import LibraryService
 from app.services.request_log.recorder import RequestRecorder
+from app.services.spool.service import Spool
 
 
 @asynccontextmanager
@@ -28,6 +29,7 @@ async def open_inference(
     library: LibraryService,
     recorder: RequestRecorder,
     memory: MemoryBudget,
+    spool: Spool,
 ) -> AsyncIterator[tuple[ModelCatalogue, InferenceService]]:
     """Run models for the length of the block; at its end, wait for what is under way and close those loaded here.
 
@@ -40,12 +42,13 @@ async def open_inference(
         library: has the pictures.
         recorder: logs what was answered.
         memory: what pictures may take of it.
+        spool: takes results that the database does not.
 
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
     models = ModelCatalogue(service_client, settings.model, fallbacks)
-    results = InferenceResults(engine)
+    results = InferenceResults(engine, spool)
     inference = InferenceService(
         results=results,
         library=library,

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from loguru import logger
+from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Row, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,6 +20,7 @@ from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
 from app.services.cache.entry import CachedResult
+from app.services.spool.service import Kind, Spool
 
 # What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
 OnSaved = Callable[[AsyncConnection, int], Awaitable[None]]
@@ -53,6 +56,15 @@ class Inference(Finding):
     id: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    account_id: int
+    image_hash: str
+    finding: Finding
+
+
+_SPOOLED = TypeAdapter(_Spooled)
+
 _COLUMNS = (
     InferenceResult.image_id,
     InferenceResult.task_id,
@@ -73,8 +85,10 @@ _COLUMNS = (
 class InferenceResults:
     """Reads and writes `inference_result`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, spool: Spool) -> None:
         self._engine = engine
+        self._spool = spool
+        spool.on_replay(Kind.FINDING, self._replay)
 
     async def store(
         self, account_id: int, image_hash: str, finding: Finding, on_saved: OnSaved | None = None
@@ -114,6 +128,22 @@ class InferenceResults:
             if stored is None:
                 raise ImageNotFound from None
             return stored
+
+    async def keep_in_spool(self, account_id: int, image_hash: str, finding: Finding) -> None:
+        """Keep a finding that was paid for on disk until the database takes it; it must not name a task.
+
+        Raises:
+            DatabaseUnavailable: the spool does not take it.
+        """
+        await self._spool.append(Kind.FINDING, _SPOOLED.dump_json(_Spooled(account_id, image_hash, finding)))
+
+    async def _replay(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            spooled = _SPOOLED.validate_json(payload)
+            try:
+                await self.store(spooled.account_id, spooled.image_hash, spooled.finding)
+            except ImageNotFound:
+                logger.info("a result was not stored, since its image or account was deleted meanwhile")
 
     async def get(self, account_id: int, result_id: int) -> Inference:
         """Return one result of this account.

@@ -17,12 +17,13 @@ from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import Statement, execute
-from app.errors import CorruptImage, ServerBusy
+from app.errors import CorruptImage, DatabaseUnavailable, ServerBusy
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
 from app.services.cache.entry import CachedResult
-from app.services.classification.service import ApartResult, ClassifierService
+from app.services.classification.outcomes import ApartResult
+from app.services.classification.service import ClassifierService
 from app.services.inference.catalogue import DEFAULT_MODEL_NAME, ModelCatalogue
 from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import Finding, Inference, InferenceResults, OnSaved
@@ -114,16 +115,10 @@ class InferenceService:
     ) -> Inference:
         client = await self._models.client_of(model_name)
 
-        async def store(answer: Answer, statements: Sequence[Statement] = (), *, is_of_task: bool = True) -> Inference:
-            async def finish(connection: AsyncConnection, result_id: int) -> None:
-                for statement in statements:
-                    await execute(connection, statement)
-                if on_saved is not None and is_of_task:
-                    await on_saved(connection, result_id)
-
-            finding = Finding(
+        def finding_of(answer: Answer, task_id: str | None) -> Finding:
+            return Finding(
                 image_id=image.id,
-                task_id=task_id if is_of_task else None,
+                task_id=task_id,
                 model_name=model_name,
                 model=answer.model,
                 category=answer.category,
@@ -135,6 +130,15 @@ class InferenceService:
                 created_at=answer.answered_at,
                 cost_micros=answer.cost_micros,
             )
+
+        async def store(answer: Answer, statements: Sequence[Statement] = (), *, is_of_task: bool = True) -> Inference:
+            async def finish(connection: AsyncConnection, result_id: int) -> None:
+                for statement in statements:
+                    await execute(connection, statement)
+                if on_saved is not None and is_of_task:
+                    await on_saved(connection, result_id)
+
+            finding = finding_of(answer, task_id if is_of_task else None)
             with span("result.save"):
                 return await self.results.store(account_id, image.sha256, finding, finish)
 
@@ -142,6 +146,11 @@ class InferenceService:
             answer = await self._log(image, found.result, caller, from_cache=found.from_cache)
             try:
                 inference = await store(answer, found.statements)
+            except (DatabaseUnavailable, ServerBusy):
+                if found.statements:
+                    # The next request, or the task's next run, finds it.
+                    await self.results.keep_in_spool(account_id, image.sha256, finding_of(answer, None))
+                raise
             except Exception:
                 if on_saved is not None and not found.from_cache:
                     # The task is no longer this process'. What was paid for is kept: the task's next run finds it.

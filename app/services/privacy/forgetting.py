@@ -1,7 +1,8 @@
 """Forgetting who asked: rows stay where a sum or a bill needs them, without a name, and go where they are only a name.
 
 Everything happens in short transactions of a few rows, so that requests are logged in between. All of it may run again:
-what a request that is under way writes afterwards is forgotten by the next run.
+what a request that is under way writes afterwards is forgotten by the next run. What waits in a spool is written
+without the name (app/services/request_log/forgotten.py).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse, ModelCallRow
 from app.database.tables.statistics import UserTotals, Visitor
 from app.database.transactions import read, write
+from app.services.request_log.forgotten import note_forgotten
 from app.services.request_log.record import ACCOUNT_PREFIX, account_of_user_id
 from app.services.request_log.rollups import ADDRESS, USER
 
@@ -47,6 +49,8 @@ class Forgetting:
         Raises:
             DatabaseUnavailable, ServerBusy: what was forgotten by then stays so; ask again.
         """
+        # First: what waits in a spool is written without the name from now on.
+        await write(self._engine, partial(note_forgotten, user_id=user_id))
         log_rows = await self._in_batches(partial(_unname_log, user_id=user_id))
         calls = await self._in_batches(partial(_unname_calls, is_theirs=ModelCallRow.user_id == user_id))
         if (account_id := account_of_user_id(user_id)) is not None:

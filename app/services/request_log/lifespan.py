@@ -14,6 +14,7 @@ from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups
 from app.services.request_log.service import RequestLogService
+from app.services.spool.service import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class RequestLog:
 
 @asynccontextmanager
 async def open_request_log(
-    settings: StatisticsSettings, engine: AsyncEngine, *, currency: str
+    settings: StatisticsSettings, engine: AsyncEngine, *, spool: Spool, currency: str
 ) -> AsyncIterator[RequestLog]:
     """Log requests for the length of the block; at its end, write what was handed over.
 
@@ -35,6 +36,7 @@ async def open_request_log(
         settings: what is logged, and for how long.
         engine: the database; after a change of the time zone its visitors are counted again first, and it is
             told when the days of the zone begin.
+        spool: takes what the database does not.
         currency: of what hits save.
 
     Raises:
@@ -46,6 +48,7 @@ async def open_request_log(
     recorder = RequestRecorder(
         engine,
         rollups=rollups,
+        spool=spool,
         currency=currency,
         log_enabled=settings.log_enabled,
         durability=settings.log_durability,

@@ -64,6 +64,7 @@ class Answer(NamedTuple):
 
     `model` has given it: for a hit, the one whose answer the entry holds, or `manual` where a person did.
     `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
+    `is_stale`: the database could not be asked whether the entry has changed.
     """
 
     request_id: str
@@ -75,6 +76,7 @@ class Answer(NamedTuple):
     answered_at: datetime
     model: str
     cost_micros: int
+    is_stale: bool = False
 
     @property
     def saved_micros(self) -> int:
@@ -92,6 +94,7 @@ class Answer(NamedTuple):
         from_cache: bool,
         model: str,
         cost_micros: int,
+        is_stale: bool = False,
     ) -> "Answer":
         """The answer to `caller`, whose time ends now."""
         return cls(
@@ -104,6 +107,7 @@ class Answer(NamedTuple):
             answered_at=utc_now(),
             model=model,
             cost_micros=cost_micros,
+            is_stale=is_stale,
         )
 
 

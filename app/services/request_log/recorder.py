@@ -2,7 +2,13 @@
 
 Many requests share one transaction: all that arrive while a commit runs go into the next one. There is no timer, so
 a single request never waits for company. With LOG_DURABILITY=commit a request is answered after its own rows are
-committed; with async at once, and its rows stay in memory until the database has them.
+committed, or are in the spool because the database does not take them; with async at once.
+
+What goes into the spool is written later, by this or another process. Whether a COMMIT that was not answered has come
+about need not be known for that: the ids of the requests are unique in the log, and a batch is one transaction. So rows
+that are there already were committed with all that belongs to them, and a COMMIT that a server which stood still runs
+after the replay finds the ids taken, and changes nothing. Without a log (ENABLE_REQUEST_LOG=false) nothing tells: the
+hits of such a batch may then be counted twice.
 """
 
 import asyncio
@@ -12,28 +18,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loguru import logger
-from sqlalchemy import func, select
+from pydantic import TypeAdapter
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config.settings import LogDurability
 from app.database.batch_writer import create_batch_writer
-from app.database.pipeline import DuplicateRowError
+from app.database.pipeline import DuplicateRowError, run
 from app.database.statements import Statement
 from app.database.tables.request_log import RequestLog
 from app.database.transactions import read
-from app.errors import AppError, ServerBusy
+from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.background import cancel, fail, shared, spawn
+from app.services.request_log.forgotten import forgotten_among, is_forgotten
 from app.services.request_log.record import RequestRecord, count_hits, insert_log
 from app.services.request_log.rollups import Rollups
+from app.services.spool.service import Kind, Spool
 
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
 MAX_PENDING_ROWS = 20_000
-# With async rows, which no request waits for, while the database is away.
+# A batch that the database has not taken by then goes into the spool.
+WRITE_TIMEOUT_SECONDS = 5.0
+# With async rows, which no request waits for, while neither the database nor the spool takes them.
 RETRY_PAUSE_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 20.0
+
+
+_SPOOLED = TypeAdapter(Sequence[RequestRecord])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,8 @@ class _Pending:
 class RequestRecorder:
     """Writes log rows, hit counts and rollups in shared transactions.
 
-    With `log_enabled` off only the hits are counted. `currency` is that of what hits save.
+    With `log_enabled` off only the hits are counted. `currency` is that of what hits save. What the database does not
+    take goes into `spool`.
     """
 
     def __init__(
@@ -54,12 +69,15 @@ class RequestRecorder:
         engine: AsyncEngine,
         *,
         rollups: Rollups,
+        spool: Spool,
         currency: str,
         log_enabled: bool = True,
         durability: LogDurability = LogDurability.COMMIT,
     ) -> None:
         self._engine = engine
         self._rollups = rollups
+        self._spool = spool
+        spool.on_replay(Kind.REQUESTS, self._replay)
         self._log_enabled = log_enabled
         self._waits = durability is LogDurability.COMMIT
         self._writer = create_batch_writer(engine)
@@ -69,11 +87,11 @@ class RequestRecorder:
         self._flusher: asyncio.Task[None] | None = None
 
     async def record(self, records: Sequence[RequestRecord]) -> None:
-        """Return when all `records` are committed, or at once with `LogDurability.ASYNC`.
+        """Return when all `records` are committed or in the spool, or at once with `LogDurability.ASYNC`.
 
         Raises:
             ServerBusy: too many rows wait already; nothing is written.
-            AppError: the database failed; nothing is written.
+            AppError: the database failed, and the spool takes nothing.
         """
         if not records:
             return
@@ -95,9 +113,9 @@ class RequestRecorder:
         return self._pending_rows
 
     async def close(self) -> None:
-        """Wait until everything that was handed over is written, and give the connection back.
+        """Wait until everything that was handed over is written or in the spool, and give the connection back.
 
-        Rows that no request waits for are given up, with a line in the log, when the database stays away.
+        Rows that no request waits for are given up, with a line in the log, when neither takes them.
         """
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
@@ -106,7 +124,7 @@ class RequestRecorder:
         except TimeoutError:
             if self._flusher is not None:
                 await cancel(self._flusher)
-            logger.error("{} log rows are lost: the database could not be reached", self._pending_rows)
+            logger.error("{} log rows are lost: neither the database nor the spool took them", self._pending_rows)
         await self._writer.close()
 
     async def _flush(self) -> None:
@@ -134,18 +152,18 @@ class RequestRecorder:
         records = [record for pending in batch for record in pending.records]
         started_at = time.perf_counter()
         try:
-            await self._write(records)
+            # Where the spool is full, the database is tried, which may be back.
+            if self._spool.is_behind and await self._is_spooled(records):
+                self._kept(batch, records)
+                return
+            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+                await self._write(records)
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
-        except AppError as error:
+        except (AppError, TimeoutError) as error:
             metrics.count(metrics.COMMIT_FAILURES)
-            if self._waits:
-                for pending in batch:
-                    _fail(pending, error)
-            else:
-                self._put_back(batch)
-                await asyncio.sleep(RETRY_PAUSE_SECONDS)
+            await self._keep_in_spool(batch, records, error)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
             metrics.count(metrics.COMMIT_FAILURES)
             if len(batch) == 1:
@@ -159,41 +177,99 @@ class RequestRecorder:
                     self._put_back(batch[number + 1 :])
                     raise
         else:
-            self._count(records, time.perf_counter() - started_at)
-            for pending in batch:
-                if pending.committed is not None and not pending.committed.done():
-                    pending.committed.set_result(None)
+            metrics.observe(metrics.COMMIT_ROWS, len(records))
+            metrics.observe(metrics.COMMIT_SECONDS, time.perf_counter() - started_at)
+            self._kept(batch, records)
 
-    def _count(self, records: Sequence[RequestRecord], seconds: float) -> None:
-        metrics.observe(metrics.COMMIT_ROWS, len(records))
-        metrics.observe(metrics.COMMIT_SECONDS, seconds)
+    async def _keep_in_spool(self, batch: list[_Pending], records: Sequence[RequestRecord], error: Exception) -> None:
+        try:
+            is_spooled = await self._is_spooled(records)
+        except asyncio.CancelledError:
+            self._put_back(batch)
+            raise
+        if is_spooled:
+            self._kept(batch, records)
+        elif self._waits:
+            away = (
+                error if isinstance(error, AppError) else DatabaseUnavailable(retry_after_seconds=RETRY_PAUSE_SECONDS)
+            )
+            for pending in batch:
+                _fail(pending, away)
+        else:
+            self._put_back(batch)
+            await asyncio.sleep(RETRY_PAUSE_SECONDS)
+
+    async def _is_spooled(self, records: Sequence[RequestRecord]) -> bool:
+        """Put `records` into the spool, and return whether it has taken them."""
+        if not self._log_enabled:
+            # Only hits are counted, and no name shall be on a disk that the log would not have.
+            records = [each._replace(user_id=None, ip_address=None) for each in records if each.hits_shared_cache]
+        if not records:
+            return True
+        try:
+            await self._spool.append(Kind.REQUESTS, _SPOOLED.dump_json(records), rows=len(records))
+        except DatabaseUnavailable:
+            return False
+        return True
+
+    async def _replay(self, payloads: Sequence[bytes]) -> None:
+        """Write what was in the spool; what is in the log already was committed before."""
+        records = [record for payload in payloads for record in _SPOOLED.validate_json(payload)]
+        forgotten = await forgotten_among(self._engine, {r.user_id for r in records if r.user_id is not None})
+        missing = [
+            record._replace(user_id=None, ip_address=None)
+            if is_forgotten(forgotten, record.user_id or "", record.created_at)
+            else record
+            for record in records
+        ]
+        while statements := self._statements(missing):
+            try:
+                await run(self._engine, statements, writes=True)
+            except DuplicateRowError:
+                written = await self._written(missing)
+                if not written:
+                    raise
+                missing = [record for record in missing if record.request_id not in written]
+            else:
+                if self._log_enabled:
+                    self._rollups.committed(missing)
+                return
+
+    def _kept(self, batch: list[_Pending], records: Sequence[RequestRecord]) -> None:
+        for pending in batch:
+            if pending.committed is not None and not pending.committed.done():
+                pending.committed.set_result(None)
         if saved_micros := sum(record.saved_micros for record in records):
             metrics.count(self._money_saved, saved_micros / 1_000_000)
 
     async def _write(self, records: Sequence[RequestRecord]) -> None:
-        statements: list[Statement] = [insert_log(records)] if self._log_enabled else []
-        hits = Counter(record.image_hash for record in records if record.hits_shared_cache)
-        statements += count_hits(self._engine.dialect.name, hits)
+        statements = self._statements(records)
         if not statements:
             return
-        statements += self._rollups.statements(records, logged=self._log_enabled)
         try:
             await self._writer.write(statements)
         except DuplicateRowError:
             # A connection lost during COMMIT leaves the outcome open; the retry then finds the rows already there.
-            if not await self._is_written(records):
+            if len(await self._written(records)) != len(records):
                 raise
         if self._log_enabled:
             self._rollups.committed(records)
 
-    async def _is_written(self, records: Sequence[RequestRecord]) -> bool:
-        ids = [record.request_id for record in records]
+    def _statements(self, records: Sequence[RequestRecord]) -> list[Statement]:
+        """Return the transaction of `records`; its first statement is a duplicate row where one is in the log."""
+        statements = [insert_log(records)] if self._log_enabled and records else []
+        hits = Counter(record.image_hash for record in records if record.hits_shared_cache)
+        statements += count_hits(self._engine.dialect.name, hits)
+        return [*statements, *self._rollups.statements(records, logged=self._log_enabled)] if statements else []
 
-        async def count_rows(connection: AsyncConnection) -> int:
-            query = select(func.count()).select_from(RequestLog).where(RequestLog.request_id.in_(ids))
-            return await connection.scalar(query) or 0
+    async def _written(self, records: Sequence[RequestRecord]) -> set[str]:
+        """Return which of `records` are in the log, by their ids."""
+        query = select(RequestLog.request_id).where(RequestLog.request_id.in_([each.request_id for each in records]))
 
-        return await read(self._engine, count_rows) == len(ids)
+        async def select_ids(connection: AsyncConnection) -> set[str]:
+            return set(await connection.scalars(query))
+
+        return await read(self._engine, select_ids)
 
 
 def _fail(pending: _Pending, error: Exception) -> None:

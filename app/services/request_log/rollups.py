@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from app.clock import utc_now
 from app.database.statements import (
     Statement,
     insert_ignore,
@@ -101,14 +100,14 @@ class Rollups:
         """Return what belongs to a new entry of the cache, whose `hit_count` begins at 1."""
         return self._cache_totals(images=1, hits=1)
 
-    def photo_added(self, *, model: str, photo_format: str, confidence: float) -> Statement:
+    def photo_added(self, *, model: str, photo_format: str, confidence: float, answered_at: datetime) -> Statement:
         """Return what counts a photo that has become known, in the transaction of its entry."""
         values = {
             PhotoKind.CONFIDENCE: CONFIDENCE_BANDS[min(round(confidence * 10_000) // 1000, 9)],
             PhotoKind.FORMAT: photo_format,
             PhotoKind.MODEL: model,
         }
-        period = self._moment(utc_now()).period
+        period = self._moment(answered_at).period
         rows = [part for kind, value in values.items() for part in (period, kind.value, value, self._shard, 1)]
         return Statement(_upsert_photos(self._dialect), rows)
 

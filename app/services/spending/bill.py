@@ -9,8 +9,9 @@ from app.database.statements import Statement
 from app.errors import AppError
 from app.services.request_log.record import Caller
 from app.services.spending.ledger import Ledger, LedgerRow
-from app.services.spending.limits import Budget, Limit, money_spent
+from app.services.spending.limits import Budget, Limit
 from app.services.spending.prices import Price
+from app.services.spending.settlement import Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,12 @@ class Bill:
 
         Of a bill that is settled already, the first of these statements is a duplicate row.
         """
+        return self.amount().statements(self._ledger)
+
+    def amount(self) -> Settlement:
+        """Return what is due, and who pays it from which budgets."""
         if not self.is_due:
-            return []
+            return Settlement()
         rows = [
             LedgerRow(
                 request_id=self._caller.request_id,
@@ -114,7 +119,8 @@ class Bill:
             for number, call, model in self._calls()
             if model.price is not None
         ]
-        return [*self._ledger.statements(rows), *money_spent(self.limits, self.cost_micros)]
+        budgets = [(limit.scope, limit.window_start) for limit in self.limits if isinstance(limit, Budget)]
+        return Settlement(tuple(rows), tuple(budgets))
 
     def _calls(self) -> Iterator[tuple[int, ModelCall, "_Model"]]:
         """Each call with its number and its model."""

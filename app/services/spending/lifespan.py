@@ -11,6 +11,7 @@ from app.config.settings import Environment, Settings
 from app.runtime.background import running
 from app.services.spending.notices import BudgetNotices
 from app.services.spending.service import DEFAULT_PHOTOS_PER_ADDRESS, Spending
+from app.services.spool.service import Spool
 
 
 @asynccontextmanager
@@ -18,6 +19,7 @@ async def open_spending(
     settings: Settings,
     engine: AsyncEngine,
     *,
+    spool: Spool,
     model_client: ModelClient,
     fallbacks: Mapping[str, ModelClient] | None = None,
 ) -> AsyncIterator[Spending]:
@@ -26,6 +28,7 @@ async def open_spending(
     Args:
         settings: prices, limits and the environment.
         engine: the database.
+        spool: takes what the database does not.
         model_client: the model of the service.
         fallbacks: those that are asked where it cannot answer, by name.
 
@@ -51,6 +54,7 @@ async def open_spending(
         settings.statistics.timezone,
         photos_per_address=photos_per_address,
         notices=BudgetNotices(engine, spending),
+        spool=spool,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(service.close)

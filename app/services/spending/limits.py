@@ -104,7 +104,7 @@ def photo_counted(dialect: str, limits: Sequence[Limit]) -> list[Statement]:
     rows = [limit for limit in limits if isinstance(limit, PhotoLimit)]
     if not rows:
         return []
-    condition, parameters = _are(rows)
+    condition, parameters = _are([(limit.scope, limit.window_start) for limit in rows])
     return [Statement(f"UPDATE budget_use SET used = used + {inserted_rows(dialect)} WHERE {condition}", parameters)]  # noqa: S608 - placeholders
 
 
@@ -119,12 +119,11 @@ def reservation_raised(image_hash: str, owner: str, budgets: Sequence[Budget], m
     return Statement(text, parameters)
 
 
-def money_spent(limits: Sequence[Limit], micros: int) -> list[Statement]:
-    """Return what adds `micros` to the budgets among `limits`."""
-    rows = [limit for limit in limits if isinstance(limit, Budget)]
-    if not rows or not micros:
+def money_spent(budgets: Sequence[tuple[str, datetime]], micros: int) -> list[Statement]:
+    """Return what adds `micros` to budgets, each named by its scope and the start of its window."""
+    if not budgets or not micros:
         return []
-    condition, parameters = _are(rows)
+    condition, parameters = _are(budgets)
     return [Statement(f"UPDATE budget_use SET used = used + %s WHERE {condition}", [micros, *parameters])]  # noqa: S608 - placeholders
 
 
@@ -139,6 +138,6 @@ def reached(limits: Sequence[Limit], reserve_micros: int) -> Statement:
     return Statement(" UNION ALL ".join(parts), parameters)
 
 
-def _are(limits: Sequence[Limit]) -> tuple[str, list[object]]:
-    condition = " OR ".join(["(scope = %s AND window_start = %s)"] * len(limits))
-    return condition, [value for limit in limits for value in (limit.scope, timestamp_text(limit.window_start))]
+def _are(windows: Sequence[tuple[str, datetime]]) -> tuple[str, list[object]]:
+    condition = " OR ".join(["(scope = %s AND window_start = %s)"] * len(windows))
+    return condition, [value for scope, start in windows for value in (scope, timestamp_text(start))]

@@ -1,6 +1,7 @@
 """Who may ask the model for a new photo, and what that costs.
 
-What cannot be written down, since the database is away, is kept and written later.
+What cannot be written down, since the database is away, goes into the spool; only what that does not take either is
+kept in memory, and written later.
 """
 
 import random
@@ -9,6 +10,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from loguru import logger
+from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import ModelClient
@@ -20,12 +22,15 @@ from app.errors import AddressLimit, AppError, BudgetExhausted, UserLimit
 from app.observability import metrics
 from app.runtime.background import OutageLog, every
 from app.runtime.client_key import client_key
+from app.services.request_log.forgotten import forgotten_among
 from app.services.request_log.record import Caller
 from app.services.spending.bill import Bill
 from app.services.spending.ledger import Ledger
 from app.services.spending.limits import Budget, Limit, PhotoLimit, opening
 from app.services.spending.notices import BudgetNotices
 from app.services.spending.prices import MICROS, price_of
+from app.services.spending.settlement import Settlement
+from app.services.spool.service import Kind, Spool
 
 WRITE_LATER_SECONDS = 2.0
 FORGET_SECONDS = 3600.0
@@ -35,6 +40,8 @@ KEPT = timedelta(days=2)
 MAX_KEPT = 100_000
 ALL = "all"
 DEFAULT_PHOTOS_PER_ADDRESS = 100
+
+_SPOOLED = TypeAdapter(Settlement)
 
 
 class Spending:
@@ -46,6 +53,7 @@ class Spending:
         zone: of STATS_TIMEZONE, whose midnight begins a budget's day.
         photos_per_address: what an address may send in an hour; None: as many as it likes.
         notices: tells that a budget is used up.
+        spool: takes what the database does not.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class Spending:
         *,
         photos_per_address: int | None,
         notices: BudgetNotices,
+        spool: Spool,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -67,6 +76,8 @@ class Spending:
         # Scope -> the window whose row this process has made sure of.
         self._opened: dict[str, datetime] = {}
         self._kept: list[Bill] = []
+        self._spool = spool
+        spool.on_replay(Kind.BILL, self._replay)
         self._outage = OutageLog("calls of models cannot be written down", recovered="calls are written down again")
 
     def bill(self, client: ModelClient, caller: Caller, name: str | None = None) -> Bill:
@@ -111,20 +122,23 @@ class Spending:
         """Write down what a bill's calls have cost, in one transaction with `others`.
 
         Raises:
-            DatabaseUnavailable, ServerBusy: as `pipeline.run`; the bill is kept, and written down later.
+            DatabaseUnavailable, ServerBusy: as `pipeline.run`; the bill is written down later.
         """
         try:
             await run(self._engine, [*bill.settlement(), *others], writes=True)
         except DuplicateRowError:
             # A connection was lost during COMMIT; this had been committed.
             logger.debug("a bill was settled before")
+        except AppError:
+            await self._settle_from_spool(bill)
+            raise
         except BaseException:
             self._settle_later(bill)
             raise
         self.settled(bill)
 
     def settled(self, bill: Bill) -> None:
-        """Take note that what a bill's `settlement` returned is committed."""
+        """Take note that what a bill's `settlement` returned is committed, or that its `amount` is in the spool."""
         if not bill.is_due:
             return
         bill.is_settled = True
@@ -151,6 +165,47 @@ class Spending:
         if self._kept:
             logger.error("{} bills are lost: the database could not be reached", len(self._kept))
         await self._notices.close()
+
+    def statements_of(self, settlement: Settlement) -> list[Statement]:
+        """Return what writes calls down; if that was done before, the first statement is a duplicate row."""
+        return settlement.statements(self._ledger)
+
+    async def write_down(self, settlement: Settlement) -> None:
+        """Write calls down, unless that was done before.
+
+        Raises:
+            DatabaseUnavailable, ServerBusy: as `pipeline.run`.
+        """
+        try:
+            await run(self._engine, self.statements_of(settlement), writes=True)
+        except DuplicateRowError:
+            # A connection was lost during COMMIT, or they were written from the spool.
+            logger.debug("calls were written down before")
+
+    async def unnamed(self, settlement: Settlement) -> Settlement:
+        """Return calls that have waited in the spool without users who were forgotten meanwhile.
+
+        Raises:
+            DatabaseUnavailable, ServerBusy: as `read`.
+        """
+        return settlement.without(await forgotten_among(self._engine, settlement.user_ids))
+
+    async def _replay(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            await self.write_down(await self.unnamed(_SPOOLED.validate_json(payload)))
+
+    async def _settle_from_spool(self, bill: Bill) -> None:
+        """Have a bill written down from the spool, or if that takes nothing, by this process later."""
+        if not bill.is_due or bill in self._kept:
+            return
+        try:
+            await self._spool.append(Kind.BILL, _SPOOLED.dump_json(bill.amount()))
+        except BaseException as error:
+            self._settle_later(bill)
+            if not isinstance(error, AppError):
+                raise
+        else:
+            self.settled(bill)
 
     def _settle_later(self, bill: Bill) -> None:
         if not bill.is_due or bill in self._kept:

@@ -17,6 +17,7 @@
  * @typedef {object} Answer
  * @property {{category: string, confidence: number, description: string | null}} data  confidence is 0..1
  * @property {boolean} from_cache  no model was called, so nothing was paid
+ * @property {true} [stale]  the service's database is away, and a correction made since may be missing
  * @property {string} model  which model has given the answer, or "manual"
  * @property {string} request_id
  * @property {PhotoReport} photo

@@ -1,6 +1,7 @@
 """Entries change only by hand, and then wherever copies of them are."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -13,10 +14,8 @@ from app.clock import utc_now
 from app.database.tables.classification import CacheChange, CachedImage
 from app.errors import CacheEntryNotFound
 from app.services.cache import tiers
-from app.services.cache.tiers import TRUST_SECONDS
+from app.services.cache.tiers import STALE_MAX_SECONDS, TRUST_SECONDS
 from tests.support.cache_processes import IMAGE, LOCAL, Process, result, save, service, started
-
-pytestmark = pytest.mark.usefixtures("long_trust")
 
 
 async def row(engine: AsyncEngine, image_hash: str = IMAGE) -> CachedImage | None:
@@ -108,10 +107,9 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(engine: AsyncE
 async def test_copies_count_only_while_the_watch_works(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=1000.0)
     fake_time = SimpleNamespace(monotonic=lambda: clock.now)
-    monkeypatch.setattr(tiers, "TRUST_SECONDS", TRUST_SECONDS)
     monkeypatch.setattr(tiers, "time", fake_time)
     monkeypatch.setattr("app.services.cache.invalidation.time", fake_time)
-    process = Process(engine)
+    process = Process(engine, trust_seconds=TRUST_SECONDS)
     saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
     # Not before the first look.
     assert (process.cache.peek(IMAGE), len(process.memory)) == (None, 0)
@@ -126,12 +124,54 @@ async def test_copies_count_only_while_the_watch_works(engine: AsyncEngine, monk
         await process.watch.look()
         assert process.cache.peek(IMAGE) == saved
         clock.now += 0.2
+        # Without a further look that failed it would have stood still itself.
+        assert process.cache.peek(IMAGE) == replace(saved, is_stale=True)
+        clock.now += STALE_MAX_SECONDS - TRUST_SECONDS - 0.2
+        assert process.cache.peek(IMAGE) == replace(saved, is_stale=True)
+        clock.now += 0.2
         await process.watch.look()
         assert process.cache.peek(IMAGE) is None
         assert await process.cache.get(IMAGE) == saved
     finally:
         async with engine.begin() as connection:
             await connection.execute(text("ALTER TABLE change_away RENAME TO cache_change"))
+    await process.watch.look()
+    assert process.cache.peek(IMAGE) == saved
+
+
+async def test_a_process_that_stood_still_asks_the_database(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    fake_time = SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr(tiers, "time", fake_time)
+    monkeypatch.setattr("app.services.cache.invalidation.time", fake_time)
+    process = Process(engine, trust_seconds=TRUST_SECONDS)
+    await process.watch.look()
+    saved = await save(process.cache, IMAGE, result(Category.FOODS), model="m")
+    assert process.cache.peek(IMAGE) == saved
+    clock.now += TRUST_SECONDS
+    # No look has failed: it is this process that did not look.
+    assert process.cache.peek(IMAGE) is None
+
+    async def stand_still(*arguments: object, **options: object) -> None:
+        clock.now += 60
+        raise TimeoutError
+
+    # Nor has one whose time ran out while the process stood still.
+    with monkeypatch.context() as patch:
+        patch.setattr("app.services.cache.invalidation.read", stand_still)
+        await process.watch.look()
+    assert process.cache.peek(IMAGE) is None
+
+    async def fail(*arguments: object, **options: object) -> None:
+        clock.now += 2
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.services.cache.invalidation.read", fail)
+        await process.watch.look()
+    assert process.cache.peek(IMAGE) == replace(saved, is_stale=True)
     await process.watch.look()
     assert process.cache.peek(IMAGE) == saved
 

@@ -29,6 +29,7 @@ from tests.support.cache_processes import save
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
+LONG_TRUST_SECONDS = 600.0
 OTHER_IMAGE = "b" * 64
 ENTRY = CachedResult(Category.PETS, 0.9876, "一只猫 🐈 \\ \"'\n", "gpt-6-luna")
 # A busy machine may take longer than the service would wait.
@@ -40,7 +41,6 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiers, "TRUST_SECONDS", 600.0)
     monkeypatch.setattr(redis_tier, "RETRY_SECONDS", 0.0)
 
 
@@ -59,7 +59,7 @@ class Process:
     def __init__(self, engine: AsyncEngine, url: str, *, local: bool = False, space: str = "test") -> None:
         self.client = RedisClient(url, key_space=space, timeout_seconds=PATIENCE_SECONDS)
         self.redis = RedisCache(self.client)
-        self.copies = CacheTiers(redis=self.redis)
+        self.copies = CacheTiers(redis=self.redis, trust_seconds=LONG_TRUST_SECONDS)
         self.watch = CacheInvalidator(engine, self.copies)
         self.cache = CacheService(engine, accepts_provisional=local, rollups=rollups_for(engine), copies=self.copies)
 

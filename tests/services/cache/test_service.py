@@ -19,8 +19,6 @@ from app.errors import DatabaseUnavailable
 from app.services.cache import service as cache_module
 from tests.support.cache_processes import IMAGE, LOCAL, result, save, service, started
 
-pytestmark = pytest.mark.usefixtures("long_trust")
-
 
 async def test_what_is_saved_is_found_as_it_was_answered(engine: AsyncEngine) -> None:
     cache = service(engine)

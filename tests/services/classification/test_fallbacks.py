@@ -34,6 +34,7 @@ from tests.support.model_settings import model_settings
 from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, MODEL, FreeClient, SecondClient
 from tests.support.serving import serving
 from tests.support.spending import ledger_of, spending_settings
+from tests.support.spools import no_spool
 
 FIRST = "test-vision"
 TIMEOUT_SECONDS = 0.4
@@ -275,7 +276,7 @@ async def test_production_needs_a_budget_for_a_paid_fallback_too(
     production = settings.model_copy(update={"environment": Environment.PRODUCTION, "spending": spending_settings()})
     fallbacks = {"second": SecondClient(settings.model)} if is_paid else {}
     with pytest.raises(ModelConfigurationError, match="FALLBACK_MODELS=second") if is_paid else nullcontext():
-        async with open_spending(production, engine, model_client=free, fallbacks=fallbacks):
+        async with open_spending(production, engine, spool=no_spool(), model_client=free, fallbacks=fallbacks):
             pass
     for client in (free, *fallbacks.values()):
         await client.close()

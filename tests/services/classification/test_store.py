@@ -18,6 +18,7 @@ from app.database.pipeline import Rows, run
 from app.database.statements import Statement
 from app.database.tables.classification import CachedImage
 from app.errors import DatabaseUnavailable
+from app.services.classification import saving
 from app.services.classification import store as store_module
 from app.services.classification.outcomes import Found
 from tests.support.leases import IMAGE, Process, process, put_row, rows, soon
@@ -102,7 +103,7 @@ async def test_a_result_and_the_end_of_its_lease_are_one_transaction(
 ) -> None:
     assert await ours.claim()
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_deletion", lambda *_: Statement("no SQL"))
+        patch.setattr(saving, "lease_deletion", lambda *_: Statement("no SQL"))
         with pytest.raises(OperationalError if engine.dialect.name == "sqlite" else ProgrammingError):
             await ours.save(RESULT)
     assert len(await rows(engine)) == 1
@@ -133,7 +134,7 @@ async def test_a_new_photo_costs_two_transactions(engine: AsyncEngine, monkeypat
             sent.append([statement.text.split("(")[0] for statement in statements])
         return await run(used, statements, **options)
 
-    for module in (heartbeat_module, store_module):
+    for module in (heartbeat_module, store_module, saving):
         monkeypatch.setattr(module, "run", note)
     async with process(engine) as one, one.store.turn(IMAGE, soon(), one.bill()):
         await one.save(RESULT)

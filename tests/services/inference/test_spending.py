@@ -13,6 +13,7 @@ from app.config.settings import Settings
 from app.database.tables.classification import ModelCallLease
 from app.database.tables.spending import ModelCallRow
 from app.database.tables.statistics import PeriodTotals
+from app.errors import DatabaseUnavailable
 from app.resources import Resources, open_resources
 from app.services.inference.results import Inference
 from app.services.photos import UploadedPhoto
@@ -102,3 +103,26 @@ async def test_what_was_paid_for_is_kept_when_its_task_is_another_process(
     async with engine.connect() as connection:
         assert await written(connection) == 1
         assert await connection.scalar(select(func.count(ModelCallLease.image_hash))) == 0
+
+
+@pytest.mark.parametrize("name", ["custom", "counted"])
+async def test_what_was_paid_for_while_the_database_is_away_is_found_by_the_next_request(
+    library: Library, engine: AsyncEngine, model_server: FakeModelServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*arguments: object, **options: object) -> None:
+        raise DatabaseUnavailable
+
+    with monkeypatch.context() as patch:
+        for away in ("inference.results.write", "spending.service.run"):
+            patch.setattr(f"app.services.{away}", fail)
+        # A result has a number, which only the database gives.
+        with pytest.raises(DatabaseUnavailable):
+            await library.infer(name)
+    again = await library.infer(name)
+    assert (again.from_cache, again.cost_micros) == (True, CALL_MICROS)
+    results, total = await library.resources.inference.results.page(library.account_id, skip=0, limit=10)
+    assert [result.from_cache for result in results] == [True, False]
+    assert total == 2
+    assert model_server.call_count + CountedModel.calls == 1
+    async with engine.connect() as connection:
+        assert await written(connection) == 1

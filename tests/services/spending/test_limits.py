@@ -24,6 +24,7 @@ from tests.fakes.model_server import FakeModelServer
 from tests.services.spending.test_ledger import service_with, upload
 from tests.support.instances import Site
 from tests.support.spending import ZONE, ledger_of, spending_for, spending_settings
+from tests.support.spools import no_spool
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -163,7 +164,7 @@ async def test_production_with_a_paid_model_needs_a_budget(
     )
     client = create_model_client(settings.model)
     with nullcontext() if starts else pytest.raises(ModelConfigurationError, match="DAILY_BUDGET"):
-        async with open_spending(production, engine, model_client=client) as spending:
+        async with open_spending(production, engine, spool=no_spool(), model_client=client) as spending:
             limits = spending._limits(Caller(ip_address="192.0.2.1"), is_paid=True)
             # Strangers cannot spend it all.
             assert ("ip:192.0.2.1", 100) in [(limit.scope, limit.most) for limit in limits]

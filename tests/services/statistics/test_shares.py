@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.database.pipeline import run
 from app.errors import InvalidRequest
 from app.services.request_log.rollups import CONFIDENCE_BANDS, PhotoKind
@@ -59,7 +60,9 @@ async def test_new_photos_are_counted_by_model_format_and_confidence(engine: Asy
     ]
     for process in (rollups_for(engine), rollups_for(engine)):
         for model, photo_format, confidence in photos:
-            added = process.photo_added(model=model, photo_format=photo_format, confidence=confidence)
+            added = process.photo_added(
+                model=model, photo_format=photo_format, confidence=confidence, answered_at=utc_now()
+            )
             await run(engine, [added], writes=True)
     stats = stats_service(engine)
     today = Days(stats.today(), stats.today() + timedelta(days=1))

@@ -1,0 +1,1 @@
+"""What could not be written into the database, on disk until it can."""
