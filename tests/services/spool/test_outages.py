@@ -19,6 +19,7 @@ from tests.support.databases import admin_engine, fresh_database
 from tests.support.instances import Site, opened
 from tests.support.ledgers import check_ledgers_agree, logged_ids
 from tests.support.service_settings import migrated
+from tests.support.spending import ledger_of
 from tests.support.spools import spool_files
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.parametrize("database_kind", ["mysql"], indirect=True)]
@@ -38,7 +39,7 @@ async def site(
 ) -> AsyncIterator[Site]:
     """Instances on the server that may be killed, with one folder for their files."""
     (tmp_path / "tmp").mkdir()
-    environment |= {"COST_PER_CALL": "0.01", "CACHE_STALE_SECONDS": "3"}
+    environment |= {"COST_PER_API_CALL": "0.01", "CACHE_STALE_SECONDS": "3"}
     async with (
         fresh_database(database_kind, server.url) as database,
         opened(await migrated(database.settings), environment) as site,
@@ -131,6 +132,8 @@ async def test_a_result_of_a_call_under_way_is_answered_and_paid_once(
         assert (after.status_code, after.json()["from_cache"]) == (200, True), after.text
     await until(lambda: is_replayed(data), "what was in the spool is written")
     assert model_server.call_count == 1
+    [call] = await ledger_of(site.engine)
+    assert (call.request_id, call.cost_micros) == (answer.json()["request_id"], 10_000)
     ids = [each.json()["request_id"] for each in (answer, hit, after)]
     assert sorted(await logged_ids(site.engine)) == sorted(ids)
 
