@@ -54,8 +54,7 @@ from app.observability.tracing import start_tracing
 from app.resources import open_resources
 from app.server.limits import MIN_BYTES_PER_SECOND
 from app.server.shutdown import on_shutdown
-from app.web import dashboard, demo, index
-from app.web.documentation import add_documentation
+from app.web import dashboard, demo, documentation, index
 from app.web.pages import mount_assets
 
 # 500 hashes and a user id take about 35 kB of JSON.
@@ -110,7 +109,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     mount_assets(app)
     app.state.policy = policy = AccessPolicy(settings)
-    add_documentation(app, policy)
+    documentation.tell_who_needs_a_key(app, policy)
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
@@ -147,7 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @functools.cache
 def _routes() -> tuple[BaseRoute, ...]:
-    """All routes but those of files and documentation: they know no settings, so a process builds them once."""
+    """All routes but those of files and of openapi.json: they know no settings, so a process builds them once."""
     known_query = [Depends(refuse_unknown_parameters)]
     api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
     for module in (classify, categories, stats, requests, cache, tokens, privacy):
@@ -164,7 +163,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     # /images/{image_id} "inference".
     for signed_in in (events, tasks, inference, images):
         root.include_router(signed_in.router, dependencies=known_query)
-    for module in (websocket, metrics, dashboard, demo, index):
+    for module in (websocket, metrics, dashboard, demo, index, documentation):
         root.include_router(module.router)
     return tuple(root.routes)
 

@@ -9,16 +9,17 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import aiomysql
 from pymysql.err import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.engine import prepare_sqlite_connection
+from app.database.engine import availability_of, prepare_sqlite_connection
 from app.database.pipeline import DuplicateRowError, discard, send
 from app.database.statements import Statement
-from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, with_retries
+from app.database.transactions import with_retries
 
 
 class BatchWriter(Protocol):
@@ -39,7 +40,7 @@ class BatchWriter(Protocol):
 def create_batch_writer(engine: AsyncEngine) -> BatchWriter:
     """Return the writer for the database of `engine`; nothing is opened yet."""
     if engine.dialect.name == "sqlite":
-        return _SqliteBatchWriter(engine.url.database or "")
+        return _SqliteBatchWriter(engine)
     return _MySqlBatchWriter(engine)
 
 
@@ -52,7 +53,7 @@ class _MySqlBatchWriter:
 
     async def write(self, statements: Sequence[Statement]) -> None:
         try:
-            await with_retries(lambda: self._write(statements))
+            await with_retries(self._engine, partial(self._write, statements))
         except IntegrityError as error:
             raise DuplicateRowError from error
 
@@ -61,21 +62,29 @@ class _MySqlBatchWriter:
         if connection is not None:
             await connection.close()
 
-    async def _write(self, statements: Sequence[Statement]) -> None:
+    async def _write(self, statements: Sequence[Statement], seconds: float) -> None:
         try:
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
-                await send(await self._driver_connection(), statements)
+            driver = await self._driver_connection()
+            async with asyncio.timeout(seconds):
+                await send(driver, statements)
         except BaseException as error:
             await self._discard(error)
             raise
 
     async def _driver_connection(self) -> aiomysql.Connection:
-        if self._connection is not None and time.monotonic() - self._opened_at > self._recycle_seconds:
+        if self._connection is not None and self._is_old():
             await self.close()
         if self._connection is None:
             self._connection = await self._engine.connect()
             self._opened_at = time.monotonic()
         return (await self._connection.get_raw_connection()).driver_connection
+
+    def _is_old(self) -> bool:
+        availability = availability_of(self._engine)
+        if availability is not None and availability.returned_at > self._opened_at:
+            # Who knows whether it has outlived the outage: one behind a firewall would just say nothing.
+            return True
+        return time.monotonic() - self._opened_at > self._recycle_seconds
 
     async def _discard(self, error: BaseException) -> None:
         """Close a connection whose transaction failed: the server rolls back, and nothing half-read is left."""
@@ -86,15 +95,18 @@ class _MySqlBatchWriter:
 
 
 class _SqliteBatchWriter:
-    def __init__(self, file: str) -> None:
-        self._file = file
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._connection: sqlite3.Connection | None = None
 
     async def write(self, statements: Sequence[Statement]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await with_retries(lambda: loop.run_in_executor(self._thread, self._write, statements))
+            # It ends by itself: SQLite waits for a lock for a second at most.
+            await with_retries(
+                self._engine, lambda seconds: loop.run_in_executor(self._thread, self._write, statements)
+            )
         except sqlite3.IntegrityError as error:
             raise DuplicateRowError from error
 
@@ -118,6 +130,6 @@ class _SqliteBatchWriter:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = sqlite3.connect(self._file, check_same_thread=False)
+            self._connection = sqlite3.connect(self._engine.url.database or "", check_same_thread=False)
             prepare_sqlite_connection(self._connection)
         return self._connection

@@ -6,9 +6,11 @@ readers do not wait for the writer; UTC in every session.
 
 import sqlite3
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pymysql.err import MySQLError
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -16,18 +18,24 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
-from app.database.mysql_connection import connect
+from app.database.mysql_connection import connect, probe
 from app.errors import DatabaseUnavailable
+from app.runtime.availability import Availability
+from app.runtime.background import OutageLog
 from app.runtime.capacity import PoolLimits, pool_limits, replica_pool_limits
 
-POOL_TIMEOUT_SECONDS = 6
+# What is waited for here stays below the time of a whole transaction (app/database/transactions.py), so that what is
+# amiss is told by its name.
+POOL_TIMEOUT_SECONDS = 4
 # Each connection is a thread, and there is one writer at a time: more only get in each other's way (make bench).
 SQLITE_POOL_SIZE = 4
-# Both are tried again; they stay below the limit of one attempt (app/database/transactions.py).
-SQLITE_BUSY_TIMEOUT_SECONDS = 5
-MYSQL_LOCK_WAIT_TIMEOUT_SECONDS = 5
+# Both are tried again. All tries of SQLite fit into a transaction's time: none goes on in its thread after it.
+SQLITE_BUSY_TIMEOUT_SECONDS = 1
+MYSQL_LOCK_WAIT_TIMEOUT_SECONDS = 2
 # Execution option: the transaction will write, so SQLite takes the write lock at its beginning.
 SQLITE_BEGIN_IMMEDIATE = "sqlite_begin_immediate"
+# Execution option of an engine: its `Availability`.
+_AVAILABILITY = "availability"
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
@@ -55,7 +63,9 @@ def create_engine(settings: Settings) -> AsyncEngine:
         limits = pool_limits(settings)
     except ValueError as error:
         raise DatabaseUnavailable(str(error)) from error
-    return _create_mysql_engine(settings, url, limits)
+    engine = _create_mysql_engine(settings, url, limits)
+    _watch(engine, settings.database)
+    return engine
 
 
 def create_replica_engine(settings: Settings) -> AsyncEngine | None:
@@ -87,6 +97,38 @@ def _create_mysql_engine(settings: Settings, url: URL, limits: PoolLimits) -> As
         # Error texts would otherwise carry the rows, which hold user ids and addresses.
         hide_parameters=True,
     )
+
+
+def availability_of(engine: AsyncEngine) -> Availability | None:
+    """Return what this process knows of the server of `engine`.
+
+    None for SQLite, where a lock is all that can be waited for, and for a replica (app/database/replica.py).
+    """
+    availability: Availability | None = engine.get_execution_options().get(_AVAILABILITY)
+    return availability
+
+
+def _watch(engine: AsyncEngine, database: DatabaseSettings) -> None:
+    """Have requests refused at once while the server of `engine` is away."""
+    _, options = engine.dialect.create_connect_args(engine.url)
+    arguments = {**options, **mysql_connect_arguments(database)}
+    del arguments["async_creator_fn"]
+
+    def distrust_connections() -> None:
+        # Of those that are open some may be dead, as behind a firewall; each is replaced when it is next asked for.
+        engine.pool._invalidate(None)  # type: ignore[arg-type]  # noqa: SLF001 - it has no public name
+
+    availability = Availability(
+        partial(probe, **arguments),
+        outage=OutageLog(
+            "the database is away: what needs it is refused at once",
+            recovered="the database is back",
+            expected=(MySQLError,),
+        ),
+        on_return=distrust_connections,
+    )
+    engine.update_execution_options(**{_AVAILABILITY: availability})
+    event.listen(engine.sync_engine, "engine_disposed", lambda _: availability.close())
 
 
 def connections_limit(settings: Settings) -> int:

@@ -25,8 +25,8 @@ RENEW_SECONDS = 1.0
 STALLED_SECONDS = 3
 # Of two beats further apart, the outage between them may have made every row old.
 MAX_GAP_SECONDS = STALLED_SECONDS - RENEW_SECONDS
-# A connection that says nothing, as after a failover, is replaced before others may judge.
-BEAT_TIMEOUT_SECONDS = 2.0
+# A connection that says nothing, as after a failover, is replaced before others may judge: in 0.7 of this time.
+BEAT_TIMEOUT_SECONDS = 2.8
 # Rows of processes that ended without deleting theirs.
 ROWS_KEPT_SECONDS = 3600
 
@@ -129,7 +129,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         if not self._holds:
             return
-        await run(self._engine, [self.renewal], writes=True, answer_within_seconds=BEAT_TIMEOUT_SECONDS, quietly=True)
+        await run(self._engine, [self.renewal], writes=True, timeout_seconds=BEAT_TIMEOUT_SECONDS, quietly=True)
         self._note_beat()
         if time.monotonic() >= self._next_cleaning:
             self._next_cleaning = time.monotonic() + ROWS_KEPT_SECONDS

@@ -11,7 +11,15 @@ import aiomysql
 from pymysql.constants import CLIENT, CR, ER
 from pymysql.err import MySQLError, OperationalError
 
-CONNECT_TIMEOUT_SECONDS = 5
+# With TLS and the handshake. Below half of what a transaction may take, so that there can be a second try.
+CONNECT_TIMEOUT_SECONDS = 2.0
+
+# Error numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
+# 1927 is MariaDB's "connection was killed".
+LOST_CONNECTION = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
+# Of the server, of all users together, of this user.
+TOO_MANY_CONNECTIONS = frozenset({1040, 1203, 1226})
+SERVER_SHUTDOWN = frozenset({1053})
 
 
 class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
@@ -67,3 +75,21 @@ async def connect(**options: Any) -> aiomysql.Connection:
         connection.close()
         raise
     return connection
+
+
+async def probe(**options: Any) -> None:
+    """Return if the server answers a new connection; a refusal is an answer too, and says itself what is amiss.
+
+    Args:
+        options: those of `connect`.
+
+    Raises:
+        OperationalError, OSError: it does not answer, or has no connection left.
+    """
+    try:
+        connection = await connect(**options)
+    except MySQLError as error:
+        if error.args[0] in LOST_CONNECTION | TOO_MANY_CONNECTIONS | SERVER_SHUTDOWN:
+            raise
+    else:
+        await connection.ensure_closed()

@@ -9,6 +9,7 @@ transaction in favour of another node's, it may report the error and all the sam
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aiomysql
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.statements import Statement, execute
-from app.database.transactions import ATTEMPT_TIMEOUT_SECONDS, is_passing, read, with_retries, write
+from app.database.transactions import TOTAL_TIMEOUT_SECONDS, is_passing, read, with_retries, write
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -31,7 +32,7 @@ async def run(
     statements: Sequence[Statement],
     *,
     writes: bool,
-    answer_within_seconds: float | None = None,
+    timeout_seconds: float = TOTAL_TIMEOUT_SECONDS,
     quietly: bool = False,
 ) -> list[Rows]:
     """Run `statements` in their order in one transaction, and return the rows of each.
@@ -40,7 +41,7 @@ async def run(
         engine: the database.
         statements: safe to be run again from the first: a deadlock or a lost connection makes it so.
         writes: False where all of them only read.
-        answer_within_seconds: after this time a server's connection counts as lost; None: when the attempt's time ends.
+        timeout_seconds: as with `transactions.with_retries`.
         quietly: nothing is logged, the caller tells what is amiss.
 
     Raises:
@@ -58,7 +59,9 @@ async def run(
     try:
         if engine.dialect.name == "sqlite":
             return await (write if writes else read)(engine, one_by_one, quietly=quietly)
-        return await with_retries(lambda: _run_in_one_trip(engine, statements, answer_within_seconds), quietly=quietly)
+        return await with_retries(
+            engine, partial(_run_in_one_trip, engine, statements), timeout_seconds=timeout_seconds, quietly=quietly
+        )
     except (IntegrityError, DriverIntegrityError) as error:
         raise DuplicateRowError from error
 
@@ -97,12 +100,10 @@ async def discard(connection: AsyncConnection, error: BaseException) -> None:
         await connection.invalidate()
 
 
-async def _run_in_one_trip(
-    engine: AsyncEngine, statements: Sequence[Statement], answer_within_seconds: float | None
-) -> list[Rows]:
-    async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS), engine.connect() as connection:
+async def _run_in_one_trip(engine: AsyncEngine, statements: Sequence[Statement], seconds: float) -> list[Rows]:
+    async with engine.connect() as connection:
         try:
-            async with asyncio.timeout(answer_within_seconds):
+            async with asyncio.timeout(seconds):
                 return await send((await connection.get_raw_connection()).driver_connection, statements)
         except BaseException as error:
             await discard(connection, error)

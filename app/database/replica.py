@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.tables.statistics import StatsState
-from app.database.transactions import read, reason
+from app.database.transactions import TOTAL_TIMEOUT_SECONDS, read, reason
 from app.errors import AppError
 
 T = TypeVar("T")
@@ -49,9 +49,12 @@ class Replica:
         Raises:
             DatabaseUnavailable, ServerBusy: neither can be used; as `transactions.read`.
         """
+        asked_at = time.monotonic()
         with suppress(_AwayError):
             return await self._ask(work)
-        return await read(self._main, work)
+        # The wait for both together is no longer than for one.
+        left_seconds = TOTAL_TIMEOUT_SECONDS - (time.monotonic() - asked_at)
+        return await read(self._main, work, timeout_seconds=left_seconds)
 
     async def is_there(self) -> bool:
         """Return whether figures come from the replica now; it is asked, unless it has just failed."""

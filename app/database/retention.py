@@ -12,6 +12,8 @@ from app.runtime.background import OutageLog, every
 # Small enough that a batch holds its locks for milliseconds.
 DELETE_BATCH_ROWS = 1000
 DELETE_PAUSE_SECONDS = 0.05
+# No request waits for it, and a busy disk may take longer than one would.
+BATCH_TIMEOUT_SECONDS = 30.0
 # Processes that start together do not delete together.
 FIRST_RUN_MAX_SECONDS = 300.0
 
@@ -27,7 +29,9 @@ async def delete_in_batches(engine: AsyncEngine, delete_batch: Callable[[AsyncCo
         DatabaseUnavailable, ServerBusy: what was deleted by then stays so.
     """
     deleted = 0
-    while rows := await write(engine, lambda connection: delete_batch(connection, DELETE_BATCH_ROWS)):
+    while rows := await write(
+        engine, lambda connection: delete_batch(connection, DELETE_BATCH_ROWS), timeout_seconds=BATCH_TIMEOUT_SECONDS
+    ):
         deleted += rows
         await asyncio.sleep(DELETE_PAUSE_SECONDS)
     return deleted

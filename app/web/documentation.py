@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.responses import HTMLResponse, Response
 
@@ -24,6 +24,7 @@ from app.web.pages import HEADERS
 # Where fastapi-offline serves the files of Swagger UI and ReDoc.
 FILES = "/static-offline-docs"
 DOCS_PATH = "/docs"
+_REDIRECT_PATH = f"{DOCS_PATH}/oauth2-redirect"
 # Both style their elements one by one; ReDoc searches in a worker that it makes itself.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
@@ -38,12 +39,11 @@ _KEY: list[dict[str, list[str]]] = [{TAKES_KEY_SCHEME: []}]
 _KEY_OR_NONE: list[dict[str, list[str]]] = [{}, *_KEY]
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
+router = APIRouter(include_in_schema=False)
 
-def add_documentation(app: FastAPI, policy: AccessPolicy) -> None:
-    """Serve /docs, where its log-in by OAuth2 comes back to, /redoc and its script.
 
-    The document says of each operation whether, by the policy, it needs an API key at this moment.
-    """
+def tell_who_needs_a_key(app: FastAPI, policy: AccessPolicy) -> None:
+    """Have the document say of each operation whether, by the policy, it needs an API key at this moment."""
     document_of_routes = app.openapi
 
     def document() -> dict[str, Any]:
@@ -63,41 +63,48 @@ def add_documentation(app: FastAPI, policy: AccessPolicy) -> None:
 
     # As FastAPI's documentation says it: https://fastapi.tiangolo.com/how-to/extending-openapi/
     app.openapi = document  # type: ignore[method-assign]
-    redirect_path = f"{DOCS_PATH}/oauth2-redirect"
 
-    @app.get(DOCS_PATH, include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - Swagger UI",
-            oauth2_redirect_url=redirect_path,
-            swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{FILES}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{FILES}/favicon.png",
-            swagger_ui_parameters=app.swagger_ui_parameters,
-        )
-        return _with_policy(page)
 
-    @app.get(redirect_path, include_in_schema=False)
-    async def docs_redirect() -> HTMLResponse:
-        return _with_policy(get_swagger_ui_oauth2_redirect_html())
+@router.get(DOCS_PATH)
+async def docs(request: Request) -> HTMLResponse:
+    """The document as Swagger UI shows it."""
+    app, root = request.app, request.scope.get("root_path", "")
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}{app.openapi_url}",
+        title=f"{app.title} - Swagger UI",
+        oauth2_redirect_url=_REDIRECT_PATH,
+        swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{FILES}/favicon.png",
+        swagger_ui_parameters=app.swagger_ui_parameters,
+    )
+    return _with_policy(page)
 
-    @app.get("/redoc", include_in_schema=False)
-    async def redoc(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_redoc_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - ReDoc",
-            redoc_js_url=f"{root}{_SCRIPT_PATH}",
-            redoc_favicon_url=f"{root}{FILES}/favicon.png",
-            with_google_fonts=False,
-        )
-        return _with_policy(page)
 
-    @app.get(_SCRIPT_PATH, include_in_schema=False)
-    def script() -> Response:
-        return Response(_script(), media_type="text/javascript", headers=_SCRIPT_HEADERS)
+@router.get(_REDIRECT_PATH)
+async def docs_redirect() -> HTMLResponse:
+    """Where the log-in by OAuth2 of Swagger UI comes back to."""
+    return _with_policy(get_swagger_ui_oauth2_redirect_html())
+
+
+@router.get("/redoc")
+async def redoc(request: Request) -> HTMLResponse:
+    """The document as ReDoc shows it."""
+    app, root = request.app, request.scope.get("root_path", "")
+    page = get_redoc_html(
+        openapi_url=f"{root}{app.openapi_url}",
+        title=f"{app.title} - ReDoc",
+        redoc_js_url=f"{root}{_SCRIPT_PATH}",
+        redoc_favicon_url=f"{root}{FILES}/favicon.png",
+        with_google_fonts=False,
+    )
+    return _with_policy(page)
+
+
+@router.get(_SCRIPT_PATH)
+def script() -> Response:
+    """ReDoc itself."""
+    return Response(_script(), media_type="text/javascript", headers=_SCRIPT_HEADERS)
 
 
 def _with_policy(page: HTMLResponse) -> HTMLResponse:

@@ -7,7 +7,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +28,21 @@ from app.errors import DatabaseUnavailable
 from app.main import create_app
 from app.runtime.capacity import pool_limits, replica_pool_limits
 from app.services.statistics.service import StatsService
-from scripts.mysql_instance import Setup, create_data_directory, greeting, server_command, socket_path
-from scripts.mysql_programs import get_mysql, search_path, server_home
 from tests.fakes.model_server import FakeModelServer
 from tests.servers.databases import Servers
-from tests.servers.processes import RunningProcess, free_port, start_process
+from tests.servers.processes import free_port
 from tests.support.classify import photo, upload
 from tests.support.databases import fresh_database
+from tests.support.own_server import OwnServer
 from tests.support.service_settings import migrated, settings_on
 from tests.support.serving import serving
 
 ON_MAIN, ON_REPLICA = 5, 7
 
 
-class Second:
-    """A second MySQL server, which can be killed and started again."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self._directory = directory
-        self._program = get_mysql(server_home(), search_path())
-        create_data_directory(self._program, server_home(), directory / "data")
-
-    @contextmanager
-    def running(self) -> Iterator[RunningProcess]:
-        command = server_command(self._program, self._directory, self.port, Setup.DURABLE)
-        ready = socket_path(self._directory)
-        with start_process(command, ready=lambda: greeting(ready) is not None, grace_seconds=0) as process:
-            yield process
-
-
 @pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Second:
-    return Second(tmp_path_factory.mktemp("second"))
+def second(tmp_path_factory: pytest.TempPathFactory) -> OwnServer:
+    return OwnServer(tmp_path_factory.mktemp("second"))
 
 
 def settings_of(url: str, read_host: str | None) -> Settings:
@@ -106,7 +88,7 @@ async def main_database(servers: Servers) -> AsyncIterator[str]:
 
 
 async def test_figures_come_from_the_replica_while_it_is_there(
-    second: Second, main_database: str, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+    second: OwnServer, main_database: str, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     monkeypatch.setattr(replica_module, "RETRY_SECONDS", 0.2)
     settings = settings_of(main_database, f"127.0.0.1:{second.port}")

@@ -1,7 +1,6 @@
 """A Redis server for tests: one per process of the test run, and others for tests that stop and restart theirs."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.servers.processes import ProcessFailedError, RunningProcess, free_port, start_process
 from tests.servers.programs import get_program
@@ -19,6 +20,7 @@ PORT_ATTEMPTS = 5
 @contextmanager
 def running_redis(directory: Path, *options: str, port: int | None = None) -> Iterator[tuple[str, RunningProcess]]:
     """Run a server for the length of the block; yields its URL and its process. It keeps its files in `directory`."""
+    password = options[options.index("--requirepass") + 1] if "--requirepass" in options else None
     program = get_program("redis-server", "redis-server", elsewhere="brew install redis")
     with ExitStack() as stack:
         for attempt in range(1, PORT_ATTEMPTS + 1):
@@ -26,7 +28,7 @@ def running_redis(directory: Path, *options: str, port: int | None = None) -> It
             command = [program, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
             try:
                 process = stack.enter_context(
-                    start_process([*command, *options], ready=partial(_answers, chosen), grace_seconds=0)
+                    start_process([*command, *options], ready=partial(_answers, chosen, password), grace_seconds=0)
                 )
             except ProcessFailedError as error:
                 if port is None and attempt < PORT_ATTEMPTS and "Address already in use" in str(error):
@@ -64,11 +66,12 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, password: str | None) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"PING\r\n")
-            # With a password set it refuses, but it is there.
-            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
-    except OSError:
+        # Without its password, a server that still loads its file would only say that it wants one.
+        with redis.Redis(
+            host="127.0.0.1", port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            return bool(client.ping())
+    except (redis.ConnectionError, redis.TimeoutError):
         return False

@@ -12,7 +12,7 @@ second. Times below are of the database's clock.
 A process that does not know of a change has looked last before the change was visible, so an old copy that it writes
 carries an earlier time. It does not matter how long that process, or Redis, was frozen meanwhile, or whether Redis was
 restored from a backup. A change is visible less than WINDOW - LIFETIME (15 s) after its time, because an attempt at a
-transaction ends after 8 s; so an old copy has stopped to count when rule 2 ends. The difference of the clocks of
+transaction ends after 3.5 s; so an old copy has stopped to count when rule 2 ends. The difference of the clocks of
 several database servers (a cluster, a failover) is in these 15 s too.
 
 Memory needs no times: each look makes it forget what was changed, and what was read before a change arrives within
