@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,11 +14,11 @@ import pytest
 from sqlalchemy import text
 
 from tests.fakes.model_server import FakeModelServer
-from tests.servers.own_server import OwnServer, own_server
 from tests.support.classify import check, error_code, photo, sha256, upload
 from tests.support.databases import admin_engine, fresh_database
 from tests.support.instances import Site, opened
 from tests.support.ledgers import check_ledgers_agree, logged_ids
+from tests.support.own_server import OwnServer
 from tests.support.service_settings import migrated
 from tests.support.spending import ledger_of
 from tests.support.spools import spool_files
@@ -29,8 +30,14 @@ PATIENCE_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[OwnServer]:
-    with own_server() as server:
-        yield server
+    # A socket's path has little room.
+    with tempfile.TemporaryDirectory(prefix="own-", dir="/tmp") as directory:
+        server = OwnServer(Path(directory))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @pytest.fixture
