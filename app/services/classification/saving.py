@@ -109,10 +109,7 @@ class ResultSaving:
         try:
             saved = await self._store(paid)
         except (DatabaseUnavailable, ServerBusy):
-            await self._spool.append(Kind.RESULT, _SPOOLED.dump_json(paid))
-            self.spooled[image_hash] = beating = ExitStack()
-            beating.enter_context(self._heartbeat.hold())
-            self._cache.keep_unsaved(image_hash, paid.entry, is_provisional=paid.is_provisional)
+            await self._keep_in_spool(paid)
             self._spending.settled(bill)
             return paid.entry, False
         self._spending.settled(bill)
@@ -136,7 +133,23 @@ class ResultSaving:
             await self._heartbeat.write([self._look_up(image_hash)])
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _store(self, paid: PaidResult) -> CachedResult:
+    async def _keep_in_spool(self, paid: PaidResult) -> None:
+        # Before the entry is there: it may be stored at once.
+        self.spooled[paid.image_hash] = beating = ExitStack()
+        beating.enter_context(self._heartbeat.hold())
+        try:
+            await self._spool.append(Kind.RESULT, _SPOOLED.dump_json(paid))
+        except BaseException:
+            self._end_beating(paid.image_hash)
+            raise
+        if paid.image_hash in self.spooled:
+            self._cache.keep_unsaved(paid.image_hash, paid.entry, is_provisional=paid.is_provisional)
+
+    def _end_beating(self, image_hash: str) -> None:
+        if image_hash in self.spooled:
+            self.spooled.pop(image_hash).close()
+
+    async def _store(self, paid: PaidResult, *, quietly: bool = False) -> CachedResult:
         release = lease_deletion(paid.image_hash, paid.owner)
         photo = self._rollups.photo_added(
             model=paid.entry.model,
@@ -155,6 +168,7 @@ class ResultSaving:
                     release,
                 ],
                 writes=True,
+                quietly=quietly,
             )
         except DuplicateRowError:
             # The entry of another process; or our own, if a connection was lost during COMMIT.
@@ -180,9 +194,10 @@ class ResultSaving:
     async def _replay(self, payloads: Sequence[bytes]) -> None:
         for payload in payloads:
             paid = _SPOOLED.validate_json(payload)
-            await self._store(replace(paid, settlement=await self._spending.unnamed(paid.settlement)))
-            if paid.owner == self._heartbeat.process_id and paid.image_hash in self.spooled:
-                self.spooled.pop(paid.image_hash).close()
+            unnamed = replace(paid, settlement=await self._spending.unnamed(paid.settlement))
+            await self._store(unnamed, quietly=True)
+            if paid.owner == self._heartbeat.process_id:
+                self._end_beating(paid.image_hash)
                 self._on_released(paid.image_hash)
 
 

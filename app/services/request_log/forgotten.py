@@ -52,7 +52,8 @@ async def forgotten_among(engine: AsyncEngine, user_ids: Collection[str]) -> dic
     async def select_times(connection: AsyncConnection) -> dict[str, datetime]:
         return {fingerprints[row.user_hash]: row.forgotten_at for row in await connection.execute(query)}
 
-    return await read(engine, select_times)
+    # The spool tells what is amiss.
+    return await read(engine, select_times, quietly=True)
 
 
 def is_forgotten(forgotten: Mapping[str, datetime], user_id: str, at: datetime) -> bool:

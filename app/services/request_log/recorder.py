@@ -234,7 +234,7 @@ class RequestRecorder:
         ]
         while statements := self._statements(missing):
             try:
-                await run(self._engine, statements, writes=True)
+                await run(self._engine, statements, writes=True, quietly=True)
             except DuplicateRowError:
                 written = await self._written(missing)
                 if not written:

@@ -177,7 +177,7 @@ class Spending:
             DatabaseUnavailable, ServerBusy: as `pipeline.run`.
         """
         try:
-            await run(self._engine, self.statements_of(settlement), writes=True)
+            await run(self._engine, self.statements_of(settlement), writes=True, quietly=True)
         except DuplicateRowError:
             # A connection was lost during COMMIT, or they were written from the spool.
             logger.debug("calls were written down before")
