@@ -4,23 +4,35 @@ The exit status is 1 where anything was lost, doubled or paid twice, or did not 
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 
+from pymysql.err import MySQLError
+from sqlalchemy.exc import SQLAlchemyError
+
 from bench.faults import database_faults, other_faults
-from bench.faults.fault import Fault
+from bench.faults.disk import NoDiskError
 from bench.faults.load import NotPreparedError
 from bench.faults.report import COLUMNS, cells, remarks, table
 from bench.faults.run import run_fault
+from bench.faults.site import Fault
 from scripts.mysql_instance import ServerStartError
-from scripts.mysql_programs import NoServerError
+from scripts.mysql_programs import NoServerError, get_mysql, search_path, server_home
 from tests.servers.processes import ProcessFailedError
 
 FAULTS = {fault.name: fault for fault in (*database_faults.FAULTS, *other_faults.FAULTS)}
+# Why a fault cannot happen here: there is no right to mount a disk, or no Redis. Without MySQL nothing can.
+NOT_POSSIBLE = (NoDiskError, NoServerError)
 # What ends the run of one fault, and not of the others.
-FAILURES = (NotPreparedError, ServerStartError, NoServerError, ProcessFailedError, TimeoutError)
+FAILURES = (
+    NotPreparedError,
+    ServerStartError,
+    ProcessFailedError,
+    TimeoutError,
+    MySQLError,
+    SQLAlchemyError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform != "linux":
         print("faults: they read /proc, so they run on Linux only", file=sys.stderr)
         return 1
+    try:
+        get_mysql(server_home(), search_path())
+    except NoServerError as error:
+        print(f"faults: {error}", file=sys.stderr)
+        return 1
     return run([FAULTS[name] for name in options.names] or list(FAULTS.values()), markdown=options.markdown)
 
 
@@ -45,11 +62,11 @@ def run(faults: Sequence[Fault], *, markdown: bool) -> int:
     began = time.monotonic()
     for fault in faults:
         print(f"{fault.name} ...", file=sys.stderr, flush=True)
-        if fault.needs_root and os.geteuid() != 0:
-            lines.append(_line_without_figures(fault, "skipped: only root can mount its disk"))
-            continue
         try:
             outcome = run_fault(fault)
+        except NOT_POSSIBLE as error:
+            lines.append(_line_without_figures(fault, f"skipped: {error}"))
+            continue
         except FAILURES as error:
             is_clean = False
             lines.append(_line_without_figures(fault, "FAILED"))

@@ -8,8 +8,7 @@ import pymysql
 
 from bench.faults.database import USER
 from bench.faults.disk import empty, fill, small_disk
-from bench.faults.fault import Fault
-from bench.faults.site import Site
+from bench.faults.site import Fault, Site
 
 SLOW_SECONDS = 0.5
 # Longer than one attempt of ours (app/database/transactions.py), so that its end is seen too.
@@ -92,10 +91,17 @@ def out_of_connections(site: Site) -> Iterator[None]:
 
 @contextmanager
 def disk_full(site: Site) -> Iterator[None]:
-    """The disk of the server has no byte left."""
+    """The disk of the server has no byte left.
+
+    MySQL waits in the COMMIT until there is room, and looks once a minute: the operator who has made room does not wait
+    for that, and starts the server anew. https://dev.mysql.com/doc/refman/8.4/en/full-disk.html
+    """
     fill(site.database.directory)
     yield
     empty(site.database.directory)
+    # In order it would not end before that minute is over.
+    site.database.end(signal.SIGKILL)
+    site.database.start()
 
 
 @contextmanager

@@ -9,15 +9,25 @@ BALLAST = "ballast"
 CHUNK = bytes(64 * 1024)
 
 
+class NoDiskError(Exception):
+    """A disk cannot be mounted here; the text says why."""
+
+
 def small_disk(folder: str, megabytes: float) -> Callable[[Path], AbstractContextManager[None]]:
-    """Return what mounts a disk of this size at `folder` below a site's own, for the length of a block."""
+    """Return what mounts a disk of this size at `folder` below a site's own, for the length of a block.
+
+    The block raises NoDiskError where it cannot be mounted.
+    """
 
     @contextmanager
     def mounted(site_folder: Path) -> Iterator[None]:
         target = site_folder / folder
         target.mkdir(parents=True, exist_ok=True)
         size = f"size={round(megabytes * 1024)}k"
-        _run("mount", "-t", "tmpfs", "-o", size, "faults", str(target))
+        try:
+            _run("mount", "-t", "tmpfs", "-o", size, "faults", str(target))
+        except (OSError, subprocess.CalledProcessError):
+            raise NoDiskError("only root can mount the disk that it fills") from None
         try:
             yield
         finally:

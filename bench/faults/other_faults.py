@@ -1,13 +1,12 @@
 """What can happen to Redis, to the model, and to the service itself."""
 
 import os
-import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from bench.faults.fault import Fault
-from bench.faults.site import Site
+from bench.faults.site import Fault, Site
 from tests.fakes.model_replies import Reply, answer, classification, dropped_in_body, failure
 
 # Longer than LLM_TIMEOUT (site.py).
@@ -17,7 +16,12 @@ MODEL_FAULT_SECONDS = 8.0
 OUT_OF_MONEY = failure(429, "insufficient_quota", message="You exceeded your current quota, please check your plan.")
 RATE_LIMITED = failure(429, "rate_limit_exceeded", message="Rate limit reached.", retry_after="1")
 GARBAGE = answer("I see a lovely picture!")
+# By then the first one has a successor, which has all the requests until the second one has.
+BETWEEN_DEATHS_SECONDS = 3.0
 CROWD = 150
+# Places at the model of each worker: both together answer some 26 photos a second, so that the crowd would wait longer
+# than LLM_TIMEOUT.
+OVERLOADED_PLACES = "2"
 # Every worker is replaced after one to three seconds of this load.
 RECYCLING = ("--max-requests", "150", "--max-requests-jitter", "100")
 
@@ -62,8 +66,10 @@ def model_says(reply: Reply) -> Callable[[Site], AbstractContextManager[None]]:
 
 @contextmanager
 def worker_killed(site: Site) -> Iterator[None]:
-    """One of the two workers dies in the midst of its requests, and a second later another."""
-    os.kill(random.choice(site.workers()), signal.SIGKILL)
+    """Both workers die in the midst of their requests, one after the other."""
+    for number, worker in enumerate(site.workers()):
+        time.sleep(number * BETWEEN_DEATHS_SECONDS)
+        os.kill(worker, signal.SIGKILL)
     yield
 
 
@@ -110,5 +116,5 @@ FAULTS = [
     Fault("sigterm", restarted, seconds=0),
     Fault("sighup", reloaded, seconds=0),
     Fault("recycling", recycling, gunicorn_options=RECYCLING),
-    Fault("overload", overload),
+    Fault("overload", overload, settings={"LLM_MAX_CONCURRENCY": OVERLOADED_PLACES}),
 ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 CHUNK_BYTES = 65536
 COMMIT = b"COMMIT"
 # One COMMIT of so many is cut: most transactions of a request find a way in the end.
-CUT_ONE_OF = 8
+CUT_ONE_OF = 12
 # From a COMMIT that is let through until it has been carried out, with its fsync.
 CARRIED_OUT_SECONDS = 0.5
 

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 from bench.faults.books import await_stillness, read_books
 from bench.faults.comparison import Verdict, compare, recovery_seconds
-from bench.faults.fault import Fault
-from bench.faults.liveness import watched
-from bench.faults.load import Kind
-from bench.faults.site import Site, running_site
+from bench.faults.load import Kind, watched
+from bench.faults.site import Fault, Site, running_site
 
 BEFORE_SECONDS = 2.5
 # After the fault: the load goes on at least for so long, and until all was well for STEADY_SECONDS.
 AFTER_SECONDS = 3.0
 STEADY_SECONDS = 2.0
 RECOVER_WITHIN_SECONDS = 60.0
-OUTPUT_SHOWN = 6000
+OUTPUT_SHOWN = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +45,12 @@ def run_fault(fault: Fault) -> Outcome:
     """Let one fault happen to a fresh site under load, and say what it has cost.
 
     Raises:
-        NoServerError, ServerStartError, ProcessFailedError, NotPreparedError: it could not begin.
+        NoDiskError, NoServerError: it is not possible here.
+        ServerStartError, ProcessFailedError, NotPreparedError: it could not begin.
         TimeoutError: a part could not be brought back.
     """
     began = time.monotonic()
-    with running_site(
-        settings=fault.settings,
-        gunicorn_options=fault.gunicorn_options,
-        with_proxy=fault.with_proxy,
-        with_redis=fault.with_redis,
-        prepare_folder=fault.prepare_folder,
-    ) as site:
+    with running_site(fault) as site:
         try:
             with watched(site.port) as liveness:
                 ended_at = asyncio.run(_run_load(fault, site))

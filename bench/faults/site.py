@@ -66,6 +66,8 @@ class Site:
                 cwd=self.folder,
                 env=self.environment,
                 ready_within_seconds=START_WITHIN_SECONDS,
+                # At the end of a site all has been compared.
+                grace_seconds=0,
             )
         )
 
@@ -100,26 +102,35 @@ class Site:
         return self.service
 
 
-@contextmanager
-def running_site(
-    *,
-    settings: Mapping[str, str],
-    gunicorn_options: Sequence[str] = (),
-    with_proxy: bool = False,
-    with_redis: bool = False,
-    prepare_folder: Callable[[Path], AbstractContextManager[None]] | None = None,
-) -> Iterator[Site]:
-    """Start everything for the length of the block.
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault by its name.
 
-    Args:
-        settings: variables of the service beside those that it needs here.
-        gunicorn_options: further ones of its command line.
-        with_proxy: the service reaches MySQL by way of one.
-        with_redis: there is a Redis.
-        prepare_folder: puts file systems below the site's folder, while the block lasts.
+    `happens` gives the block: entering it breaks something, leaving it mends that; both may take their time. What
+    brings a part back has done so when the block is left: recovery is counted from there. `seconds` is how long the
+    block lasts.
+
+    `settings` are variables of the service, `gunicorn_options` further ones of its command line; `prepare_folder`
+    mounts a disk below the site's folder, where that is possible.
+    """
+
+    name: str
+    happens: Callable[[Site], AbstractContextManager[None]]
+    seconds: float = 6.0
+    settings: Mapping[str, str] = field(default_factory=dict)
+    gunicorn_options: Sequence[str] = ()
+    with_proxy: bool = False
+    with_redis: bool = False
+    prepare_folder: Callable[[Path], AbstractContextManager[None]] | None = None
+
+
+@contextmanager
+def running_site(fault: Fault) -> Iterator[Site]:
+    """Start everything that a fault needs, for the length of the block.
 
     Raises:
-        NoServerError, ServerStartError, ProcessFailedError: a part did not start.
+        NoDiskError, NoServerError: it cannot be had here.
+        ServerStartError, ProcessFailedError: a part did not start.
     """
     with ExitStack() as stack:
         # Below /tmp, because the path of MySQL's socket must be short.
@@ -127,8 +138,8 @@ def running_site(
         (folder / "mysql").mkdir()
         (folder / "data").mkdir()
         (folder / "tmp").mkdir()
-        if prepare_folder is not None:
-            stack.enter_context(prepare_folder(folder))
+        if fault.prepare_folder is not None:
+            stack.enter_context(fault.prepare_folder(folder))
         database = DatabaseServer(folder / "mysql")
         stack.callback(database.close)
         database.start()
@@ -136,32 +147,39 @@ def running_site(
         model = PaidModel()
         stack.callback(model.stop)
         model.start()
-        proxy = stack.enter_context(running_proxy(database.port)) if with_proxy else None
+        proxy = stack.enter_context(running_proxy(database.port)) if fault.with_proxy else None
         port = free_port()
-        redis_port = free_port() if with_redis else 0
+        redis_port = free_port() if fault.with_redis else 0
         environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(PROJECT_ROOT),
-            "APP_HOST": "127.0.0.1",
-            "APP_PORT": str(port),
-            "DATA_DIR": str(folder / "data"),
-            "TMPDIR": str(folder / "tmp"),
-            "DATABASE_URL": database.service_url(proxy.port if proxy else database.port),
-            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0" if with_redis else "",
-            "LLM_PROVIDER": "custom",
-            "LLM_BASE_URL": model.url,
-            "LLM_API_KEY": model.api_key,
-            "LLM_MODEL": "test-vision",
-            "COST_PER_API_CALL": CALL_PRICE,
-            "WEB_CONCURRENCY": str(WORKERS),
-            "SECRET_KEY": "k" * 32,
-            **MODEL_SETTINGS,
-            **settings,
+            **_environment(folder, port, database.service_url(proxy.port if proxy else database.port), model),
+            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0" if fault.with_redis else "",
+            **fault.settings,
         }
         load = Load(f"http://127.0.0.1:{port}")
-        site = Site(folder, database, model, port, load, environment, gunicorn_options, proxy, None, redis_port)
+        site = Site(folder, database, model, port, load, environment, fault.gunicorn_options, proxy, None, redis_port)
         stack.callback(site.stack.close)
-        if with_redis:
+        if fault.with_redis:
             site.start_redis()
         site.start_service()
         yield site
+
+
+def _environment(folder: Path, port: int, database_url: str, model: PaidModel) -> dict[str, str]:
+    """Return all variables of a service that listens at `port`."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "APP_HOST": "127.0.0.1",
+        "APP_PORT": str(port),
+        "DATA_DIR": str(folder / "data"),
+        "TMPDIR": str(folder / "tmp"),
+        "DATABASE_URL": database_url,
+        "LLM_PROVIDER": "custom",
+        "LLM_BASE_URL": model.url,
+        "LLM_API_KEY": model.api_key,
+        "LLM_MODEL": "test-vision",
+        "COST_PER_API_CALL": CALL_PRICE,
+        "WEB_CONCURRENCY": str(WORKERS),
+        "SECRET_KEY": "k" * 32,
+        **MODEL_SETTINGS,
+    }
