@@ -6,7 +6,9 @@ import dataclasses
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,11 +20,14 @@ from app.config.settings import PROJECT_ROOT
 from app.database.tables.classification import CachedImage
 from app.database.tables.request_log import RequestLog
 from bench.faults import database_faults, other_faults
+from bench.faults.__main__ import run
 from bench.faults.books import Books, Row, read_books
 from bench.faults.comparison import compare, recovery_seconds
+from bench.faults.disk import small_disk
 from bench.faults.load import NO_CLASSIFICATION, Answer, Kind
 from bench.faults.model import PaidModel
 from bench.faults.report import COLUMNS, table
+from bench.faults.site import Fault
 from tests.fakes.images import jpeg_photo
 from tests.fakes.model_replies import classification, dropped_in_body, failure
 from tests.servers.processes import start_process
@@ -229,6 +234,26 @@ def test_a_table_is_aligned_or_markdown() -> None:
 def test_names_are_different() -> None:
     names = [fault.name for fault in (*database_faults.FAULTS, *other_faults.FAULTS)]
     assert len(names) == len(set(names))
+
+
+def test_what_is_not_possible_here_is_skipped_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # There is no mount to be found.
+    monkeypatch.setenv("PATH", "/nowhere")
+    fault = Fault("no-room", database_faults.stopped, prepare_folder=small_disk("mysql", 1))
+    assert run([fault], markdown=True) == 0
+    assert re.search(r"\| no-room \| – \| skipped: only root .* \| – \|", capsys.readouterr().out)
+
+
+def test_what_cannot_be_brought_back_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    def hanging(folder: Path) -> AbstractContextManager[None]:
+        raise TimeoutError("it hangs")
+
+    assert run([Fault("hanging", database_faults.stopped, prepare_folder=hanging)], markdown=False) == 1
+    output = capsys.readouterr().out
+    assert "FAILED" in output
+    assert "hanging: TimeoutError: it hangs" in output
 
 
 def test_a_fault_is_run_alone_and_its_line_is_printed() -> None:
