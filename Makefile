@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench format model mysql mysql-stop lock audit sbom clean
+.PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench faults format model mysql mysql-stop lock audit sbom clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ model: | $(VENV)/runtime ## Fetch the local model's weights (once)
 bench: $(VENV)/development model ## Measure speed, memory and start side by side (takes ten minutes; ARGS="--before CHECKOUT")
 	@$(BIN)/python scripts/mysql_server.py fetch
 	@$(BIN)/python -m bench $(ARGS)
+
+faults: $(VENV)/development ## Break one part after the other under load: nothing is lost or paid twice (ten minutes; ARGS="frozen")
+	@$(BIN)/python scripts/mysql_server.py fetch
+	@$(BIN)/python -m bench.faults $(ARGS)
 
 mysql: $(VENV)/runtime ## Start a MySQL server to try things on (make mysql-stop ends it)
 	@$(BIN)/python scripts/mysql_server.py start

@@ -23,12 +23,16 @@ class HTTPRequest:
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
-    """A response. `sent_bytes` breaks the connection off: 0 before anything is sent, n after n bytes of the body."""
+    """A response. `sent_bytes` breaks the connection off: 0 before anything is sent, n after n bytes of the body.
+
+    `on_sent` is called when all of it has been sent to a client that had not closed the connection by then.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     sent_bytes: int | None = None
+    on_sent: Callable[[], None] | None = None
 
     def head(self) -> bytes:
         try:
@@ -44,9 +48,12 @@ Handler = Callable[[HTTPRequest], Awaitable[HTTPResponse]]
 
 
 @contextmanager
-def running_http_server(handler: Handler) -> Iterator[str]:
-    """Serve `handler` on a free port of the loopback address and give its URL; everything ends with the block."""
-    server = _Server(handler)
+def running_http_server(handler: Handler, *, port: int = 0) -> Iterator[str]:
+    """Serve `handler` on the loopback address and give its URL; everything ends with the block.
+
+    Port 0 is any that is free.
+    """
+    server = _Server(handler, port)
     thread = threading.Thread(target=server.run, name="fake-http-server", daemon=True)
     thread.start()
     server.ready.wait()
@@ -58,8 +65,9 @@ def running_http_server(handler: Handler) -> Iterator[str]:
 
 
 class _Server:
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, port: int) -> None:
         self.handler = handler
+        self.port = port
         self.ready = threading.Event()
         self.url = ""
 
@@ -70,7 +78,7 @@ class _Server:
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self.connections: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self.ready.set()
         await self.stopping.wait()
@@ -88,12 +96,14 @@ class _Server:
         try:
             while True:
                 response = await self.handler(await _read_request(reader))
-                if response.sent_bytes == 0:
+                if response.sent_bytes == 0 or reader.at_eof():
                     break
                 writer.write(response.head() + response.body[: response.sent_bytes])
                 await writer.drain()
                 if response.sent_bytes is not None:
                     break
+                if response.on_sent is not None:
+                    response.on_sent()
         except (ConnectionError, asyncio.IncompleteReadError):
             return  # the client has gone: nothing is left to be said to it
         finally:
