@@ -89,7 +89,8 @@ class ClassifierService:
             metrics.count(metrics.LOOKUPS_MISSED)
             return None
         answer = answer_of(result, caller, from_cache=True)
-        await self._recorder.record([_record(answer, caller, image_hash, None)], kept=keep and keep(answer))
+        record = RequestRecord.of(answer, caller, image_hash=image_hash, image_size=None)
+        await self._recorder.record([record], kept=keep and keep(answer))
         return answer
 
     async def look_up_many(
@@ -112,7 +113,7 @@ class ClassifierService:
             item = replace(caller, request_id=new_request_id())
             answer = answer_of(result, item, from_cache=True)
             answers.append(answer)
-            records.append(_record(answer, item, image_hash, None))
+            records.append(RequestRecord.of(answer, item, image_hash=image_hash, image_size=None))
         await self._recorder.record(records, kept=keep and keep(answers))
         return answers
 
@@ -138,7 +139,7 @@ class ClassifierService:
             raise HashMismatch
         result, from_cache = await self._result_of(upload, caller)
         answer = answer_of(result, caller, from_cache=from_cache)
-        record = _record(answer, caller, upload.sha256, len(upload.data))
+        record = RequestRecord.of(answer, caller, image_hash=upload.sha256, image_size=len(upload.data))
         await self._recorder.record([record], kept=keep and keep(answer))
         return answer
 
@@ -346,7 +347,3 @@ class ClassifierService:
 
     def _bill(self, candidate: Candidate, caller: Caller) -> Bill:
         return self._spending.bill(candidate.client, caller, candidate.name)
-
-
-def _record(answer: Answer, caller: Caller, image_hash: str, image_size: int | None) -> RequestRecord:
-    return RequestRecord.of(answer, caller, image_hash=image_hash, image_size=image_size)
