@@ -70,12 +70,13 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
     responses={200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}}, **_LOOK_UP_ERRORS},
 )
 async def check_cache(
-    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep
+    request: Request, body: CheckCacheRequest, caller: CallerDep, resources: ResourcesDep
 ) -> CacheHit | CacheMiss:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     caller = caller.or_user(body.user_id)
     request.state.user = caller.user_id
-    answer = await classifier.look_up(body.image_hash, caller)
+    async with resources.look_ups.turn():
+        answer = await resources.classifier.look_up(body.image_hash, caller)
     request.state.cached = answer is not None
     return CacheMiss() if answer is None else cache_hit(answer)
 
