@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.runtime.background import running
-from app.runtime.rlimits import raise_open_files_limit
 from app.services.accounts.service import AccountService
 from app.services.events.feed import TaskEvents
 from app.services.events.redis_signal import RedisSignal
+from app.services.events.rlimits import raise_open_files_limit
 from app.services.redis import RedisClient
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from app.config.settings import PROJECT_ROOT
-from app.runtime.rlimits import MAX_OPEN_FILES
+from app.services.events.rlimits import MAX_OPEN_FILES
 from tests.servers.processes import answers_http, free_port, start_process
 
 
