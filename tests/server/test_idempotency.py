@@ -22,9 +22,6 @@ from tests.support.library_api import person
 from tests.support.library_api import upload as keep_picture
 from tests.support.people import TOKEN_KEY
 from tests.support.running import BIN
-from tests.support.service_settings import DATABASE_KINDS
-
-pytestmark = pytest.mark.parametrize("database_kind", DATABASE_KINDS[:2], indirect=True, scope="session")
 
 DIE = {"X-Die": "yes"}
 
