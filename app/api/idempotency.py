@@ -116,6 +116,7 @@ async def answer_once(
     fingerprint: Sequence[str],
     image_hashes: Sequence[str] = (),
     image_id_of: Callable[[T], int | None] = lambda _: None,
+    looks_first: bool = True,
     status: int = 200,
 ) -> Body | Response:
     """Return the body of an answer; for a request with a key an answer as it was sent, or is sent, the first time.
@@ -129,6 +130,7 @@ async def answer_once(
         fingerprint: tells this request from another with the same key.
         image_hashes: photos of the shared cache that the answer is about.
         image_id_of: the picture of a library that a result is about.
+        looks_first: look for an answer first; False where what `act` does is no more than that.
         status: of the answer.
 
     Raises:
@@ -151,7 +153,7 @@ async def answer_once(
     async def answer() -> str:
         return body_of(await act(keep)).model_dump_json()
 
-    first = await resources_of(request.scope).idempotency.answer_once(hashed, answer)
+    first = await resources_of(request.scope).idempotency.answer_once(hashed, answer, looks_first=looks_first)
     headers = {}
     if first.is_replay:
         headers[REPLAYED_HEADER] = "true"

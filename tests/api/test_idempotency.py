@@ -161,8 +161,13 @@ async def test_the_key_of_another_request_is_refused_and_nothing_is_done(
     assert (model_server.call_count, await count_rows(engine, RequestLog)) == (1, 1)
     # A key belongs to one address.
     assert (await check(api, sha256(data), headers=headers)).json()["cached"] is True
-    reused = await check(api, "0" * 64, headers=headers)
+    await upload(api, photo(6))
+    hits = await hit_count(engine, sha256(photo(6)))
+    reused = await check(api, sha256(photo(6)), headers=headers)
     assert (reused.status_code, error_code(reused)) == (409, "idempotency_key_reused")
+    assert await hit_count(engine, sha256(photo(6))) == hits
+    # A miss counts nothing, so nothing is compared.
+    assert (await check(api, "0" * 64, headers=headers)).json() == MISS
 
 
 @pytest.mark.parametrize("key", [b"", b"a" * 256, b"two words", "schlüssel".encode(), b"tab\tinside"])

@@ -94,6 +94,7 @@ async def check_cache(
             body_of,
             fingerprint=[body.model_dump_json()],
             image_hashes=[body.image_hash],
+            looks_first=False,
         )
 
 

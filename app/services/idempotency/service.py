@@ -24,6 +24,8 @@ from app.services.idempotency.rows import delete_answer, delete_old, found_in, s
 # A repeat waits so long for the first request, if this process is at it. A model call seldom takes longer.
 WAIT_SECONDS = 60.0
 RETRY_AFTER_SECONDS = 1.0
+# An answer that has the key may count no longer: then it is deleted, and the request is answered anew.
+MAX_ATTEMPTS = 3
 INTERVAL_SECONDS = 300.0
 
 
@@ -41,17 +43,21 @@ class IdempotencyService:
         self._engine = engine
         self._locks = KeyedLock()
 
-    async def answer_once(self, key: IdempotencyKey, answer: Callable[[], Awaitable[str]]) -> FirstAnswer:
+    async def answer_once(
+        self, key: IdempotencyKey, answer: Callable[[], Awaitable[str]], *, looks_first: bool = True
+    ) -> FirstAnswer:
         """Return the first answer to the request with this key, which is that of `answer` where there is none yet.
 
         Args:
             key: of the request.
             answer: answers the request; the transaction that makes the answer count inserts `key.keep(body)`.
+            looks_first: look for an answer before the request is answered anew. Where that is cheap, the key that is
+                taken tells as well, and nearly all requests are no repeats.
 
         Raises:
             IdempotencyKeyReused: another request had the same key.
             IdempotencyKeyInUse: the first request takes long.
-            DatabaseUnavailable, ServerBusy: it cannot be told whether there is an answer.
+            ServerBusy: it cannot be told whether there is an answer.
             Exception: what `answer` raises.
         """
         async with AsyncExitStack() as stack:
@@ -59,18 +65,18 @@ class IdempotencyService:
                 await stack.enter_async_context(self._locks.held(key.key_hash, timeout_seconds=WAIT_SECONDS))
             except TimeoutError:
                 raise IdempotencyKeyInUse(retry_after_seconds=RETRY_AFTER_SECONDS) from None
-            # While the database is away, what memory knows is answered all the same (app/services/spool).
-            with suppress(DatabaseUnavailable):
-                if (first := await self._find(key)) is not None:
-                    return first
-            try:
-                return FirstAnswer(await answer(), is_replay=False)
-            except DuplicateRowError as error:
-                # Another process was faster; or this one, if a connection was lost during COMMIT.
-                if (first := await self._find(key)) is not None:
-                    return first
-                # It was deleted again.
-                raise ServerBusy(retry_after_seconds=RETRY_AFTER_SECONDS) from error
+            for _ in range(MAX_ATTEMPTS):
+                # While the database is away, what memory knows is answered all the same (app/services/spool).
+                with suppress(DatabaseUnavailable):
+                    if looks_first and (first := await self._find(key)) is not None:
+                        return first
+                try:
+                    return FirstAnswer(await answer(), is_replay=False)
+                except DuplicateRowError:
+                    # Another request was faster; or this one, if a connection was lost during COMMIT.
+                    looks_first = True
+            # Each time, what had the key was gone again.
+            raise ServerBusy(retry_after_seconds=RETRY_AFTER_SECONDS)
 
     async def _find(self, key: IdempotencyKey) -> FirstAnswer | None:
         (rows,) = await run(self._engine, [select_answer(self._engine.dialect.name, key)], writes=False)
