@@ -120,6 +120,8 @@ def _measure(
     port = free_port()
     checkout = given.checkout.resolve()
     command = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn_config.py", "app.main:app"]
+    # At such a rate a worker would be replaced in the midst of it, which `bench.restarts` measures.
+    command += ["--max-requests", "0"]
     with server.database() as database:
         variables = our_service(uuid4().hex, database.url, folder, model_url=model_url, **dict(given.settings))
         environment = {
@@ -158,7 +160,6 @@ def _measure(
                 for probe, thread in zip(probes, threads, strict=True):
                     probe.stop.set()
                     thread.join()
-                # Read now: a busy worker is recycled after some hundred thousand requests.
                 memory = sum(read_usage(pid).resident_megabytes for pid in children(process.pid))
                 rows.append(_row(result, number, probes, memory))
             return rows
