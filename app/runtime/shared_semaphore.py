@@ -1,7 +1,8 @@
 """A semaphore that the processes of one instance share: what one of them does not use, the others may.
 
 Each process brings some places with it. A place, and that a process lives, are locked bytes of one file, so the kernel
-gives both back when a process ends, however it ends. Who waits longest has the next place, in whichever process.
+gives both back when a process ends, however it ends. The call that waits longest has the next place, whichever process
+it is in.
 """
 
 import asyncio

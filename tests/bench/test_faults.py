@@ -209,7 +209,7 @@ async def test_the_model_is_paid_for_answers_only(model: PaidModel) -> None:
         await ask(model, one, timeout_seconds=0.3)
     model.say(classification())
     await ask(model, other)
-    # By now the one that nobody waited for would have been counted, too.
+    # By now the request whose client had gone would have been counted, too.
     await asyncio.sleep(1)
     await counted(model, [2, 2])
 
