@@ -42,8 +42,6 @@ from app.services.spool.service import Kind, Spool
 # A multi-row INSERT of this many rows stays far below MySQL's max_allowed_packet (64 MiB) and SQLite's 32766 variables.
 MAX_ROWS_PER_TRANSACTION = 1000
 MAX_PENDING_ROWS = 20_000
-# A batch that the database has not taken by then goes into the spool.
-WRITE_TIMEOUT_SECONDS = 5.0
 # With async rows, which no request waits for, while neither the database nor the spool takes them.
 RETRY_PAUSE_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 20.0
@@ -166,12 +164,11 @@ class RequestRecorder:
             if self._spool.is_behind and await self._is_spooled(records):
                 self._kept(batch, records)
                 return
-            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-                await self._write(records, [pending.kept for pending in batch if pending.kept is not None])
+            await self._write(records, [pending.kept for pending in batch if pending.kept is not None])
         except asyncio.CancelledError:
             self._put_back(batch)
             raise
-        except (AppError, TimeoutError) as error:
+        except AppError as error:
             metrics.count(metrics.COMMIT_FAILURES)
             await self._keep_in_spool(batch, records, error)
         except Exception as error:  # noqa: BLE001 - handed to the requests, which report it
@@ -192,7 +189,7 @@ class RequestRecorder:
             metrics.observe(metrics.COMMIT_SECONDS, time.perf_counter() - started_at)
             self._kept(batch, records)
 
-    async def _keep_in_spool(self, batch: list[_Pending], records: Sequence[RequestRecord], error: Exception) -> None:
+    async def _keep_in_spool(self, batch: list[_Pending], records: Sequence[RequestRecord], error: AppError) -> None:
         try:
             is_spooled = await self._is_spooled(records)
         except asyncio.CancelledError:
@@ -201,10 +198,9 @@ class RequestRecorder:
         if is_spooled:
             self._kept(batch, records)
             return
-        away = error if isinstance(error, AppError) else DatabaseUnavailable(retry_after_seconds=RETRY_PAUSE_SECONDS)
         for pending in batch:
             if pending.committed is not None:
-                _fail(pending, away)
+                _fail(pending, error)
         if not_waited_for := [pending for pending in batch if pending.committed is None]:
             self._put_back(not_waited_for)
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
