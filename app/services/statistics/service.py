@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -140,13 +140,13 @@ class StatsService:
         """
         zone = self._settings.timezone
         start, end = (moment and (moment if moment.tzinfo else moment.replace(tzinfo=zone)) for moment in (start, end))
-        bounds = bucket_bounds(bucket, start, end or utc_now(), zone)
+        bounds = bucket_bounds(bucket, start, end or present(), zone)
         async with self._turn():
             return await self._read_series(bucket, bounds, category)
 
     async def latest_series(self, bucket: Bucket) -> list[BucketFigures]:
         """What `timeseries` gives without bounds, without waiting for a turn: for the process' own dashboard."""
-        return await self._read_series(bucket, bucket_bounds(bucket, None, utc_now(), self._settings.timezone))
+        return await self._read_series(bucket, bucket_bounds(bucket, None, present(), self._settings.timezone))
 
     async def _read_series(
         self, bucket: Bucket, bounds: Sequence[datetime], category: Category | None = None
@@ -246,6 +246,11 @@ class StatsService:
     def _spent_on(self, day: date) -> ScalarSelect[int]:
         is_on_day = self._is_on(day, SpendingTotals.period_start)
         return select(func.sum(SpendingTotals.cost_micros)).where(is_on_day).scalar_subquery()
+
+
+def present() -> datetime:
+    """The end of the current second, so that a bucket which begins with it is among those that are shown."""
+    return utc_now() + timedelta(seconds=1)
 
 
 def _visitors(day: date, kind: str) -> ScalarSelect[int]:

@@ -42,7 +42,7 @@ MAX_NUMBERS = {Bucket.QUARTER_HOUR: 745, Bucket.HOUR: 745, Bucket.DAY: 367}
 # So many are read at a time, which takes MySQL a fifth of a second where every shard and category is in use. A year in
 # one would come near the limits of a transaction and of a replica's patience, and keep its connection all the while.
 _NUMBERS_AT_A_TIME = {Bucket.QUARTER_HOUR: 745, Bucket.HOUR: 745, Bucket.DAY: 31}
-# Before the present bucket, where no start is given: six hours, a day, thirty days in all.
+# Before the last bucket, where no start is given: six hours, a day, thirty days in all.
 _USUAL_NUMBERS = {Bucket.QUARTER_HOUR: 23, Bucket.HOUR: 23, Bucket.DAY: 29}
 
 
@@ -85,7 +85,8 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
     # Arithmetic of one zone is that of its clocks: a day earlier is the same time of the day before. Hours are real.
     end = end.astimezone(zone if bucket is Bucket.DAY else UTC)
     if start is None:
-        start = end - _USUAL_NUMBERS[bucket] * length
+        # `end` itself is in no bucket: at the first moment of one, those before it are shown.
+        start = end - timedelta(microseconds=1) - _USUAL_NUMBERS[bucket] * length
     if start >= end:
         raise InvalidRequest("'from' must be before 'to'.")
     if (end - start) / length > MAX_NUMBERS[bucket]:

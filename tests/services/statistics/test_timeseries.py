@@ -135,6 +135,17 @@ async def test_left_out_bounds_show_the_present(engine: AsyncEngine) -> None:
         assert {each.requests for each in figures} == {0}
 
 
+def test_as_many_are_shown_at_each_second_of_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = ZoneInfo("Asia/Shanghai")
+    midnight = datetime(2026, 11, 28, 16, tzinfo=UTC)
+    for second in (-1, 0, 1, 899, 900, 901, 3599, 3600):
+        monkeypatch.setattr(stats_module, "utc_now", lambda now=midnight + timedelta(seconds=second): now)
+        for bucket, number in ((Bucket.QUARTER_HOUR, 24), (Bucket.HOUR, 24), (Bucket.DAY, 30)):
+            *starts, end = bucket_bounds(bucket, None, stats_module.present(), zone)
+            assert len(starts) == number
+            assert starts[-1] <= stats_module.utc_now() < end
+
+
 async def test_too_many_buckets_and_a_wrong_order_are_refused(engine: AsyncEngine) -> None:
     stats = stats_service(engine)
     start = datetime(2025, 1, 1, tzinfo=UTC)
