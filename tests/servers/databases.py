@@ -128,7 +128,7 @@ class ServerRun:
             while not _try_lock(self._running) and time.monotonic() < deadline:
                 time.sleep(0.01)
             for process in self._processes:
-                process.supervisor.communicate()
+                process.await_supervisor()
             shutil.rmtree(self.directory, ignore_errors=True)
             os.close(self._running)
 

@@ -1,6 +1,7 @@
 """Real programs for tests: started, awaited, and gone at the end of the block or of this process, however it ends."""
 
 import contextlib
+import functools
 import http.client
 import os
 import select
@@ -14,7 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+from tests.servers.warm_python import Request
+
+PROJECT_ROOT = Path(__file__).parents[2]
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 POLL_SECONDS = 0.02
 OUTPUT_IN_ERRORS = 8000
@@ -30,7 +35,9 @@ class RunningProcess:
 
     pid: int
     log: Path
-    supervisor: subprocess.Popen[bytes] = field(repr=False)
+    _report: BinaryIO = field(repr=False)
+    supervisor: subprocess.Popen[bytes] | None = field(repr=False)
+    """None where `_WarmPython` is its parent."""
     _exit_status: int | None = None
 
     def output(self) -> str:
@@ -46,12 +53,55 @@ class RunningProcess:
 
         The status is 128 + N if signal N ended it.
         """
-        report = self.supervisor.stdout
-        if self._exit_status is None and report is not None and select.select([report], [], [], timeout_seconds)[0]:
-            line = report.readline()
+        if self._exit_status is None and select.select([self._report], [], [], timeout_seconds)[0]:
+            line = self._report.readline()
             # Nothing at all is what a killed supervisor says, and its program died with it.
             self._exit_status = int(line.removeprefix(b"exit ")) if line else 128 + signal.SIGKILL
         return self._exit_status
+
+    def await_supervisor(self) -> None:
+        """Wait until the supervisor has ended, and everything that the program has left behind."""
+        self._report.read()
+        self._report.close()
+        if self.supervisor is not None:
+            self.supervisor.wait()
+
+
+class _WarmPython:
+    """The parent of programs in Python: see tests/servers/warm_python.py. It ends with this process."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", "tests.servers.warm_python", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                cwd=PROJECT_ROOT,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(self, request: Request, lifetime: int, report: int, output: int) -> None:
+        """Start a program; its supervisor has the descriptors as standard input, output and error."""
+        socket.send_fds(self._requests, [request.to_json()], [lifetime, report, output])
+
+
+@functools.cache
+def _warm_python() -> _WarmPython:
+    return _WarmPython()
+
+
+def _warm_command(command: Sequence[str | Path], environment: Mapping[str, str]) -> list[str] | None:
+    """The arguments for Python where `command` is a module or a script of this Python, with no option of Python."""
+    if "PYTEST_VERSION" not in os.environ or any(name.startswith(("PYTHON", "LD_")) for name in environment):
+        return None
+    program, *arguments = map(str, command)
+    if program == sys.executable:
+        return arguments if arguments[0] == "-m" else None
+    path = Path(program)
+    if path.parent != Path(sys.executable).parent or not path.is_file():
+        return None
+    with path.open("rb") as script:
+        return [program, *arguments] if script.readline().strip() == f"#!{sys.executable}".encode() else None
 
 
 def free_port() -> int:
@@ -111,7 +161,7 @@ def start_process(
     finally:
         os.close(keep_alive)
         process.wait(None)
-        process.supervisor.communicate()
+        process.await_supervisor()
         # It has done so, unless it was killed.
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -131,20 +181,27 @@ def spawn_supervised(
 
     `pass_fds` are descriptors for the supervisor to hold until its end.
     """
-    with log.open("wb") as output:
-        supervisor = subprocess.Popen(  # noqa: S603 - the caller's command is the purpose
-            [sys.executable, "-I", "-S", SUPERVISOR, str(grace_seconds), remove, *command],
-            bufsize=0,
-            stdin=lifetime,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
-    process = RunningProcess(0, log, supervisor)
-    first = supervisor.stdout.readline() if supervisor.stdout is not None else b""
+    environment = os.environ if env is None else env
+    warm = None if pass_fds else _warm_command(command, environment)
+    report, report_writer = os.pipe()
+    supervisor = None
+    with log.open("wb") as output, os.fdopen(report_writer, "wb", buffering=0) as told:
+        if warm is not None:
+            request = Request(warm, dict(environment), str(cwd or Path.cwd()), grace_seconds, str(remove))
+            _warm_python().start(request, lifetime, told.fileno(), output.fileno())
+        else:
+            supervisor = subprocess.Popen(  # noqa: S603 - the caller's command is the purpose
+                [sys.executable, "-I", "-S", SUPERVISOR, str(grace_seconds), remove, *command],
+                stdin=lifetime,
+                stdout=told,
+                stderr=output,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+    process = RunningProcess(0, log, os.fdopen(report, "rb", buffering=0), supervisor)
+    first = process._report.readline()
     if first.startswith(b"pid "):
         process.pid = int(first.removeprefix(b"pid "))
     else:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -28,8 +29,18 @@ REMOVE_ATTEMPTS = 50
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def main(grace_seconds: float, directory: Path, command: list[str]) -> None:
-    """Run `command`, tell how it ended, and clean up when standard input ends."""
+class Child(Protocol):
+    """The command's process: a `subprocess.Popen`, or what has its methods."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def supervise(child: Child | None, grace_seconds: float, directory: Path) -> None:
+    """Tell how `child` (None: it did not start) has ended, and clean up when standard input ends."""
     os.set_blocking(0, False)
     wake, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
@@ -38,7 +49,6 @@ def main(grace_seconds: float, directory: Path, command: list[str]) -> None:
         # The number arrives at `wake`; the handler only has to exist.
         signal.signal(number, lambda _number, _frame: None)
     try:
-        child = _start(command)
         if child is None:
             _tell("exit 127")
         else:
@@ -61,33 +71,37 @@ def _remove(directory: Path) -> None:
         time.sleep(0.1)
 
 
+def become_subreaper() -> None:
+    """Let everything that the command leaves behind become our child."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with(supervisor: int) -> None:
+    """Let this process, a child of `supervisor`, be killed when that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor:
+        os._exit(1)
+
+
 def _start(command: list[str]) -> subprocess.Popen[bytes] | None:
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None:
-        # Whatever the command leaves behind becomes our child.
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     supervisor = os.getpid()
-
-    def die_with_supervisor() -> None:
-        if libc is not None:
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != supervisor:
-            os._exit(1)
-
     try:
         return subprocess.Popen(  # noqa: S603 - the caller's command is the purpose
             command,
             stdin=subprocess.DEVNULL,
             stdout=2,
             start_new_session=True,
-            preexec_fn=die_with_supervisor,  # noqa: PLW1509 - there are no other threads here
+            preexec_fn=lambda: die_with(supervisor),  # noqa: PLW1509 - there are no other threads here
         )
     except OSError as error:
         os.write(2, f"{command[0]}: {error.strerror}\n".encode())
         return None
 
 
-def _wait(wake: int, child: subprocess.Popen[bytes] | None) -> bool:
+def _wait(wake: int, child: Child | None) -> bool:
     """Wait for the end of our lifetime (True) or of `child` (False)."""
     # Asked first, because select() does not tell of the end of a named pipe that had come before we opened it.
     while not _lifetime_is_over():
@@ -111,7 +125,7 @@ def _tell(text: str) -> None:
         os.write(1, f"{text}\n".encode())
 
 
-def _end(child: subprocess.Popen[bytes], grace_seconds: float) -> int:
+def _end(child: Child, grace_seconds: float) -> int:
     if child.poll() is None and grace_seconds > 0:
         _signal_group(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -144,4 +158,4 @@ def _end_orphans() -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    supervise(_start(sys.argv[3:]), float(sys.argv[1]), Path(sys.argv[2]))

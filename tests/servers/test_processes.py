@@ -1,5 +1,6 @@
 """A started program is ready when the block begins and gone when it ends, with everything it started."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -55,6 +56,25 @@ def test_the_environment_is_the_given_one(tmp_path: Path) -> None:
     with start_process([sys.executable, "-c", script], ready=note.exists, env={"ONLY": "this"}) as program:
         assert program.wait(30) == 0
     assert note.read_text() == "this"
+
+
+def test_a_module_that_is_forked_runs_as_python_would_run_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import atexit, json, os, pathlib, sys\n"
+        "said = [sys.argv[1:], dict(os.environ), os.getcwd(), __name__, os.getpid() == os.getsid(0)]\n"
+        "said.append(sys.stdin.read())\n"
+        "said.append([name for name in sys.modules if name.partition('.')[0] in ('app', 'gunicorn')])\n"
+        "atexit.register(pathlib.Path('said').write_text, json.dumps(said))\n"
+        "print(__spec__.name, flush=True)\n"
+        "sys.exit(7)\n"
+    )
+    command = [sys.executable, "-m", "mine", "one", "-two"]
+    with start_process(command, ready=lambda: True, env={"ONLY": "this"}, cwd=tmp_path) as program:
+        assert program.supervisor is None
+        assert program.wait(60) == 7
+        assert program.output() == "mine\n"
+    said = json.loads((tmp_path / "said").read_text())
+    assert said == [["one", "-two"], {"ONLY": "this"}, str(tmp_path), "__main__", True, "", []]
 
 
 def test_a_program_that_ends_early_fails_with_its_output() -> None:
@@ -144,6 +164,7 @@ with start_process(family, ready=lambda: note.exists() and note.read_text().ends
 def test_killing_the_supervisor_kills_the_program() -> None:
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     with start_process(command, ready=lambda: True) as program:
+        assert program.supervisor is not None
         program.supervisor.kill()
         wait_until(lambda: not is_running(program.pid), "the program's end")
         assert program.wait(30) == 128 + signal.SIGKILL

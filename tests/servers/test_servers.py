@@ -175,7 +175,7 @@ def test_a_run_whose_owner_is_dead_gets_no_server() -> None:
             member.servers()
     finally:
         for process in member._processes:
-            process.supervisor.communicate()
+            process.await_supervisor()
     assert not run.directory.exists()
 
 
