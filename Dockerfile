@@ -41,7 +41,8 @@ COPY --from=build /app /app
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    DATA_DIR=/data
+    DATA_DIR=/data \
+    CALIBRATION_FILE=/data/calibration.json
 WORKDIR /app
 USER 10001:10001
 VOLUME /data

@@ -146,7 +146,14 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         await enter(running(gauges.run(), name="gauges"))
         cache = await enter(
-            open_cache(settings.cache, engine, redis=redis, rollups=log.rollups, model=model_client.model)
+            open_cache(
+                settings.cache,
+                engine,
+                redis=redis,
+                rollups=log.rollups,
+                model=model_client.model,
+                language=settings.model.description_language,
+            )
         )
         classifier = await enter(
             open_classifier(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import admin_key, classify, commands, keys, statistics, users
+from app.cli import admin_key, classify, commands, evaluate, keys, reclassify, statistics, users
 
 cli = typer.Typer(
     name="image-classifier",
@@ -23,9 +23,11 @@ cli = typer.Typer(
 )
 cli.command("classify")(classify.classify)
 cli.command("stats")(statistics.stats)
+cli.command("evaluate")(evaluate.evaluate)
 cli.command("serve")(commands.serve)
 cli.command("migrate")(commands.migrate_database)
 cli.command("purge-logs")(commands.purge_logs)
+cli.command("reclassify")(reclassify.reclassify)
 cli.command("forget")(commands.forget)
 cli.command("create-admin")(admin_key.create_admin)
 cli.add_typer(keys.keys_cli, name="keys")

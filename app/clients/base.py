@@ -48,6 +48,9 @@ PROBE_TIMEOUT_SECONDS = 3.0
 # Results of the local model are marked by this beginning of their model name, also in the database, and count only
 # while it is the configured one: a demo must never answer for a production model. No other client may use it.
 LOCAL_MODEL_PREFIX = "local/"
+# Entries that an operator wants to have asked again (`image-classifier reclassify`) are marked in the same way; they
+# count for no model. As long as the other one, so that a look-up compares one beginning with both.
+MARKED_MODEL_PREFIX = "again/"
 
 # These say something about one picture, or about our rate, not about the model's health; or the model has not been
 # asked at all. An invalid answer counts: a model that answers garbage to every picture would be paid without an end.

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from app.clients.adapter import METHODS, adapt, is_adaptable
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
+from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX, ModelClient
 from app.clients.errors import ModelConfigurationError
 from app.config.model import MODEL_NAME_MAX_LENGTH, ModelSettings
 
@@ -43,6 +43,11 @@ def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER
         raise ModelConfigurationError(
             f'{origin}: the model\'s name (LLM_MODEL) begins with "{LOCAL_MODEL_PREFIX}",'
             " which marks results of LLM_PROVIDER=local."
+        )
+    if client.model.casefold().startswith(MARKED_MODEL_PREFIX):
+        raise ModelConfigurationError(
+            f'{origin}: the model\'s name (LLM_MODEL) begins with "{MARKED_MODEL_PREFIX}",'
+            " which marks results that are to be asked again."
         )
     if len(client.model) > MODEL_NAME_MAX_LENGTH:
         raise ModelConfigurationError(

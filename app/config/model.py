@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -42,6 +43,8 @@ class ModelSettings(SettingsGroup):
     description_language: DescriptionLanguage = Field(
         DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
     )
+    calibration_file: Path = Field(Path("data/calibration.json"), validation_alias="CALIBRATION_FILE")
+    """The temperatures that `image-classifier evaluate --calibrate` has fitted, by model; there need be none."""
     local_model: bool | None = Field(None, validation_alias="LOCAL_MODEL")
     """on: `local` can be chosen beside another provider, at 220 MB of each worker; off: it cannot.
 

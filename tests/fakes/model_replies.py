@@ -1,6 +1,7 @@
 """What a fake model server is told to answer, in words that no provider owns; `model_wire` gives them their form."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 
 # What the default answer says, for tests that compare.
@@ -11,7 +12,10 @@ DESCRIPTION = "沙发上的一只橘猫"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. Made by the functions below; `delayed` puts a pause before it."""
+    """One answer. Made by the functions below; `delayed` puts a pause before it.
+
+    `logprobs` are those of the text's tokens, in OpenAI's form, which only its answers have.
+    """
 
     text: str = ""
     finish: str = "stop"
@@ -22,6 +26,7 @@ class Reply:
     raw: bytes | None = None
     sent_bytes: int | None = None
     delay_seconds: float = 0.0
+    logprobs: object = None
 
     def delayed(self, seconds: float) -> "Reply":
         return replace(self, delay_seconds=seconds)
@@ -38,6 +43,23 @@ def classification(
 def answer(text: str) -> Reply:
     """Any text of the model."""
     return Reply(text=text)
+
+
+def likely(category: str, **probabilities: float) -> Reply:
+    """A classification with the probability of its category, and of others in its place, as log-probabilities.
+
+    The categories must begin with different letters: what tells them apart is one token.
+    """
+    reply = classification(category)
+    head = '{"category": "'
+    tail = reply.text.removeprefix(f"{head}{category}")
+    ways = [{"token": key, "logprob": math.log(value)} for key, value in probabilities.items()]
+    tokens = [
+        {"token": head, "logprob": 0.0, "top_logprobs": []},
+        {"token": category, "logprob": math.log(probabilities[category]), "top_logprobs": ways},
+        {"token": tail, "logprob": -2.0, "top_logprobs": []},
+    ]
+    return replace(reply, logprobs=tokens)
 
 
 def cut_off(text: str = '{"category": "pe') -> Reply:

@@ -47,9 +47,10 @@ class Call:
 class FakeModelServer:
     """The state of a server, free to be changed while it runs.
 
-    `refuses` names what it does not take: "json_schema", "json_object", "max_tokens", "max_completion_tokens",
-    "reasoning_effort", "reasoning_none" (the value that switches reasoning off), "image", "system" (a message of that
-    role), "data_url" (a picture as one), "thinking" (a request that does not switch it off by `enable_thinking`).
+    `refuses` names what it does not take: "logprobs", "json_schema", "json_object", "max_tokens",
+    "max_completion_tokens", "reasoning_effort", "reasoning_none" (the value that switches reasoning off), "image",
+    "system" (a message of that role), "data_url" (a picture as one), "thinking" (a request that does not switch it off
+    by `enable_thinking`).
     `owned_by` is what its list of models says of each: vLLM runs them, others route names that they do not list.
     `thinks_unless` is the field that has to switch thoughts off, else they come with the answer.
     `delay_seconds` comes before every answer. `calls` are the paid calls, `probes` the paths of the free ones.

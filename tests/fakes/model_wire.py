@@ -22,6 +22,8 @@ _OPENAI_FIELDS = {
     "max_tokens",
     "max_completion_tokens",
     "stream",
+    "logprobs",
+    "top_logprobs",
 }
 # Of servers that speak OpenAI's language with words of their own; what each says for "without thoughts".
 THINKING_SWITCHES: dict[str, Any] = {
@@ -49,6 +51,10 @@ def openai_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
     if body.get("reasoning_effort") == "none" and "reasoning_none" in refuses:
         yield "Unsupported value: 'reasoning_effort' does not support 'none' with this model."
     yield from _openai_format_complaints(body, refuses)
+    if "logprobs" in body and "logprobs" in refuses:
+        yield "Logprobs is not enabled for this model."
+    if "top_logprobs" in body and not (body.get("logprobs") is True and 0 <= body["top_logprobs"] <= 20):
+        yield "'top_logprobs' is from 0 to 20, and needs 'logprobs'."
     if "image" in refuses:
         yield "Invalid content type. image_url is only supported by certain models."
     if "system" in refuses and body["messages"][0]["role"] == "system":
@@ -110,12 +116,15 @@ def openai_body(reply: Reply, model: str, *, thoughts: str | None = None) -> dic
     }
     if thoughts is not None:
         message["reasoning_content"] = thoughts
+    choice = {"index": 0, "message": message, "finish_reason": "stop" if refused else reply.finish}
+    if reply.logprobs is not None:
+        choice["logprobs"] = {"content": reply.logprobs, "refusal": None}
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
         "model": f"{model}-2026-09-22",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop" if refused else reply.finish}],
+        "choices": [choice],
         "usage": {
             "prompt_tokens": USAGE["input"],
             "completion_tokens": USAGE["output"],

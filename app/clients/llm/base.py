@@ -10,7 +10,9 @@ from typing import Any
 
 from loguru import logger
 
+from app.categories import Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
+from app.clients.calibration import ConfidenceSource, model_key, read_temperature, tempered
 from app.clients.errors import ModelAnswerInvalid, ModelRefused
 from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, is_whole, parse_answer
 from app.clients.llm.prompt import Correction, build_prompt
@@ -29,6 +31,7 @@ class LLMAnswer:
 
     `cached_input_tokens` are part of `input_tokens`. `cut_off` is true when the token limit ended the answer, `refused`
     when the safety filter of the model or of its provider stands behind it, `thought` when thoughts came with it.
+    `probabilities` are those of the categories, by the tokens' log-probabilities, where the server gives them.
     """
 
     text: str
@@ -39,6 +42,7 @@ class LLMAnswer:
     refused: bool = False
     cached_input_tokens: int = 0
     thought: bool = False
+    probabilities: dict[Category, float] | None = None
 
 
 class LLMClient(ModelClient):
@@ -47,6 +51,7 @@ class LLMClient(ModelClient):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self.prompt = build_prompt(settings.description_language)
+        self._temperature = read_temperature(settings.calibration_file, model_key(self.provider, self.model))
 
     @abstractmethod
     async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
@@ -72,7 +77,25 @@ class LLMClient(ModelClient):
             answers.append(answer)
             if isinstance(parsed, ModelAnswerInvalid):
                 raise parsed
-        return ModelResult(parsed.category, parsed.confidence, parsed.description, _response(answers))
+        confidence, facts = self._confidence(answer, parsed)
+        return ModelResult(parsed.category, confidence, parsed.description, _response(answers) | facts)
+
+    def _confidence(self, answer: LLMAnswer, parsed: ParsedAnswer) -> tuple[float, dict[str, Any]]:
+        """Return the confidence, and what the record of the answer says of where it is from."""
+        probabilities = answer.probabilities
+        # A server may list tokens that its answer is not made of.
+        if probabilities is None or parsed.category not in probabilities:
+            return parsed.confidence, {"confidence_source": ConfidenceSource.SELF_REPORTED.value}
+        facts: dict[str, Any] = {
+            "confidence_source": ConfidenceSource.LOGPROBS.value,
+            "probabilities": {
+                category.value: round(probability, 6) for category, probability in tempered(probabilities, 1.0).items()
+            },
+        }
+        if self._temperature is None:
+            return probabilities[parsed.category], facts
+        facts |= {"confidence_source": ConfidenceSource.CALIBRATED.value, "temperature": self._temperature}
+        return tempered(probabilities, self._temperature)[parsed.category], facts
 
     async def _ask_and_parse(
         self, jpeg: bytes, correction: Correction | None

@@ -7,7 +7,15 @@ import httpx2
 from app.clients.errors import ModelConfigurationError, ModelNotFound, ModelResponseInvalid
 from app.clients.llm.http import error_from_response, sdk_call
 from app.clients.llm.openai import OpenAIClient
-from app.clients.llm.request_form import AnswerFormat, Instructions, Picture, RequestForm, Thinking, TokenLimit
+from app.clients.llm.request_form import (
+    AnswerFormat,
+    Instructions,
+    Logprobs,
+    Picture,
+    RequestForm,
+    Thinking,
+    TokenLimit,
+)
 from app.config.model import ModelSettings
 
 # `owned_by` of servers that run the models themselves: Ollama, vLLM, SGLang, llama.cpp, LM Studio. What such a server
@@ -31,6 +39,7 @@ class CustomClient(OpenAIClient):
         instructions=tuple(Instructions),
         pictures=tuple(Picture),
         other_ways=(Thinking.DISABLED, Thinking.NOT_ENABLED, Thinking.TEMPLATE),
+        logprobs=tuple(Logprobs),
     )
     requires_api_key: ClassVar[bool] = False
 

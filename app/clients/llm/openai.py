@@ -17,9 +17,18 @@ from app.clients.llm.body import chunk_text
 from app.clients.llm.error_rules import is_refusal
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
+from app.clients.llm.logprobs import TOP_LOGPROBS, category_probabilities
 from app.clients.llm.parsing import has_thoughts
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
-from app.clients.llm.request_form import AnswerFormat, Instructions, Picture, RequestForm, Thinking, TokenLimit
+from app.clients.llm.request_form import (
+    AnswerFormat,
+    Instructions,
+    Logprobs,
+    Picture,
+    RequestForm,
+    Thinking,
+    TokenLimit,
+)
 from app.config.model import ModelSettings
 
 _BASE_URL = "https://api.openai.com/v1"
@@ -60,6 +69,7 @@ class OpenAIClient(HostedClient):
         formats=tuple(AnswerFormat),
         thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_COMPLETION_TOKENS, TokenLimit.MAX_TOKENS),
+        logprobs=tuple(Logprobs),
     )
     requires_api_key: ClassVar[bool] = True
 
@@ -83,6 +93,7 @@ class OpenAIClient(HostedClient):
 
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
         limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
+        asks_logprobs = form.logprobs[0] is Logprobs.ASKED
         completion = await self._completions.create(
             model=self.model,
             messages=self._messages(form, jpeg, correction),
@@ -91,6 +102,8 @@ class OpenAIClient(HostedClient):
             response_format=_RESPONSE_FORMATS[form.format],
             reasoning_effort=_REASONING.get(form.thinking_mode, openai.omit),
             extra_body=_OTHER_FIELDS.get(form.thinking_mode),
+            logprobs=asks_logprobs or openai.omit,
+            top_logprobs=TOP_LOGPROBS if asks_logprobs else openai.omit,
             # Some servers stream unless they are told not to.
             stream=False,
             extra_headers=self._headers,
@@ -110,6 +123,7 @@ class OpenAIClient(HostedClient):
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
             refused=refused,
+            probabilities=category_probabilities(getattr(getattr(choice, "logprobs", None), "content", None)),
             thought=has_thoughts(text) or any(getattr(choice.message, name, None) for name in _THOUGHT_FIELDS),
         )
 

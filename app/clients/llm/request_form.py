@@ -1,8 +1,9 @@
 """Servers differ in what they accept, so a request has a form, and a refused form is followed by the next lower one.
 
-Negotiable are: how the answer's format is asked for, how thinking is kept short (thoughts count against the token
-limit), what the token limit is called, where the instructions stand, and how the picture is written. Each steps down on
-its own and never up again, so that a negotiation ends after `1 + 2 + 2 + 1 + 1 + 1` requests at most; servers do not
+Negotiable are: whether log-probabilities are asked for, how the answer's format is asked for, how thinking is kept
+short (thoughts count against the token limit), what the token limit is called, where the instructions stand, and how
+the picture is written. Each steps down on its own and never up again, so that a negotiation ends after
+`1 + 1 + 2 + 2 + 1 + 1 + 1` requests at most; servers do not
 charge for a request that they refuse. Where a server ignores the wish for no thoughts, the answer shows it: then
 further ways to say it are tried, one with each answer, which costs no request.
 """
@@ -32,6 +33,13 @@ class Thinking(StrEnum):
     DISABLED = "thinking.type"
     NOT_ENABLED = "enable_thinking"
     TEMPLATE = "chat_template_kwargs"
+
+
+class Logprobs(StrEnum):
+    """Whether the log-probabilities of the answer's tokens are asked for."""
+
+    ASKED = "logprobs"
+    UNSAID = "no_logprobs"
 
 
 class TokenLimit(StrEnum):
@@ -68,6 +76,7 @@ class RequestForm:
     instructions: tuple[Instructions, ...] = (Instructions.SYSTEM,)
     pictures: tuple[Picture, ...] = (Picture.DATA_URL,)
     other_ways: tuple[Thinking, ...] = ()
+    logprobs: tuple[Logprobs, ...] = (Logprobs.UNSAID,)
 
     @property
     def format(self) -> AnswerFormat:
@@ -82,12 +91,14 @@ class RequestForm:
         return self.token_limits[0]
 
     def __str__(self) -> str:
-        parts = (self.formats, self.thinking, self.token_limits, self.instructions, self.pictures)
+        parts = (self.formats, self.thinking, self.token_limits, self.instructions, self.pictures, self.logprobs)
         return " ".join(str(part[0]) for part in parts)
 
 
 _THINKING_WORDS = ("reasoning", "thinking", "effort", "chat_template_kwargs")
 _TOKEN_LIMIT_WORDS = ("max_tokens", "max_completion_tokens")
+# "Logprobs is not enabled for models/gemini-2.5-pro", "Unrecognized request argument supplied: logprobs".
+_LOGPROBS_WORDS = ("logprobs",)
 _FORMAT_WORDS = ("response_format", "output_config", "output_format", "schema", "json_object", "structured", "grammar")
 # vllm#8854 ("incompatible with system messages"), litellm#6569, rig#788; templates of Gemma and Mistral ("must
 # alternate"); Google AI Studio ("Developer instruction is not enabled").
@@ -123,6 +134,7 @@ def next_form(form: RequestForm, complaint: str, *, has_worked: bool, may_guess:
         (_THINKING_WORDS, replace(form, thinking=form.thinking[1:]) if len(form.thinking) > 1 else None),
         (_TOKEN_LIMIT_WORDS, replace(form, token_limits=form.token_limits[1:]) if len(form.token_limits) > 1 else None),
         (_FORMAT_WORDS, replace(form, formats=form.formats[1:]) if len(form.formats) > 1 else None),
+        (_LOGPROBS_WORDS, replace(form, logprobs=form.logprobs[1:]) if len(form.logprobs) > 1 else None),
     ]
     if not has_worked:
         steps += [
@@ -134,8 +146,8 @@ def next_form(form: RequestForm, complaint: str, *, has_worked: bool, may_guess:
             return lower
     if has_worked or not may_guess or blames_picture(complaint):
         return None
-    # What costs the least is given up first: the format, the limit's name, thinking, then the places.
-    return next((lower for _, lower in (*reversed(steps[:3]), *steps[3:]) if lower is not None), None)
+    # What costs the least is given up first: log-probabilities, format, the limit's name, thinking, then the places.
+    return next((lower for _, lower in (*reversed(steps[:4]), *steps[4:]) if lower is not None), None)
 
 
 def form_after_thoughts(form: RequestForm) -> RequestForm:

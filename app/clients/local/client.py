@@ -13,6 +13,7 @@ from loguru import logger
 
 from app.categories import CATEGORY_TEXTS, Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
+from app.clients.calibration import ConfidenceSource, model_key, read_temperature, tempered
 from app.clients.errors import (
     ModelError,
     ModelPreparing,
@@ -52,6 +53,7 @@ class LocalClient(ModelClient):
         super().__init__(settings)
         # LLM_MODEL may be left over from another provider; there is only one local model.
         self.model = self.default_model
+        self._temperature = read_temperature(settings.calibration_file, model_key(self.provider, self.model))
         self._running: _Running | None = None
         self._provision = Provision(on_change=self._forget_probe)
         self._providing: asyncio.Task[None] | None = None
@@ -120,13 +122,17 @@ class LocalClient(ModelClient):
 
     def _result(self, probabilities: dict[Category, float]) -> ModelResult:
         category = max(probabilities, key=probabilities.__getitem__)
+        confidence, source = probabilities[category], ConfidenceSource.PROBABILITIES
+        if self._temperature is not None:
+            confidence, source = tempered(probabilities, self._temperature)[category], ConfidenceSource.CALIBRATED
         return ModelResult(
             category=category,
-            confidence=probabilities[category],
-            description=describe(category, probabilities[category], self.settings.description_language),
+            confidence=confidence,
+            description=describe(category, confidence, self.settings.description_language),
             response={
                 "model": self.model,
                 "runtime": f"onnxruntime {onnxruntime.__version__}",
+                "confidence_source": source.value,
                 "probabilities": {key.value: value for key, value in probabilities.items()},
             },
         )

@@ -34,6 +34,8 @@ class Action(StrEnum):
     KEY_REFUSED = "key.refused"
     ENTRY_CORRECTED = "cache_entry.corrected"
     ENTRY_REMOVED = "cache_entry.removed"
+    ENTRIES_MARKED = "cache_entries.marked"
+    ENTRIES_UNMARKED = "cache_entries.unmarked"
     USER_CREATED = "user.created"
     USER_CHANGED = "user.changed"
     USER_DISABLED = "user.disabled"

@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import LOCAL_MODEL_PREFIX
+from app.config.model import DescriptionLanguage
 from app.config.settings import CacheSettings
 from app.runtime.background import running
 from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
+from app.services.cache.reclassification import what_has_changed
 from app.services.cache.redis import RedisCache
 from app.services.cache.service import CacheService
 from app.services.cache.tiers import CacheTiers
@@ -19,7 +22,13 @@ from app.services.request_log.rollups import Rollups
 
 @asynccontextmanager
 async def open_cache(
-    settings: CacheSettings, engine: AsyncEngine, *, redis: RedisClient | None, rollups: Rollups, model: str
+    settings: CacheSettings,
+    engine: AsyncEngine,
+    *,
+    redis: RedisClient | None,
+    rollups: Rollups,
+    model: str,
+    language: DescriptionLanguage,
 ) -> AsyncIterator[CacheService]:
     """Keep copies of entries for the length of the block; at its end, wait for the look-ups under way.
 
@@ -29,7 +38,12 @@ async def open_cache(
         redis: where other processes find copies; None: nowhere.
         rollups: sums entries and hits up.
         model: what answers; entries of the local model count while that is the one.
+        language: of its descriptions.
     """
+    if (command := await what_has_changed(engine, model, language)) is not None:
+        logger.info(
+            "the newest entries are not of this model or language; what asking again costs: {} --dry-run", command
+        )
     copies = CacheTiers(
         memory=MemoryCache(settings.memory_entries),
         redis=None if redis is None else RedisCache(redis),

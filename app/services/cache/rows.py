@@ -1,6 +1,7 @@
 """The SQL of `image_classification_cache`: look-ups, a new entry, a change, and the note of a change for others.
 
-Entries of the local demo model are provisional: the first answer of another model replaces them.
+Entries of the local demo model are provisional: the first answer of another model replaces them. Entries that are
+marked to be asked again (app/services/cache/reclassification.py) are so whichever model is configured.
 """
 
 import json
@@ -10,11 +11,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
-from app.clients.base import LOCAL_MODEL_PREFIX
+from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX
 from app.database.pipeline import Rows
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text
 from app.database.tables.classification import CacheChange, CachedImage
@@ -26,7 +27,9 @@ from app.services.cache.invalidation import CHANGES_KEPT
 # With each change; so the table stays short.
 OLD_CHANGES_DELETED = 1000
 
-_IS_PROVISIONAL = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)}) = '{LOCAL_MODEL_PREFIX}'"
+_BEGINNING = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)})"
+_IS_MARKED = f"{_BEGINNING} = '{MARKED_MODEL_PREFIX}'"
+_IS_PROVISIONAL = f"{_BEGINNING} IN ('{LOCAL_MODEL_PREFIX}', '{MARKED_MODEL_PREFIX}')"
 
 
 def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
@@ -35,8 +38,7 @@ def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) 
         "SELECT image_hash, category, confidence, description, model_used, cost_micros"  # noqa: S608 - placeholders
         f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
     )
-    if not accepts_provisional:
-        text += f" AND NOT {_IS_PROVISIONAL}"
+    text += f" AND NOT {_IS_MARKED if accepts_provisional else _IS_PROVISIONAL}"
     return Statement(text, list(image_hashes))
 
 
@@ -77,13 +79,25 @@ def insert_entry(image_hash: str, entry: CachedResult, response: Mapping[str, An
 
 
 async def replace_provisional(
-    connection: AsyncConnection, image_hash: str, entry: CachedResult, response: Mapping[str, Any]
+    connection: AsyncConnection,
+    image_hash: str,
+    entry: CachedResult,
+    response: Mapping[str, Any],
+    *,
+    accepts_provisional: bool,
 ) -> None:
-    """Replace the entry of one image by another model's answer, if it is provisional."""
+    """Replace the entry of one image by a new answer, if it is provisional.
+
+    A marked entry is not replaced by the local model that answers in the place of another one.
+    """
+    prefixes = [] if accepts_provisional else [LOCAL_MODEL_PREFIX]
+    if accepts_provisional or not entry.model.startswith(LOCAL_MODEL_PREFIX):
+        prefixes.append(MARKED_MODEL_PREFIX)
     replaced = await connection.execute(
         update(CachedImage)
         .where(
-            CachedImage.image_hash == image_hash, CachedImage.model_used.startswith(LOCAL_MODEL_PREFIX, autoescape=True)
+            CachedImage.image_hash == image_hash,
+            or_(*(CachedImage.model_used.startswith(prefix, autoescape=True) for prefix in prefixes)),
         )
         .values(
             category=entry.category.value,
@@ -113,15 +127,14 @@ async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
     return row.hit_count or 0
 
 
-async def record_change(connection: AsyncConnection, image_hash: str, *, by_hand: bool) -> None:
+async def record_change(connection: AsyncConnection, *image_hashes: str, by_hand: bool) -> None:
     """Tell every process, and delete what all have known for long.
 
     After a change `by_hand`, first answers from before are not given again (app/services/idempotency).
     """
     now_there = func.current_timestamp(type_=UtcDateTime())
-    await connection.execute(
-        insert(CacheChange).values(image_hash=image_hash, changed_at=now_there, by_hand=int(by_hand))
-    )
+    rows = [{"image_hash": each, "changed_at": now_there, "by_hand": int(by_hand)} for each in image_hashes]
+    await connection.execute(insert(CacheChange).values(rows))
     now = (await connection.execute(select(func.current_timestamp(type_=UtcDateTime())))).scalar_one()
     old = select(CacheChange.id).where(CacheChange.changed_at < now - CHANGES_KEPT).limit(OLD_CHANGES_DELETED)
     if ids := (await connection.scalars(old)).all():

@@ -179,8 +179,13 @@ class ResultSaving:
 
     async def _store_second(self, paid: PaidResult, release: Statement) -> CachedResult:
         async def replace_and_release(connection: AsyncConnection) -> None:
-            if not self._cache.accepts_provisional:
-                await replace_provisional(connection, paid.image_hash, paid.entry, paid.response)
+            await replace_provisional(
+                connection,
+                paid.image_hash,
+                paid.entry,
+                paid.response,
+                accepts_provisional=self._cache.accepts_provisional,
+            )
             await execute(connection, release)
 
         await self._spending.write_down(paid.settlement)

@@ -96,7 +96,7 @@ async def test_model_that_cannot_see(
     assert server.call_count == 1
 
 
-@pytest.mark.parametrize(("provider", "forms"), [("openai", 6), ("custom", 8), ("claude", 4)])
+@pytest.mark.parametrize(("provider", "forms"), [("openai", 7), ("custom", 9), ("claude", 4)])
 @pytest.mark.parametrize("body", [b'{"error": "no"}', b"", b"\xff", b"[" * 5000])
 async def test_every_form_is_refused(
     provider: str,

@@ -1,0 +1,190 @@
+"""`image-classifier evaluate`: how right a model is on labelled photos, and which of two is better.
+
+What it asks is paid for outside the service: no budget limits it, and no entry of the cache comes of it.
+"""
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.cli.output import messages, printable, say, write_json
+
+if TYPE_CHECKING:
+    from app.config.settings import Settings
+    from app.evaluation.answers import AnswerFile
+    from app.evaluation.candidates import Candidate
+    from app.evaluation.page import Judgement
+    from app.evaluation.run import HashedPhoto
+
+MAX_CONCURRENCY = 64
+_DEFAULT_CONCURRENCY = 4
+SHOWN_MISTAKES = 10
+INTERRUPTED = 130
+
+PromptFile = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Instructions in place of ours.")]
+
+
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(help="Photos in folders named after the categories.", exists=True, file_okay=False)
+    ],
+    provider: Annotated[
+        str | None,
+        typer.Option(help="PROVIDER, PROVIDER=MODEL, a name of MODELS, or a file of LLM_... variables."),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="A second model, named in the same way.")] = None,
+    prompt: PromptFile = None,
+    against_prompt: PromptFile = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, max=MAX_CONCURRENCY, help="Photos at once.")
+    ] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit the model's temperature and keep it.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier answers, and ask again.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it may cost so much.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a page with the worst mistakes.")] = None,
+) -> None:
+    """Measure a model on labelled photos: accuracy, calibration, time, cost; or two, side by side.
+
+    Answers are kept in DATA_DIR/evaluations, so that the command goes on where it was stopped. The exit status is 1 if
+    the model could not be asked about all photos, 130 after Ctrl-C.
+    """
+    from app.clients.local.training.labelled import find_labelled_photos
+    from app.config.settings import load_settings
+    from app.evaluation import calibrating
+    from app.evaluation.candidates import NoCandidate, find_candidate
+    from app.evaluation.run import hash_photos
+    from app.observability.logging import configure_logging
+
+    settings = load_settings()
+    # Not to LOG_DIR, as of every command on the server itself; standard error shows what goes wrong.
+    configure_logging(settings.model_copy(update={"log": settings.log.model_copy(update={"folder": None})}))
+    named = [(provider, prompt)]
+    if against is not None or against_prompt is not None:
+        named.append((provider if against is None else against, against_prompt))
+    try:
+        candidates = [find_candidate(name, instructions, settings) for name, instructions in named]
+        labelled = find_labelled_photos(folder)
+    except (NoCandidate, ValueError) as error:
+        say(str(error))
+        raise typer.Exit(2) from None
+    photos, unreadable = hash_photos(labelled)
+    for each in unreadable:
+        say(f"{each.path}: not a photo that the service takes")
+    asked = [(candidate, _answers(candidate, settings, fresh=fresh)) for candidate in candidates]
+    _confirm(asked, photos, settings, yes=yes)
+    missing = sum(_ask(candidate, file, photos, concurrency) for candidate, file in asked)
+    if calibrate:
+        for candidate, file in asked:
+            say(calibrating.calibrate(candidate, photos, file.answers))
+    _tell([_judged(candidate, file, photos, settings) for candidate, file in asked], html, as_json=as_json)
+    if missing:
+        raise typer.Exit(1)
+
+
+def _tell(judgements: "list[Judgement]", html: Path | None, *, as_json: bool) -> None:
+    """Print the reports, and what is between two; write the page."""
+    from app.evaluation import page, tables
+    from app.evaluation.report import compare
+
+    reports = [each.report for each in judgements]
+    comparison = None
+    if len(judgements) == 2:
+        one, other = judgements
+        comparison = compare(one.judged, other.judged, (one.report.spent, other.report.spent))
+    if as_json:
+        between = None if comparison is None else asdict(comparison)
+        write_json({"models": [asdict(each) for each in reports], "comparison": between})
+    else:
+        output = Console()
+        for judgement in judgements:
+            tables.show(judgement.report, output)
+            output.print()
+            for mistake in tables.worst(judgement.judged, SHOWN_MISTAKES):
+                say(f"{mistake.path}: {mistake.category} {mistake.confidence:.2f}")
+        if comparison is not None:
+            tables.compare(comparison, (reports[0].model, reports[1].model), output)
+    if html is not None:
+        html.write_text(page.render(judgements, comparison), encoding="utf-8")
+        say(f"wrote {html}")
+
+
+def _answers(candidate: "Candidate", settings: "Settings", *, fresh: bool) -> "AnswerFile":
+    from app.evaluation.answers import AnswerFile
+
+    file = AnswerFile(settings.data_dir / "evaluations", candidate.client.model, candidate.key)
+    if fresh:
+        file.forget()
+    file.read()
+    return file
+
+
+def _confirm(
+    asked: "list[tuple[Candidate, AnswerFile]]", photos: "list[HashedPhoto]", settings: "Settings", *, yes: bool
+) -> None:
+    """Tell what asking will cost, and ask whether it may; nothing where it costs nothing.
+
+    Raises:
+        Exit: it may not, or nobody is there to ask.
+    """
+    from app.evaluation.cost import expected_micros
+    from app.services.spending.prices import MICROS
+
+    currency, total = settings.spending.currency, 0.0
+    for candidate, file in asked:
+        left = sum(each.sha256 not in file.answers for each in photos)
+        if candidate.price is None or left == 0:
+            continue
+        cost = expected_micros(candidate, file.answers.values(), left) / MICROS
+        total += cost
+        say(f"{candidate.label}: {left} of {len(photos)} photos are to be asked, about {cost:.4f} {currency}")
+    if total == 0 or yes:
+        return
+    if not sys.stdin.isatty():
+        say("Say --yes to have it asked.")
+        raise typer.Exit(2)
+    typer.confirm(f"Spend about {total:.4f} {currency}?", abort=True, err=True)
+
+
+def _ask(candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]", concurrency: int | None) -> int:
+    """Have the model asked about what is left, and return how many photos it could not be asked about."""
+    from app.evaluation.run import ask
+
+    left = sum(each.sha256 not in file.answers for each in photos)
+    if left == 0:
+        return 0
+    # A model in this process takes a core for a photo: with more at once, each would wait for the others.
+    at_once = concurrency or (_DEFAULT_CONCURRENCY if candidate.client.is_paid else 1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
+        task = progress.add_task(printable(candidate.label), total=left)
+        try:
+            problem = asyncio.run(
+                ask(candidate, photos, file, concurrency=at_once, on_answer=lambda: progress.advance(task))
+            )
+        except KeyboardInterrupt:
+            say("Stopped. The same command goes on from here.")
+            raise typer.Exit(INTERRUPTED) from None
+    if problem is None:
+        return 0
+    left = sum(each.sha256 not in file.answers for each in photos)
+    say(f"{candidate.label}: {problem.code}: {problem}. {left} photos were not asked; the same command goes on.")
+    return left
+
+
+def _judged(
+    candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]", settings: "Settings"
+) -> "Judgement":
+    from app.evaluation.page import Judgement
+    from app.evaluation.report import judge, report
+
+    judged, temperature = judge(candidate, photos, file.answers)
+    answers = [file.answers[each.sha256] for each in photos if each.sha256 in file.answers]
+    currency = settings.spending.currency
+    return Judgement(report(candidate, judged, answers, temperature=temperature, currency=currency), judged)
