@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.evaluation.answers import AnswerFile
     from app.evaluation.candidates import Candidate
     from app.evaluation.page import Judgement
+    from app.evaluation.report import Judged
     from app.evaluation.run import HashedPhoto
 
 MAX_CONCURRENCY = 64
@@ -62,6 +63,8 @@ def evaluate(
     from app.evaluation.run import hash_photos
     from app.observability.logging import configure_logging
 
+    if calibrate and (prompt is not None or against_prompt is not None):
+        raise typer.BadParameter("--calibrate is for the prompt that the service asks with.")
     settings = load_settings()
     # Not to LOG_DIR, as of every command on the server itself; standard error shows what goes wrong.
     configure_logging(settings.model_copy(update={"log": settings.log.model_copy(update={"folder": None})}))
@@ -100,7 +103,11 @@ def _tell(judgements: "list[Judgement]", html: Path | None, *, as_json: bool) ->
         comparison = compare(one.judged, other.judged, (one.report.spent, other.report.spent))
     if as_json:
         between = None if comparison is None else asdict(comparison)
-        write_json({"models": [asdict(each) for each in reports], "comparison": between})
+        models = [
+            asdict(each.report) | {"mistakes": [_mistake(one) for one in tables.worst(each.judged, None)]}
+            for each in judgements
+        ]
+        write_json({"models": models, "comparison": between})
     else:
         output = Console()
         for judgement in judgements:
@@ -113,6 +120,11 @@ def _tell(judgements: "list[Judgement]", html: Path | None, *, as_json: bool) ->
     if html is not None:
         html.write_text(page.render(judgements, comparison), encoding="utf-8")
         say(f"wrote {html}")
+
+
+def _mistake(judged: "Judged") -> dict[str, object]:
+    path, truth, said = judged.path, judged.truth.value, str(judged.category)
+    return {"photo": str(path), "truth": truth, "category": said, "confidence": judged.confidence}
 
 
 def _answers(candidate: "Candidate", settings: "Settings", *, fresh: bool) -> "AnswerFile":
@@ -161,20 +173,30 @@ def _ask(candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]"
         return 0
     # A model in this process takes a core for a photo: with more at once, each would wait for the others.
     at_once = concurrency or (_DEFAULT_CONCURRENCY if candidate.client.is_paid else 1)
+    at_once = min(at_once, candidate.client.settings.max_concurrency)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
         task = progress.add_task(printable(candidate.label), total=left)
         try:
-            problem = asyncio.run(
-                ask(candidate, photos, file, concurrency=at_once, on_answer=lambda: progress.advance(task))
+            outcome = asyncio.run(
+                ask(
+                    candidate,
+                    photos,
+                    file,
+                    concurrency=at_once,
+                    on_answer=lambda: progress.advance(task),
+                    on_stop=lambda: say("Waiting for the photos under way; Ctrl-C again leaves at once."),
+                )
             )
         except KeyboardInterrupt:
-            say("Stopped. The same command goes on from here.")
-            raise typer.Exit(INTERRUPTED) from None
-    if problem is None:
-        return 0
+            outcome = None
     left = sum(each.sha256 not in file.answers for each in photos)
-    say(f"{candidate.label}: {problem.code}: {problem}. {left} photos were not asked; the same command goes on.")
+    if outcome is None or outcome.is_stopped:
+        say(f"Stopped; {left} photos were not asked. The same command goes on from here.")
+        raise typer.Exit(INTERRUPTED)
+    if (problem := outcome.problem) is not None and left:
+        say(f"{candidate.label}: {problem.code}: {problem} {problem.advice or ''}".rstrip())
+        say(f"{left} photos were not asked. The same command goes on from here.")
     return left
 
 

@@ -99,7 +99,7 @@ def _model(judgement: Judgement) -> str:
         (_both("对数损失", "Log loss"), f"{number(calibration.log_loss)} / {number(calibration.category_log_loss)}"),
         (_both("置信度来源", "Confidence from"), ", ".join(f"{escape(k)} {n}" for k, n in calibration.sources.items())),
         (_both("耗时", "Time"), f"p50 {number(spent.p50_ms, 0)} ms, p95 {number(spent.p95_ms, 0)} ms"),
-        (_both("Token", "Tokens"), f"{spent.input_tokens} + {spent.output_tokens}"),
+        (_both("Token 数", "Tokens"), f"{spent.input_tokens} + {spent.output_tokens}"),
         (_both("费用", "Cost"), f"{spent.cost:.4f} {spent.currency} ({number(spent.cost_per_thousand, 4)} / 1000)"),
     ]
     return (

@@ -1,11 +1,12 @@
 """Asks a model about labelled photos, some at a time, and keeps each answer as soon as it is there.
 
-What is wrong with one photo is an answer, too. What is wrong with the model or with the way to it ends the run: the
-photos that are left are asked by the next one.
+What is wrong with one photo is an answer, too. Where something is wrong with the model or with the way to it, the photo
+is asked by the next run; three such in a row end this one.
 """
 
 import asyncio
 import hashlib
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from app import photo
 from app.categories import Category
 from app.clients.base import ModelResult, PreparedPhoto
 from app.clients.calibration import ConfidenceSource
-from app.clients.errors import ModelAnswerInvalid, ModelError, ModelRefused, ModelRejectedRequest
+from app.clients.errors import ModelAnswerInvalid, ModelError, ModelPreparing, ModelRefused, ModelRejectedRequest
 from app.clients.local.training.labelled import MAX_PIXELS, LabelledPhoto
 from app.clients.metering import CallMeter
 from app.evaluation.answers import Answer, AnswerFile, Tokens
@@ -25,8 +26,12 @@ from app.services.photos import MODEL_IMAGE_MAX_BYTES, MODEL_IMAGE_MIN_EDGE_PIXE
 MAX_FILE_BYTES = 100_000_000
 # The model says the same of such a photo each time.
 _ABOUT_THE_PHOTO = (ModelRefused, ModelRejectedRequest, ModelAnswerInvalid)
+_MAX_FAILURES = 3
 # A model that has taken none of so many photos takes none at all: it cannot see, or its name is wrong.
 _MAX_REJECTED_AT_FIRST = 5
+# The local model of a fresh clone is being fetched and built, which takes about a minute.
+_PREPARING_SECONDS = 2.0
+_MAX_PREPARING_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,14 @@ def hash_photos(photos: Sequence[LabelledPhoto]) -> tuple[list[HashedPhoto], lis
     return list(found.values()), unreadable
 
 
+@dataclass(slots=True)
+class Outcome:
+    """How a run has ended: `problem` is why photos were left out, or why it ended; `is_stopped` by the operator."""
+
+    problem: ModelError | None = None
+    is_stopped: bool = False
+
+
 async def ask(
     candidate: Candidate,
     photos: Sequence[HashedPhoto],
@@ -62,8 +75,11 @@ async def ask(
     *,
     concurrency: int,
     on_answer: Callable[[], object],
-) -> ModelError | None:
+    on_stop: Callable[[], object],
+) -> Outcome:
     """Ask about the photos that `file` has no answer for, and keep the answers in it.
+
+    Ctrl-C ends it when the photos under way are answered, which are paid for; a second one ends it at once.
 
     Args:
         candidate: the model.
@@ -71,40 +87,43 @@ async def ask(
         file: what is known already.
         concurrency: photos at once.
         on_answer: is called after each.
-
-    Returns:
-        None, or why the model could not be asked on.
+        on_stop: is called at the first Ctrl-C.
     """
-    client = candidate.client
+    loop, outcome, failures = asyncio.get_running_loop(), Outcome(), 0
     waiting = iter([each for each in photos if each.sha256 not in file.answers])
-    problem: ModelError | None = None
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        outcome.is_stopped = True
+        on_stop()
 
     async def work() -> None:
-        nonlocal problem
-        for each in waiting:
-            if problem is not None:
-                return
+        nonlocal failures
+        while not outcome.is_stopped and failures < _MAX_FAILURES and (each := next(waiting, None)) is not None:
             try:
-                answer = await _ask_one(candidate, each)
+                file.keep(await _ask_one(candidate, each))
             except ModelError as error:
-                problem = problem or error
-                return
-            file.keep(answer)
+                outcome.problem = error
+                failures += 1
+                continue
+            failures = 0
             on_answer()
             known = file.answers.values()
             if len(known) == _MAX_REJECTED_AT_FIRST and all(one.error == ModelRejectedRequest.code for one in known):
                 file.forget()
-                problem = ModelRejectedRequest()
+                outcome.problem, failures = ModelRejectedRequest(), _MAX_FAILURES
 
-    await client.start()
+    await candidate.client.start()
+    loop.add_signal_handler(signal.SIGINT, stop)
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
                 group.create_task(work())
     finally:
+        loop.remove_signal_handler(signal.SIGINT)
         file.close()
-        await client.close()
-    return problem
+        await candidate.client.close()
+    return outcome
 
 
 async def _ask_one(candidate: Candidate, each: HashedPhoto) -> Answer:
@@ -117,12 +136,20 @@ async def _ask_one(candidate: Candidate, each: HashedPhoto) -> Answer:
     prepared = await asyncio.to_thread(_prepare, each, client.settings.image_max_edge_pixels)
     if prepared is None:
         return Answer(each.sha256, 0.0, error="corrupt_image")
-    started_at = time.perf_counter()
-    try:
-        result = await client.classify(prepared, meter)
-    except _ABOUT_THE_PHOTO as error:
-        seconds = time.perf_counter() - started_at
-        return Answer(each.sha256, seconds, error=error.code, calls=tuple(map(Tokens.of, meter.calls)))
+    give_up_at = time.perf_counter() + _MAX_PREPARING_SECONDS
+    while True:
+        started_at = time.perf_counter()
+        try:
+            result = await client.classify(prepared, meter)
+            break
+        except ModelPreparing:
+            if started_at > give_up_at:
+                raise
+            meter = CallMeter()
+            await asyncio.sleep(_PREPARING_SECONDS)
+        except _ABOUT_THE_PHOTO as error:
+            seconds = time.perf_counter() - started_at
+            return Answer(each.sha256, round(seconds, 4), error=error.code, calls=tuple(map(Tokens.of, meter.calls)))
     return _answer(each.sha256, result, time.perf_counter() - started_at, meter)
 
 

@@ -8,8 +8,6 @@ from rich.table import Table
 from app.evaluation.report import Comparison, Judged, Report
 from app.evaluation.statistics import Share
 
-SHOWN_MISTAKES = 10
-
 
 def show(report: Report, output: Console) -> None:
     """Print one model's report."""
@@ -62,8 +60,8 @@ def compare(comparison: Comparison, names: tuple[str, str], output: Console) -> 
     output.print(table, highlight=False)
 
 
-def worst(judged: Sequence[Judged], limit: int) -> list[Judged]:
-    """Return the mistakes of which the model was surest, at most `limit`."""
+def worst(judged: Sequence[Judged], limit: int | None) -> list[Judged]:
+    """Return the mistakes, those of which the model was surest first; at most `limit`, all where it is None."""
     wrong = [each for each in judged if each.category is not None and not each.is_right]
     return sorted(wrong, key=lambda each: (-each.confidence, str(each.path)))[:limit]
 
@@ -80,10 +78,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _short(share: Share) -> str:
+    return "-" if share.value is None else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+
+
 def _categories(report: Report, output: Console) -> None:
     table = Table("category", "photos", "recall", "precision", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for key, each in report.categories.items():
-        table.add_row(key, str(each.photos), interval(each.recall), interval(each.precision))
+        table.add_row(key, str(each.photos), _short(each.recall), _short(each.precision))
     output.print()
     output.print(table, highlight=False)
 
@@ -103,7 +105,7 @@ def _bands(report: Report, output: Console) -> None:
     table = Table("confidence", "photos", "says", "is right", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for band in report.calibration.curve:
         table.add_row(
-            f"{band.low:.1f} to {band.high:.1f}", str(band.right.whole), number(band.confidence), interval(band.right)
+            f"{band.low:.1f} to {band.high:.1f}", str(band.right.whole), number(band.confidence), _short(band.right)
         )
     output.print()
     output.print(table, highlight=False)

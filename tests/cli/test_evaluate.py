@@ -5,13 +5,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.fakes.model_replies import failure, likely, refusal
 from tests.fakes.model_server import API_KEY, FakeModelServer
-from tests.support.command_line import Done, maintain
+from tests.servers.waiting import wait_until
+from tests.support.command_line import Done, maintain, run
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def server(model_server: FakeModelServer) -> Iterator[FakeModelServer]:
     assert model_server.violations == []
 
 
-def variables(server: FakeModelServer, **more: str) -> dict[str, str]:
+def variables(server: FakeModelServer, **more: str) -> dict[str, Any]:
     return {
         "LLM_PROVIDER": "custom",
         "LLM_BASE_URL": server.openai_url,
@@ -48,7 +50,7 @@ def variables(server: FakeModelServer, **more: str) -> dict[str, str]:
     }
 
 
-async def evaluate(photos: Path, environment: dict[str, str], *arguments: str) -> Done:
+async def evaluate(photos: Path, environment: dict[str, Any], *arguments: str) -> Done:
     return await maintain("evaluate", str(photos), *arguments, cwd=photos.parent, **environment)
 
 
@@ -63,6 +65,8 @@ async def test_a_paid_model_is_asked_once_after_its_price_was_told(photos: Path,
     done = await evaluate(photos, environment, "--yes", "--json", "--html", "report.html")
     assert done.status == 0, done.messages
     assert server.call_count == 5
+    mistakes = json.loads(done.output)["models"][0]["mistakes"]
+    assert [(each["truth"], each["category"]) for each in mistakes] == [("foods", "pets")] * 2
     assert "notes.txt: not a photo" in done.messages
     result = json.loads(done.output)
     assert result["comparison"] is None
@@ -98,18 +102,47 @@ async def test_a_paid_model_is_asked_once_after_its_price_was_told(photos: Path,
 
 async def test_what_was_stopped_goes_on(photos: Path, server: FakeModelServer) -> None:
     environment = variables(server)
-    server.script(likely("pets", pets=0.9, foods=0.1), refusal(), failure(500))
+    usual = server.default
+    server.script(usual, failure(500), refusal())
+    server.default = failure(500)
     stopped = await evaluate(photos, environment, "--yes", "--concurrency", "1")
     assert stopped.status == 1
     assert "model_unreachable" in stopped.messages
     assert "3 photos were not asked" in stopped.messages
+    assert server.call_count == 5
+    server.default = usual
     done = await evaluate(photos, environment, "--yes", "--json")
     assert done.status == 0, done.messages
-    assert server.call_count == 6
+    assert server.call_count == 8
     [report] = json.loads(done.output)["models"]
     # A refused photo counts as wrong.
     assert (report["photos"], report["errors"]) == (5, {"model_refused": 1})
     assert report["confusion"]["foods"][""] + report["confusion"]["pets"][""] == 1
+
+
+async def test_ctrl_c_waits_for_what_is_paid(photos: Path, server: FakeModelServer) -> None:
+    server.script(server.default, server.default.delayed(3.0))
+
+    async def second_call() -> None:
+        await asyncio.to_thread(wait_until, lambda: server.call_count == 2, "the second call")
+
+    environment = variables(server)
+    arguments = ("evaluate", photos, "--yes", "--concurrency", "1")
+    stopped = await run(*arguments, cwd=photos.parent, interrupt_when=second_call, **environment)
+    assert stopped.status == 130, stopped.messages
+    assert "Waiting for the photos under way" in stopped.messages
+    assert "3 photos were not asked" in stopped.messages
+    done = await evaluate(photos, environment, "--yes", "--json")
+    assert json.loads(done.output)["models"][0]["photos"] == 5
+    assert server.call_count == 5
+
+
+async def test_a_model_that_cannot_see_is_noticed_at_once(photos: Path, server: FakeModelServer) -> None:
+    server.refuses = {"image"}
+    done = await evaluate(photos, variables(server), "--yes", "--concurrency", "1")
+    assert done.status == 1
+    assert "model_rejected_request" in done.messages
+    assert "5 photos were not asked" in done.messages
 
 
 async def test_two_models_side_by_side(photos: Path, server: FakeModelServer) -> None:
@@ -174,6 +207,7 @@ async def test_what_cannot_be_evaluated_is_told(photos: Path, server: FakeModelS
     environment = variables(server)
     for arguments, words in (
         (("--provider", "nobody"), "LLM_... variables"),
+        (("--calibrate", "--prompt", "photos/foods/notes.txt"), "the prompt that the service asks with"),
         (("--against", "claude"), "needs LLM_API_KEY"),
         (("--provider", "local", "--prompt", "photos/foods/notes.txt"), "takes no prompt"),
     ):

@@ -5,6 +5,7 @@ replaces it and keeps its `hit_count`. The mark is the beginning of its model's 
 """
 
 import asyncio
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ async def what_has_changed(engine: AsyncEngine, model: str, language: Descriptio
     if not rows:
         return None
     if all(made_by != model for made_by, _ in rows):
-        return f"image-classifier reclassify --model {model}"
+        return f"image-classifier reclassify --model {shlex.quote(model)}"
     wants_han = language is DescriptionLanguage.CHINESE
     described = [description for made_by, description in rows if description]
     if described and all(has_han(description) != wants_han for description in described):
