@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
+import httpcore2
 import httpx2
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -26,8 +27,9 @@ from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
-# It trusts no server, and no certificates are loaded, which takes as long as many a test.
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# Clients in this process trust no server but by a certificate that a test gives them: to load those of this machine for
+# each client takes as long as many a test.
+httpcore2.default_ssl_context = lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 # Tests of SQL run on every kind of database, and so does the specification's session with the whole API. What stands
@@ -131,14 +133,14 @@ async def service_url(settings: Settings, engine: AsyncEngine) -> AsyncIterator[
 @pytest.fixture
 async def api(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a running service, over real HTTP."""
-    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=120, verify=NO_TLS) as client:
+    async with httpx2.AsyncClient(base_url=f"{service_url}/api/v1", timeout=120) as client:
         yield client
 
 
 @pytest.fixture
 async def service(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the same service, for the paths of the signed-in side."""
-    async with httpx2.AsyncClient(base_url=service_url, timeout=120, verify=NO_TLS) as client:
+    async with httpx2.AsyncClient(base_url=service_url, timeout=120) as client:
         yield client
 
 

@@ -18,7 +18,6 @@ from app.main import create_app
 from app.services.accounts.lifespan import secret_keys
 from app.services.device_tokens import DeviceTokenService
 from app.services.privacy.service import PrivacyService
-from tests.conftest import NO_TLS
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import MISS, check, error_code, hit_count, photo, sha256, upload
@@ -37,7 +36,7 @@ async def other_api(settings: Settings, api: httpx2.AsyncClient) -> AsyncIterato
     """Another instance of the same service, with locks, memory and a recorder of its own."""
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as client,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as client,
     ):
         yield client
 
@@ -238,7 +237,7 @@ async def test_a_key_belongs_to_the_api_key_with_its_user_and_to_the_device_toke
     data = photo(18)
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as api,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
     ):
         tokens = DeviceTokenService(secret_keys(settings), _NoKeys())
 
@@ -321,7 +320,7 @@ async def test_hits_repeated_at_the_same_time_cost_the_requests_beside_them_noth
 async def test_repeats_at_the_same_time_make_one_picture_and_one_task(
     service: httpx2.AsyncClient, other_api: httpx2.AsyncClient, engine: AsyncEngine
 ) -> None:
-    other = httpx2.AsyncClient(base_url=str(other_api.base_url).removesuffix("/api/v1/"), timeout=120, verify=NO_TLS)
+    other = httpx2.AsyncClient(base_url=str(other_api.base_url).removesuffix("/api/v1/"), timeout=120)
     async with other:
         token, key = await person(service), with_key()
         pictures = await asyncio.gather(*(keep_picture(each, token | key) for each in (service, other) * 3))
@@ -341,7 +340,7 @@ async def test_what_a_person_has_removed_or_corrected_is_not_told_again(
     settings = settings.model_copy(update={"cache": cache})
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as api,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
     ):
         removed, corrected = photo(14), photo(15)
         api.headers["X-API-Key"] = ADMIN_API_KEY
@@ -380,7 +379,7 @@ async def test_browsers_may_send_the_key_and_read_that_it_is_a_repeat(settings: 
     settings = settings.model_copy(update={"cors_allowed_origins": ("https://photos.example.com",)})
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=NO_TLS) as api,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
     ):
         origin = {"Origin": "https://photos.example.com"}
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "idempotency-key"}

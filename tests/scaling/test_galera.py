@@ -126,7 +126,7 @@ async def test_repeats_on_different_nodes_count_once(
 
             return set(await asyncio.gather(*(one() for _ in range(6))))
 
-        async with httpx2.AsyncClient(base_url=site.url, timeout=120, verify=False) as client:
+        async with httpx2.AsyncClient(base_url=site.url, timeout=120) as client:
             bodies = await asyncio.gather(
                 *(repeated(client, each, f"{each}-{number}") for each in hashes for number in range(5))
             )
@@ -151,7 +151,7 @@ async def test_instances_on_different_nodes_keep_a_budget(
     limited = {**environment, "DAILY_BUDGET": "0.1", "COST_PER_API_CALL": "0.01"}
     async with site_on(cluster, "two_payers", limited, tmp_path) as site:
         await asyncio.to_thread(lambda: site.start([node.port for node in cluster.nodes[:2]]))
-        async with httpx2.AsyncClient(base_url=site.url, timeout=120, verify=False) as client:
+        async with httpx2.AsyncClient(base_url=site.url, timeout=120) as client:
             answers = await asyncio.gather(
                 *(client.post("/api/v1/classify", files={"image": jpeg_photo(32 + number, 32)}) for number in range(60))
             )

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,9 @@ class _WarmPython:
     def start(self, request: Request, lifetime: int, report: int, output: int) -> None:
         """Start a program; its supervisor has the descriptors as standard input, output and error."""
         socket.send_fds(self._requests, [request.to_json()], [lifetime, report, output])
+
+
+_warming_up = threading.Lock()
 
 
 @functools.cache
@@ -188,7 +192,10 @@ def spawn_supervised(
     with log.open("wb") as output, os.fdopen(report_writer, "wb", buffering=0) as told:
         if warm is not None:
             request = Request(warm, dict(environment), str(cwd or Path.cwd()), grace_seconds, str(remove))
-            _warm_python().start(request, lifetime, told.fileno(), output.fileno())
+            with _warming_up:
+                # Threads that start the first programs at the same time share one parent.
+                warm_python = _warm_python()
+            warm_python.start(request, lifetime, told.fileno(), output.fileno())
         else:
             supervisor = subprocess.Popen(  # noqa: S603 - the caller's command is the purpose
                 [sys.executable, "-I", "-S", SUPERVISOR, str(grace_seconds), remove, *command],

@@ -9,7 +9,6 @@ import pytest
 from app.errors import RateLimited
 from app.services.rate_limits import RateLimits
 from app.services.redis import RedisClient
-from tests.conftest import NO_TLS
 from tests.servers.processes import free_port
 from tests.support.running import running
 
@@ -68,7 +67,7 @@ def test_two_services_have_one_limit_with_redis_and_one_each_without(
     with ExitStack() as stack:
         for port in ports:
             stack.enter_context(running("python", port, {**environment, "APP_PORT": str(port)}))
-        client = stack.enter_context(httpx2.Client(timeout=60, verify=NO_TLS))
+        client = stack.enter_context(httpx2.Client(timeout=60))
         answers = [client.get(f"http://127.0.0.1:{port}/api/v1/categories") for _ in range(15) for port in ports]
     assert {answer.status_code for answer in answers} == {200, 429}
     passed = sum(answer.status_code == 200 for answer in answers)

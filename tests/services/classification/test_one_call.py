@@ -39,7 +39,7 @@ async def rows(engine: AsyncEngine, table: type[ModelCallLease] | type[CachedIma
 
 async def upload(url: str, data: bytes) -> httpx2.Response:
     # A connection of its own, so that every worker gets some. No certificates are read for it, which takes its time.
-    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS, verify=False) as client:
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         return await client.post(f"{url}/api/v1/classify", files={"image": data})
 
 

@@ -33,7 +33,7 @@ async def test_all_figures_are_the_providers(settings: Settings, model_server: F
         prices = {"input_price": INPUT_PRICE, "output_price": OUTPUT_PRICE}
         client = await stack.enter_async_context(service_with(settings, **prices))
         address = str(client.base_url).partition("/api/")[0]
-        growth = await Growth.begin(await stack.enter_async_context(httpx2.AsyncClient(base_url=address, verify=False)))
+        growth = await Growth.begin(await stack.enter_async_context(httpx2.AsyncClient(base_url=address)))
         photos = [jpeg_photo(32 + number, 48) for number in range(30)]
         assert {each.status_code for each in await asyncio.gather(*(upload(client, photo) for photo in photos))} == {
             200

@@ -26,7 +26,7 @@ async def service_with(settings: Settings, **values: Any) -> AsyncIterator[httpx
     changed = settings.model_copy(update={"spending": spending_settings(**values)})
     async with (
         serving(create_app(changed)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120, verify=False) as client,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as client,
     ):
         yield client
 

@@ -200,9 +200,7 @@ async def test_two_instances_of_two_workers_keep_a_budget(site: Site, model_serv
     model_server.delay_seconds = 0.5
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(
-                httpx2.AsyncClient(base_url=f"{instances[number % 2]}/api/v1", timeout=120, verify=False)
-            )
+            await stack.enter_async_context(httpx2.AsyncClient(base_url=f"{instances[number % 2]}/api/v1", timeout=120))
             for number in range(8)
         ]
         responses = await asyncio.gather(*(upload(clients[number % 8], photo(number)) for number in range(200)))
