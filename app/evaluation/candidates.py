@@ -115,7 +115,7 @@ def _client_of(named: str | None, settings: Settings) -> tuple[ModelClient, Pric
         client = create_model_client(own.model_copy(update=changes), said_in="--provider or --against")
     except ModelConfigurationError as error:
         raise NoCandidate(f"{error} A file with its LLM_... variables may be named instead.") from None
-    if provider == own.provider and client.model != create_model_client(own).model:
+    if provider == own.provider and client.model != (own.model or client.default_model):
         # LLM_PRICE_... are those of LLM_MODEL.
         spending = spending.model_copy(update=dict.fromkeys(("input_price", "cached_input_price", "output_price")))
     return client, price_of(client, spending)
