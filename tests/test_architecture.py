@@ -34,6 +34,7 @@ FORBIDDEN = {
     ),
     "clients": ("sqlalchemy", "app.database", "fastapi", "starlette", "app.api", "app.schemas", "app.services"),
     "database": ("fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
+    "evaluation": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.schemas", "app.database", "app.cli."),
     "storage": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "server": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
     "runtime": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
