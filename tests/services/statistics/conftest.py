@@ -19,12 +19,13 @@ async def filled(engine: AsyncEngine) -> AsyncEngine:
     """Both tables, filled with the same pseudo-random rows everywhere, and the rollups."""
     dice = random.Random(7)
     categories = [category.value for category in Category]
+    users = [None, *(f"user-{i:02}" for i in range(25) for _ in range(i))]
     start = datetime(2025, 10, 8, tzinfo=UTC)
     log = [
         log_row(
             number,
             # Distinct numbers of requests, so that the order by count has no ties.
-            user_id=dice.choice([None, *(f"user-{i:02}" for i in range(25) for _ in range(i))]),
+            user_id=dice.choice(users),
             ip_address=dice.choice([None, "10.0.0.1", "10.0.0.2", "::1"]),
             category=dice.choices(categories, weights=[1, 3, 5, 9, 14, 20, 27, 35])[0],
             confidence=Decimal(dice.randrange(10_001)) / 10_000,

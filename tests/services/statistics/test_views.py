@@ -34,6 +34,19 @@ NIGHTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+async def calendar_of_its_own(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Tests share a database's calendar, but for these."""
+
+    async def empty() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(delete(StatsDay))
+
+    await empty()
+    yield
+    await empty()
+
+
 @asynccontextmanager
 async def at(engine: AsyncEngine, moment: datetime) -> AsyncIterator[AsyncConnection]:
     """A connection for which it is `moment`."""
