@@ -41,8 +41,7 @@ COPY --from=build /app /app
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    DATA_DIR=/data \
-    CALIBRATION_FILE=/data/calibration.json
+    DATA_DIR=/data
 WORKDIR /app
 USER 10001:10001
 VOLUME /data

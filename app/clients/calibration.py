@@ -56,8 +56,10 @@ def model_key(provider: str, model: str) -> str:
     return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
 
 
-def read_temperature(file: Path, key: str) -> float | None:
+def read_temperature(file: Path | None, key: str) -> float | None:
     """Return the temperature of a model, or None where none was fitted or the file cannot be used (a warning)."""
+    if file is None:
+        return None
     entry = _read(file).get(key)
     temperature = entry.get("temperature") if isinstance(entry, dict) else None
     if isinstance(temperature, (int, float)) and LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:

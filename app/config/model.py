@@ -43,8 +43,10 @@ class ModelSettings(SettingsGroup):
     description_language: DescriptionLanguage = Field(
         DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
     )
-    calibration_file: Path = Field(Path("data/calibration.json"), validation_alias="CALIBRATION_FILE")
-    """The temperatures that `image-classifier evaluate --calibrate` has fitted, by model; there need be none."""
+    calibration_file: Path | None = Field(None, validation_alias="CALIBRATION_FILE")
+    """The temperatures that `image-classifier evaluate --calibrate` has fitted, by model; it need not be there.
+
+    Empty: calibration.json under DATA_DIR (`Settings` fills it in)."""
     local_model: bool | None = Field(None, validation_alias="LOCAL_MODEL")
     """on: `local` can be chosen beside another provider, at 220 MB of each worker; off: it cannot.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from sqlalchemy.engine import URL
 
 from app.config.access import AccessSettings
@@ -179,7 +179,7 @@ class Settings(SettingsGroup):
     """Comma-separated addresses of proxies whose X-Forwarded-For is believed."""
 
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
-    model: ModelSettings = Field(default_factory=ModelSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings, validate_default=True)
     image: ImageSettings = Field(default_factory=ImageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
@@ -189,6 +189,13 @@ class Settings(SettingsGroup):
     library: LibrarySettings = Field(default_factory=LibrarySettings)
     task: TaskSettings = Field(default_factory=TaskSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @field_validator("model")
+    @classmethod
+    def _calibrated_under_data_dir(cls, value: ModelSettings, info: ValidationInfo) -> ModelSettings:
+        if value.calibration_file is not None or "data_dir" not in info.data:
+            return value
+        return value.model_copy(update={"calibration_file": info.data["data_dir"] / "calibration.json"})
 
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod

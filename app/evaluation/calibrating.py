@@ -40,6 +40,8 @@ def calibrate(candidate: Candidate, photos: Sequence[HashedPhoto], answers: Mapp
         after += _loss(others, fitted) * len(others) / len(pairs)
     temperature = _fit(pairs)
     file = candidate.client.settings.calibration_file
+    if file is None:
+        raise ValueError("the settings name no file")
     write_temperature(file, candidate.model_key, temperature, photos=len(pairs), log_loss=round(after, 4))
     return (
         f"{candidate.label}: temperature {temperature:.3f} of {len(pairs)} photos is in {file}. Log loss {before:.4f}"

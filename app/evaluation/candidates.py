@@ -96,7 +96,7 @@ def _client_of(named: str | None, settings: Settings) -> tuple[ModelClient, Pric
         client = create_model_client(own)
         return client, price_of(client, spending)
     if Path(named).is_file():
-        own, spending = _settings_of(Path(named))
+        own, spending = _settings_of(Path(named), settings)
         client = create_model_client(own, said_in=named)
         return client, price_of(client, spending)
     provider, _, model = named.partition("=")
@@ -121,13 +121,15 @@ def _client_of(named: str | None, settings: Settings) -> tuple[ModelClient, Pric
     return client, price_of(client, spending)
 
 
-def _settings_of(file: Path) -> tuple[ModelSettings, SpendingSettings]:
+def _settings_of(file: Path, service: Settings) -> tuple[ModelSettings, SpendingSettings]:
     try:
         said = dotenv_values(file, interpolate=False, encoding="utf-8-sig")
         values: dict[str, Any] = dict.fromkeys(_OWN_VARIABLES) | {name: value for name, value in said.items() if value}
         if not values["LLM_PROVIDER"]:
             raise NoCandidate(f"{file} has no LLM_PROVIDER.")
-        return ModelSettings(**values), SpendingSettings(**values)
+        # Temperatures of all models are in the file of the service.
+        model = ModelSettings(**values).model_copy(update={"calibration_file": service.model.calibration_file})
+        return model, SpendingSettings(**values)
     except ValidationError as error:
         raise NoCandidate(f"{file}: " + "; ".join(problems_of(error))) from None
     except (OSError, UnicodeDecodeError):

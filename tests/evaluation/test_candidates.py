@@ -72,6 +72,18 @@ def test_a_file_that_says_no_model_is_refused(text: str, tmp_path: Path) -> None
         find_candidate(str(file), None, settings("local"))
 
 
+def test_temperatures_are_under_data_dir_unless_a_file_is_named(tmp_path: Path) -> None:
+    """Also for a model from a file of its own."""
+    assert settings("openai").model.calibration_file == Path("data/calibration.json")
+    assert Settings(data_dir=tmp_path).model.calibration_file == tmp_path / "calibration.json"
+    named = settings("openai", calibration_file=tmp_path / "named.json")
+    assert named.model.calibration_file == tmp_path / "named.json"
+    file = tmp_path / "other.env"
+    file.write_text("LLM_PROVIDER=local\n", encoding="utf-8")
+    candidate = find_candidate(str(file), None, named)
+    assert candidate.client.settings.calibration_file == tmp_path / "named.json"
+
+
 def test_what_changes_the_answers_changes_the_key(tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("Sort the picture.", encoding="utf-8")
