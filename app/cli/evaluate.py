@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.output import messages, printable, say, write_json
@@ -65,6 +66,8 @@ def evaluate(
 
     if calibrate and (prompt is not None or against_prompt is not None):
         raise typer.BadParameter("--calibrate is for the prompt that the service asks with.")
+    if html is not None and not html.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {html.parent}.", param_hint="--html")
     settings = load_settings()
     # Not to LOG_DIR, as of every command on the server itself; standard error shows what goes wrong.
     configure_logging(settings.model_copy(update={"log": settings.log.model_copy(update={"folder": None})}))
@@ -77,11 +80,18 @@ def evaluate(
     except (NoCandidate, ValueError) as error:
         say(str(error))
         raise typer.Exit(2) from None
+    if len({candidate.key for candidate in candidates}) < len(candidates):
+        say("Both are the same model with the same prompt.")
+        raise typer.Exit(2)
     photos, unreadable = hash_photos(labelled)
     for each in unreadable:
         say(f"{each.path}: not a photo that the service takes")
     asked = [(candidate, _answers(candidate, settings, fresh=fresh)) for candidate in candidates]
     _confirm(asked, photos, settings, yes=yes)
+    if fresh:
+        # Not before it is clear that others will be asked for: they were paid for.
+        for _, file in asked:
+            file.forget()
     missing = sum(_ask(candidate, file, photos, concurrency) for candidate, file in asked)
     if calibrate:
         for candidate, file in asked:
@@ -131,9 +141,8 @@ def _answers(candidate: "Candidate", settings: "Settings", *, fresh: bool) -> "A
     from app.evaluation.answers import AnswerFile
 
     file = AnswerFile(settings.data_dir / "evaluations", candidate.client.model, candidate.key)
-    if fresh:
-        file.forget()
-    file.read()
+    if not fresh:
+        file.read()
     return file
 
 
@@ -176,7 +185,7 @@ def _ask(candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]"
     at_once = min(at_once, candidate.client.settings.max_concurrency)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
-        task = progress.add_task(printable(candidate.label), total=left)
+        task = progress.add_task(escape(printable(candidate.label)), total=left)
         try:
             outcome = asyncio.run(
                 ask(

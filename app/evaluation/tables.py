@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app.evaluation.report import Comparison, Judged, Report
 from app.evaluation.statistics import Share
@@ -13,7 +14,7 @@ def show(report: Report, output: Console) -> None:
     """Print one model's report."""
     calibration, spent = report.calibration, report.spent
     summary = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
-    summary.add_row("model", report.model, style="bold")
+    summary.add_row("model", Text(report.model), style="bold")
     summary.add_row("photos", str(report.photos))
     summary.add_row("accuracy", interval(report.accuracy))
     summary.add_row("mean recall", number(report.mean_recall))
@@ -48,7 +49,7 @@ def compare(comparison: Comparison, names: tuple[str, str], output: Console) -> 
     table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("both asked about", f"{comparison.photos} photos")
     for name, accuracy in zip(names, (comparison.first, comparison.second), strict=True):
-        table.add_row(name, interval(accuracy))
+        table.add_row(Text(name), interval(accuracy))
     test = comparison.test
     table.add_row("gain of the second", f"{comparison.points:+.1f} points")
     table.add_row("only one is right", f"{test.only_first} the first, {test.only_second} the second")

@@ -94,10 +94,14 @@ async def test_a_paid_model_is_asked_once_after_its_price_was_told(photos: Path,
     assert "宠物萌照" in page
     assert "Pet Photos" in page
 
+    # Nobody has said yes, so what was paid for is not forgotten.
+    assert (await evaluate(photos, environment, "--fresh")).status == 2
     again = await evaluate(photos, environment)
     assert again.status == 0, again.messages
     assert server.call_count == 5
     assert "0.600 (0.231 to 0.882; 3 of 5)" in again.output
+    assert (await evaluate(photos, environment, "--fresh", "--yes")).status == 0
+    assert server.call_count == 10
 
 
 async def test_what_was_stopped_goes_on(photos: Path, server: FakeModelServer) -> None:
@@ -207,6 +211,8 @@ async def test_what_cannot_be_evaluated_is_told(photos: Path, server: FakeModelS
     environment = variables(server)
     for arguments, words in (
         (("--provider", "nobody"), "LLM_... variables"),
+        (("--against", "custom"), "the same model with the same prompt"),
+        (("--html", "missing/report.html"), "no folder missing"),
         (("--calibrate", "--prompt", "photos/foods/notes.txt"), "the prompt that the service asks with"),
         (("--against", "claude"), "needs LLM_API_KEY"),
         (("--provider", "local", "--prompt", "photos/foods/notes.txt"), "takes no prompt"),
