@@ -1,7 +1,9 @@
 """Entries that are marked count as unknown until a model has answered again, in every process and on every database."""
 
+from datetime import UTC, datetime
+
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
@@ -80,10 +82,12 @@ async def test_every_process_misses_a_marked_entry_until_a_model_has_answered(en
     one, other = await started(engine), await started(engine, local=True)
     old = await save(one.cache, IMAGE, result(Category.OTHER), model="m" * MODEL_NAME_MAX_LENGTH)
     assert await one.cache.get(IMAGE) == await other.cache.get(IMAGE) == old
+    hit_at = datetime(2026, 1, 2, tzinfo=UTC)
     async with engine.begin() as connection:
-        hits = {"hit_count": 41, "last_hit_at": CachedImage.created_at}
-        await connection.execute(CachedImage.__table__.update().values(hits))  # type: ignore[attr-defined]
+        await connection.execute(update(CachedImage).values(hit_count=41, last_hit_at=hit_at))
     assert await reclassification.mark(engine, Selection(NEW), lambda _: None) == 1
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(CachedImage.last_hit_at)) == hit_at
     for process in (one, other):
         await process.watch.look()
         assert process.cache.peek(IMAGE) is None
@@ -93,8 +97,7 @@ async def test_every_process_misses_a_marked_entry_until_a_model_has_answered(en
     await other.watch.look()
     assert await other.cache.get(IMAGE) == new
     async with engine.connect() as connection:
-        [row] = (await connection.execute(select(CachedImage.__table__))).all()
-    assert (row.hit_count, row.last_hit_at) == (41, row.created_at)
+        assert await connection.scalar(select(CachedImage.hit_count)) == 41
 
 
 async def test_the_local_model_replaces_a_marked_entry_only_as_the_configured_one(engine: AsyncEngine) -> None:
