@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from uvicorn import Config, Server
-from uvicorn.server import ServerState
 
 from app.server.limits import STOOD_STILL_SECONDS, LimitedProtocol
 from app.server.shutdown import announce_shutdown
+from app.server.waiting_line import LineState, QueueingProtocol
 
 # How long an idle connection is listened to after the server has decided to shut down; longer than a request travels.
 LINGER_SECONDS = 3.0
@@ -35,7 +35,7 @@ CHECK_SECONDS = 2.0
 WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_deflate": False}
 
 
-class DrainingState(ServerState):
+class DrainingState(LineState):
     """What the connections of one server share.
 
     `closes_after_answer`: no connection is kept for another request. `is_shutting_down`: idle ones are closed, too.
@@ -47,8 +47,8 @@ class DrainingState(ServerState):
         self.is_shutting_down = False
 
 
-class DrainingProtocol(LimitedProtocol):
-    """HTTP/1.1 within limits, on a connection that is never closed while a request may be on its way."""
+class DrainingProtocol(QueueingProtocol):
+    """HTTP/1.1 within limits and in turns, on a connection that is never closed while a request may be on its way."""
 
     server_state: DrainingState
     _has_begun = False
