@@ -55,6 +55,7 @@ from app.observability.tracing import start_tracing
 from app.resources import open_resources
 from app.server.limits import MIN_BYTES_PER_SECOND
 from app.server.shutdown import on_shutdown
+from app.server.waiting_line import QUICK_PATHS
 from app.web import dashboard, demo, documentation, index
 from app.web.pages import mount_assets
 
@@ -87,11 +88,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or load_settings()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, int]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
             with on_shutdown(resources.task_events.end_streams), on_shutdown(resources.dashboard.end_streams):
-                yield {MIN_BYTES_PER_SECOND: settings.image.min_upload_bytes_per_second}
+                yield {
+                    MIN_BYTES_PER_SECOND: settings.image.min_upload_bytes_per_second,
+                    QUICK_PATHS: frozenset({CHECK_CACHE_PATH}),
+                }
 
     configure_logging(settings)
     if is_from_environment:

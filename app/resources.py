@@ -15,7 +15,6 @@ from app.runtime.background import running
 from app.runtime.cgroups import available_cores
 from app.runtime.fair_queue import fair_queue
 from app.runtime.memory_budget import CLIENT_SHARE, UPLOAD_MEMORY_BYTES, MemoryBudget
-from app.runtime.waiting_line import WaitingLine
 from app.services.accounts.lifespan import open_accounts, secret_keys
 from app.services.accounts.service import AccountService
 from app.services.api_keys.lifespan import open_api_keys
@@ -59,10 +58,6 @@ from app.services.tasks.service import TaskService
 MAX_DECODERS = 2
 # Beside the largest photo, what its form takes, and the piece that has just arrived.
 UPLOAD_FORM_BYTES = 1024 * 1024
-# About as many look-ups share a commit; thousands at once would halve the rate (docs/limits.md).
-LOOK_UPS_AT_WORK = 256
-MAX_LOOK_UPS_WAITING = 4096
-LOOK_UP_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,6 @@ class Resources:
 
     settings: Settings
     upload_memory: MemoryBudget
-    look_ups: WaitingLine
     audit: AuditLog
     api_keys: ApiKeyService
     rate_limits: RateLimits
@@ -207,7 +201,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         yield Resources(
             settings=settings,
             upload_memory=upload_memory,
-            look_ups=WaitingLine(LOOK_UPS_AT_WORK, max_waiting=MAX_LOOK_UPS_WAITING, wait_seconds=LOOK_UP_WAIT_SECONDS),
             audit=audit,
             api_keys=api_keys,
             rate_limits=RateLimits(redis, per_address=settings.access.requests_per_minute_per_address),

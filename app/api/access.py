@@ -28,7 +28,9 @@ from app.errors import (
     InsufficientScope,
     MisdirectedRequest,
     NetworkNotAllowed,
+    ServerBusy,
 )
+from app.server.waiting_line import HAS_NO_TURN, WAIT_SECONDS
 from app.services.api_keys import key as keys
 from app.services.api_keys.key import ApiKey
 from app.services.api_keys.service import ApiKeyService
@@ -127,6 +129,8 @@ class AccessPolicy:
         state = scope["state"]
         if "is_admitted" in state:
             return
+        if HAS_NO_TURN in state:
+            raise ServerBusy(retry_after_seconds=WAIT_SECONDS)
         area = area or area_of(_path_of(scope))
         self._check_network(scope, area)
         if self._hosts and area not in _ASKED_BY_ADDRESS and not self._is_host(Headers(scope=scope).get("host", "")):

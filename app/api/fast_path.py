@@ -91,9 +91,7 @@ class FastPath:
 async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
     caller = caller.or_user(question.user_id)
     scope["state"]["user"] = caller.user_id
-    resources = resources_of(scope)
-    async with resources.look_ups.turn():
-        answer = await resources.classifier.look_up(question.image_hash, caller)
+    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller)
     scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 

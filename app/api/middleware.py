@@ -20,6 +20,7 @@ from app.observability import metrics, tracing
 from app.observability.access_log import AccessLog
 from app.observability.request_id import new_request_id
 from app.server.limits import ANSWERED_FOR
+from app.server.waiting_line import ARRIVED_AT
 from app.services.request_log.error_counts import count_error
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -51,9 +52,10 @@ class RequestContextMiddleware:
             finally:
                 self._log.flush()
             return
-        started_at = time.perf_counter()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        started_at = state.get(ARRIVED_AT) or time.perf_counter()
         request_id = new_request_id()
-        scope.setdefault("state", {}).update(request_id=request_id, started_at=started_at)
+        state.update(request_id=request_id, started_at=started_at)
         status = CLIENT_CLOSED_REQUEST
 
         async def send_with_id(message: Message) -> None:

@@ -7,9 +7,11 @@ up.
 """
 
 import asyncio
-from collections import defaultdict
+from bisect import insort
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 
 # What uploads may take in each process: twelve photos of 10 MB at once, or three hundred usual ones of 400 KB.
 UPLOAD_MEMORY_BYTES = 128 * 1024 * 1024
@@ -31,14 +33,15 @@ class Lease:
         self.client = client
         self.age = age
         self.held_bytes = 0
-        self.works = 0
         self.wanted_bytes = 0
+        self.works = 0
+        self.waits = False
         self.granted: asyncio.Future[None] | None = None
 
     @property
     def is_stuck(self) -> bool:
         """Whether it will give nothing back before it gets more."""
-        return self.granted is not None and not self.granted.done() and not self.works
+        return self.waits and not self.works
 
     async def grow(self, size_bytes: int, *, timeout_seconds: float) -> None:
         """Hold so much more.
@@ -56,12 +59,13 @@ class Lease:
     @contextmanager
     def working_on(self, size_bytes: int) -> Iterator[None]:
         """Hold a part that needs nothing more for the length of the block, and give it back at its end."""
-        self.works += 1
+        self._budget.note(self, works=1)
         try:
             yield
         finally:
-            self.works -= 1
+            self._budget.note(self, works=-1)
             self.shrink(size_bytes)
+            self._budget.end_deadlocks()
 
 
 class MemoryBudget:
@@ -76,9 +80,13 @@ class MemoryBudget:
         self._reserve = min(reserve_bytes, self._share // 2)
         # Which upload may use the reserve of a client's share, or (None) of all.
         self._first: dict[str | None, Lease] = {}
-        self._held_by: defaultdict[str, int] = defaultdict(int)
-        self._leases: set[Lease] = set()
-        self._queue: set[Lease] = set()
+        # Of each client, without those that have none: bytes held, uploads that wait, uploads that are not stuck. They
+        # are kept as things change: to count hundreds of uploads anew with each piece was a fifth of an upload's CPU.
+        self._held_by = Counter[str]()
+        self._waiting_by = Counter[str]()
+        self._going_by = Counter[str]()
+        # What waits, the oldest first.
+        self._queue: list[Lease] = []
         self._begun = 0
 
     @contextmanager
@@ -86,13 +94,14 @@ class MemoryBudget:
         """Lend to one upload of `client` for the length of the block."""
         self._begun += 1
         lease = Lease(self, client, self._begun)
-        self._leases.add(lease)
+        _add(self._going_by, client, 1)
         try:
             yield lease
         finally:
-            self._leases.remove(lease)
+            _add(self._going_by, client, -1)
             self._first = {scope: first for scope, first in self._first.items() if first is not lease}
             self.give_back(lease, lease.held_bytes)
+            self.end_deadlocks()
 
     @asynccontextmanager
     async def reserve(self, size_bytes: int, *, client: str, timeout_seconds: float) -> AsyncIterator[None]:
@@ -114,8 +123,10 @@ class MemoryBudget:
         """Lend `lease` so much more, unless there is not so much, or an older upload waits for it."""
         # A small upload does not overtake a large one, which would otherwise wait without end.
         if not self._is_first(lease):
-            for other in self._waiting():
-                if other.age < lease.age and (other.client == lease.client or self._share_suffices(other)):
+            for other in self._queue:
+                if other.age > lease.age:
+                    break
+                if other.client == lease.client or self._share_suffices(other):
                     return False
         return self._lend(lease, size_bytes)
 
@@ -127,28 +138,37 @@ class MemoryBudget:
         """
         lease.wanted_bytes = size_bytes
         lease.granted = asyncio.get_running_loop().create_future()
-        self._queue.add(lease)
+        self.note(lease, waits=True)
         try:
             async with asyncio.timeout(timeout_seconds):
                 self._grant()
+                self.end_deadlocks()
                 await lease.granted
         except TimeoutError:
             raise MemoryTimeoutError from None
         finally:
-            self._queue.remove(lease)
+            self.note(lease, waits=False)
             lease.granted = None
 
     def give_back(self, lease: Lease, size_bytes: int) -> None:
         """Take a part back from `lease`, for those that wait."""
         lease.held_bytes -= size_bytes
         self._free += size_bytes
-        self._held_by[lease.client] -= size_bytes
-        if not self._held_by[lease.client]:
-            del self._held_by[lease.client]
+        _add(self._held_by, lease.client, -size_bytes)
         self._grant()
 
-    def _waiting(self) -> list[Lease]:
-        return [lease for lease in self._queue if lease.granted is not None and not lease.granted.done()]
+    def note(self, lease: Lease, *, waits: bool | None = None, works: int = 0) -> None:
+        """Note whether an upload waits, and how much more is worked on of it."""
+        was_stuck = lease.is_stuck
+        lease.works += works
+        if waits is not None and waits is not lease.waits:
+            lease.waits = waits
+            _add(self._waiting_by, lease.client, 1 if waits else -1)
+            if waits:
+                insort(self._queue, lease, key=_age)
+            else:
+                self._queue.remove(lease)
+        _add(self._going_by, lease.client, was_stuck - lease.is_stuck)
 
     def _is_first(self, lease: Lease) -> bool:
         return lease in self._first.values()
@@ -168,34 +188,52 @@ class MemoryBudget:
             return False
         lease.held_bytes += size_bytes
         self._free -= size_bytes
-        self._held_by[lease.client] += size_bytes
+        _add(self._held_by, lease.client, size_bytes)
         return True
 
     def _grant(self) -> None:
+        if not self._queue:
+            return
         at_their_share = set[str]()
-        for lease in sorted(self._waiting(), key=lambda waiting: (not self._is_first(waiting), waiting.age)):
-            if lease.client in at_their_share or not self._share_suffices(lease):
+        firsts = sorted({each for each in self._first.values() if each.waits}, key=_age)
+        for lease in chain(firsts, tuple(self._queue)):
+            if not lease.waits or lease.client in at_their_share:
+                continue
+            if not self._share_suffices(lease):
                 at_their_share.add(lease.client)
+                if len(at_their_share) == len(self._waiting_by):
+                    break
                 continue
             if not self._lend(lease, lease.wanted_bytes):
                 break
             assert lease.granted is not None  # noqa: S101 - it waits
             lease.granted.set_result(None)
-        self._end_deadlocks()
+            self.note(lease, waits=False)
 
-    def _end_deadlocks(self) -> None:
-        """Let the youngest give up where all that hold what is waited for wait themselves."""
-        waiting = self._waiting()
-        if not waiting:
+    def end_deadlocks(self) -> None:
+        """Let the youngest give up where all that hold what is waited for wait themselves.
+
+        To be asked for when an upload begins to wait, when it ends, and when no more of it is worked on.
+        """
+        if self._going_by and self._waiting_by.keys() <= self._going_by.keys():
             return
-        goes_on = {lease.client for lease in self._leases if not lease.is_stuck}
         # Who waits for its own share waits for its own uploads, who waits for the rest for all.
-        groups: dict[str | None, list[Lease]] = {}
-        for lease in waiting:
-            group = None if self._share_suffices(lease) else lease.client
-            groups.setdefault(group, []).append(lease)
-        for client, members in groups.items():
-            is_stuck = client not in goes_on if client is not None else not goes_on
-            youngest = max(members, key=lambda lease: lease.age)
-            if is_stuck and youngest.granted is not None:
-                youngest.granted.set_exception(MemoryTimeoutError())
+        youngest: dict[str | None, Lease] = {}
+        for lease in self._queue:
+            youngest[None if self._share_suffices(lease) else lease.client] = lease
+        for client, lease in youngest.items():
+            is_stuck = client not in self._going_by if client is not None else not self._going_by
+            if is_stuck and lease.granted is not None:
+                lease.granted.set_exception(MemoryTimeoutError())
+                self.note(lease, waits=False)
+
+
+def _age(lease: Lease) -> int:
+    return lease.age
+
+
+def _add(counts: Counter[str], client: str, number: int) -> None:
+    """Add to a client's count; what is zero is left out."""
+    counts[client] += number
+    if not counts[client]:
+        del counts[client]

@@ -9,16 +9,18 @@ Nor does it wait long for a client that has stopped to read: closing such a conn
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from uvicorn import Config, Server
-from uvicorn.server import ServerState
 
+from app.runtime.background import spawn
 from app.server.limits import STOOD_STILL_SECONDS, LimitedProtocol
 from app.server.shutdown import announce_shutdown
+from app.server.waiting_line import LineState, QueueingProtocol
 
 # How long an idle connection is listened to after the server has decided to shut down; longer than a request travels.
 LINGER_SECONDS = 3.0
@@ -31,11 +33,14 @@ UNREAD_SECONDS = 60.0
 UNREAD_LEAVING_SECONDS = 10.0
 # Between two looks at what clients do not read, and do not send.
 CHECK_SECONDS = 2.0
+# Connections in each turn of the event loop. libuv 1.52 itself accepts one: of 3200 that came at once, the last waited
+# for 3200 turns, which are seconds where those that are in already keep each turn busy.
+ACCEPTED_AT_ONCE = 64
 # Clients send a token and nothing else. Compressing our short messages would cost 40 KB for each connection.
 WEBSOCKET_OPTIONS: dict[str, Any] = {"ws_max_size": 64 * 1024, "ws_per_message_deflate": False}
 
 
-class DrainingState(ServerState):
+class DrainingState(LineState):
     """What the connections of one server share.
 
     `closes_after_answer`: no connection is kept for another request. `is_shutting_down`: idle ones are closed, too.
@@ -45,10 +50,12 @@ class DrainingState(ServerState):
         super().__init__()
         self.closes_after_answer = False
         self.is_shutting_down = False
+        # To be called for each connection: more may wait behind it.
+        self.on_connection: Callable[[], None] = lambda: None
 
 
-class DrainingProtocol(LimitedProtocol):
-    """HTTP/1.1 within limits, on a connection that is never closed while a request may be on its way."""
+class DrainingProtocol(QueueingProtocol):
+    """HTTP/1.1 within limits and in turns, on a connection that is never closed while a request may be on its way."""
 
     server_state: DrainingState
     _has_begun = False
@@ -64,6 +71,7 @@ class DrainingProtocol(LimitedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Accept a connection, also one that was still in the queue when the server began to shut down."""
         super().connection_made(transport)
+        self.server_state.on_connection()
         if self.server_state.is_shutting_down:
             self._close_when_unused()
 
@@ -127,11 +135,20 @@ class DrainingServer(Server):
         # What waits in a connection for its client, in bytes, and since when it has not become less.
         self._unread: dict[object, tuple[int, float]] = {}
         self._check: asyncio.Task[None] | None = None
+        self._listeners: list[socket.socket] = []
+        self._accepts_soon = False
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for the application, which may first have to sum up a long log, however long that takes."""
         async with self._heartbeat():
             await super().startup(sockets)
+        self._listeners = [
+            socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets
+        ]
+        for listener in self._listeners:
+            listener.setblocking(False)
+        self.server_state.on_connection = self._accept_soon
         self._check = asyncio.create_task(self._check_connections_regularly())
 
     async def on_tick(self, counter: int) -> bool:
@@ -165,8 +182,7 @@ class DrainingServer(Server):
             announce_shutdown()
             self._close_after_answers()
             for connection in self._stop_listening():
-                loop = asyncio.get_running_loop()
-                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+                await self._serve_connection(connection)
             await super().shutdown(sockets)
         if self._check is not None:
             self._check.cancel()
@@ -207,23 +223,45 @@ class DrainingServer(Server):
             if isinstance(connection, DrainingProtocol):
                 connection.retire()
 
+    def _accept_soon(self) -> None:
+        if not self._accepts_soon:
+            self._accepts_soon = True
+            asyncio.get_running_loop().call_soon(self._accept_more)
+
+    def _accept_more(self) -> None:
+        self._accepts_soon = False
+        for connection in self._accepted(ACCEPTED_AT_ONCE):
+            task = spawn(self._serve_connection(connection), name="connection")
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _accepted(self, limit: float) -> Iterator[socket.socket]:
+        """Give connections that the kernel has let in already, `limit` of each listener at the most."""
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                number = 0
+                while number < limit:
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    yield connection
+                    number += 1
+
     def _stop_listening(self) -> list[socket.socket]:
         """Close the listeners and return the connections that were waiting to be accepted.
 
         The kernel has let these clients in already, and would reset them with the last process that listens.
         """
-        listeners = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
         for server in self.servers:
             server.close()
-        waiting: list[socket.socket] = []
-        for listener in listeners:
-            with listener, contextlib.suppress(OSError):
-                listener.setblocking(False)
-                while True:
-                    connection, _ = listener.accept()
-                    connection.setblocking(False)
-                    waiting.append(connection)
+        waiting = list(self._accepted(math.inf))
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
         return waiting
+
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
 
     def _protocol(self) -> DrainingProtocol:
         return DrainingProtocol(self.config, self.server_state, self.lifespan.state)

@@ -1,39 +1,51 @@
-"""Look-ups beyond those at work wait in a line that is bounded in length and time; health does not stand in it."""
+"""Look-ups beyond those at work take turns; who has none in time is refused, and health does not stand in the line."""
 
 import hashlib
+import json
 
-import httpx2
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import resources
 from app.config.settings import Settings
 from app.main import create_app
-from tests.support.classify import error_code, photo, upload
-from tests.support.serving import serving
+from app.server import waiting_line
+from tests.server.test_shutdown import Client, serving
+from tests.support.classify import photo
 
 
-@pytest.mark.parametrize(("waiting", "wait_seconds"), [(0, 60.0), (1, 0.05)])
-async def test_a_look_up_is_refused_where_too_many_wait_or_its_turn_does_not_come(
-    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, waiting: int, wait_seconds: float
+async def exchange(client: Client, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[str, str]:
+    """Send a request; return head and body of its answer."""
+    lines = [f"{method} /api/v1{path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    client.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+    head = (await client.reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.partition("content-length: ")[2].split()[0])
+    return head, (await client.reader.readexactly(length)).decode()
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+async def test_a_look_up_whose_turn_does_not_come_is_refused(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "LOOK_UPS_AT_WORK", 1)
-    monkeypatch.setattr(resources, "MAX_LOOK_UPS_WAITING", waiting)
-    monkeypatch.setattr(resources, "LOOK_UP_WAIT_SECONDS", wait_seconds)
-    app = create_app(settings)
-    async with serving(app) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api:
-        assert (await upload(api, photo(1))).status_code == 200
-        question = {"image_hash": hashlib.sha256(photo(1)).hexdigest()}
-        assert (await api.post("/classify/check-cache", json=question)).status_code == 200
-        at_work = app.state.resources.look_ups.places
-        await at_work.acquire()
+    monkeypatch.setattr(waiting_line, "AT_WORK", 1)
+    monkeypatch.setattr(waiting_line, "WAIT_SECONDS", 0.05)
+    question = json.dumps({"image_hash": hashlib.sha256(photo(1)).hexdigest()}).encode()
+    headers = {"Content-Type": "application/json"}
+    async with serving(create_app(settings), lifespan="on") as (server, clients, _):
+        client = await clients.connect()
+        line = server.server_state.line
+        line.enter(lambda _: None)
         # By the fast path, and by the route, which a browser's Origin takes.
-        for headers in ({}, {"Origin": "https://example.com"}):
-            refused = await api.post("/classify/check-cache", json=question, headers=headers)
-            assert (refused.status_code, error_code(refused)) == (503, "server_busy")
-            assert int(refused.headers["Retry-After"]) >= 1
-        assert (await api.get("/health")).status_code == 200
-        assert (await api.get("/health/live")).status_code == 200
-        at_work.release()
-        answer = await api.post("/classify/check-cache", json=question)
-        assert (answer.status_code, answer.json()["cached"]) == (200, True)
+        for origin in ({}, {"Origin": "https://example.com"}):
+            head, body = await exchange(client, "POST", "/classify/check-cache", question, **headers, **origin)
+            assert head.startswith("http/1.1 503")
+            assert json.loads(body)["error"]["code"] == "server_busy"
+            assert "retry-after: 1" in head
+            assert "connection: close" not in head
+        for path in ("/health", "/health/live"):
+            head, _ = await exchange(client, "GET", path)
+            assert head.startswith("http/1.1 200")
+        line.leave()
+        head, body = await exchange(client, "POST", "/classify/check-cache", question, **headers)
+        assert head.startswith("http/1.1 200")
+        assert json.loads(body)["cached"] is False

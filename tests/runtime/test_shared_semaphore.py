@@ -73,7 +73,7 @@ async def take_all(semaphore: SharedSemaphore) -> list[int]:
     while True:
         try:
             places.append(await semaphore.acquire(0))
-        except TimeoutError:
+        except (TimeoutError, SemaphoreFullError):
             return places
 
 
@@ -139,24 +139,74 @@ async def test_a_stopped_process_holds_up_no_other(
 
 
 async def test_a_wait_without_hope_is_not_begun() -> None:
-    semaphore = SharedSemaphore(1)
-    place = await semaphore.acquire(0)
+    semaphore = SharedSemaphore(2)
+    places = await take_all(semaphore)
     # Nothing is known yet of how long a use takes.
-    waiting = asyncio.create_task(semaphore.acquire(PATIENCE_SECONDS))
-    await asyncio.sleep(0.2)
-    semaphore.release(place)
-    place = await waiting
-    with pytest.raises(SemaphoreFullError) as raised:
-        await semaphore.acquire(0.1)
-    assert raised.value.expected_seconds >= 0.2
-    waiting = asyncio.create_task(semaphore.acquire(PATIENCE_SECONDS))
+    waiting = [asyncio.create_task(semaphore.acquire(PATIENCE_SECONDS)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    for place in places:
+        semaphore.release(place)
+    places = [await waiting[0], await waiting[1]]
+    assert semaphore._own.use_seconds >= 0.1
+    waiting[2].cancel()
+    semaphore._own = semaphore._own._replace(use_seconds=1000.0)
+    waiting = [asyncio.create_task(semaphore.acquire(1500.0)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(SemaphoreFullError) as raised:
-        # Two uses, the second of which is behind the first.
-        await semaphore.acquire(0.3)
-    assert raised.value.expected_seconds >= 0.4
-    semaphore.release(place)
-    semaphore.release(await waiting)
+        # Both places have just been taken, by the first of those in front: theirs is the second use from now.
+        await semaphore.acquire(1500.0)
+    assert 1900 < raised.value.expected_seconds <= 2000
+    for place in places:
+        semaphore.release(place)
+    for task in waiting:
+        semaphore.release(await task)
+
+
+async def test_who_waits_is_told_when_it_has_become_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_semaphore, "HOPE_SECONDS", 0.05)
+    semaphore = SharedSemaphore(2)
+    for place in await take_all(semaphore):
+        semaphore._held[place] -= 100.0
+    waiting = [asyncio.create_task(semaphore.acquire(150.0)) for _ in range(4)]
+    await asyncio.sleep(0)
+    # All uses that go on have taken 100 seconds: those who come now would have to wait for two more.
+    with pytest.raises(SemaphoreFullError):
+        await semaphore.acquire(150.0)
+    for held in semaphore._held:
+        semaphore._held[held] -= 60.0
+    for hopeless in waiting[2:]:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(SemaphoreFullError):
+                await hopeless
+    for task in waiting[:2]:
+        assert not task.done()
+        semaphore.release(0 if task is waiting[0] else 1)
+        semaphore.release(await task)
+
+
+async def test_a_use_that_hangs_says_nothing_of_the_others() -> None:
+    semaphore = SharedSemaphore(3)
+    places = await take_all(semaphore)
+    semaphore._own = semaphore._own._replace(use_seconds=1.0)
+    semaphore._held[places[0]] -= 1000.0
+    waiting = [asyncio.create_task(semaphore.acquire(PATIENCE_SECONDS)) for _ in range(30)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_uses_of_other_processes_are_known(tmp_path: Path, other: Other) -> None:
+    semaphore = SharedSemaphore(2, tmp_path / "slots")
+    for _ in range(4):
+        other.do("take")
+    semaphore._own = semaphore._own._replace(use_seconds=1000.0)
+    with pytest.raises(SemaphoreFullError) as raised:
+        await semaphore.acquire(500.0)
+    assert 900 < raised.value.expected_seconds <= 1000
+    other.do("give")
+    assert await semaphore.acquire(500.0) in range(4)
 
 
 async def test_a_cancelled_wait_leaves_the_line() -> None:

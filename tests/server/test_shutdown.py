@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config.settings import PROJECT_ROOT
@@ -181,6 +182,29 @@ async def test_who_waits_to_be_accepted_is_answered() -> None:
             received = await asyncio.get_running_loop().sock_recv(connection, 4096)
     assert received.lower().startswith(b"http/1.1 200")
     assert b"connection: close" in received.lower()
+
+
+def test_connections_that_come_at_once_are_accepted_within_few_turns() -> None:
+    async def count_turns() -> int:
+        turns = 0
+        async with serving() as (server, clients, _):
+            waiting = [socket.create_connection(("127.0.0.1", clients.port)) for _ in range(300)]
+
+            def turn() -> None:
+                nonlocal turns
+                if len(server.server_state.connections) < len(waiting):
+                    turns += 1
+                    asyncio.get_running_loop().call_soon(turn)
+
+            turn()
+            await until(lambda: len(server.server_state.connections) == len(waiting))
+            for connection in waiting:
+                connection.close()
+            await until(lambda: not server.server_state.connections)
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(count_turns()) < 100
 
 
 async def test_after_its_last_request_a_server_stays_until_everybody_knows() -> None:

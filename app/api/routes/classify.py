@@ -75,7 +75,7 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
     },
 )
 async def check_cache(
-    request: Request, body: CheckCacheRequest, caller: CallerDep, resources: ResourcesDep, key: IdempotencyKeyDep
+    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep, key: IdempotencyKeyDep
 ) -> CacheHit | CacheMiss | Response:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     caller = caller.or_user(body.user_id)
@@ -85,17 +85,16 @@ async def check_cache(
         request.state.cached = answer is not None
         return _found(answer)
 
-    async with resources.look_ups.turn():
-        return await answer_once(
-            request,
-            key,
-            owner_of(request, caller),
-            lambda keep: resources.classifier.look_up(body.image_hash, caller, keep=keep),
-            body_of,
-            fingerprint=[body.model_dump_json()],
-            image_hashes=[body.image_hash],
-            looks_first=False,
-        )
+    return await answer_once(
+        request,
+        key,
+        owner_of(request, caller),
+        lambda keep: classifier.look_up(body.image_hash, caller, keep=keep),
+        body_of,
+        fingerprint=[body.model_dump_json()],
+        image_hashes=[body.image_hash],
+        looks_first=False,
+    )
 
 
 @router.post(
