@@ -93,7 +93,9 @@ async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> B
     scope["state"]["user"] = caller.user_id
     resources = resources_of(scope)
     async with resources.look_ups.turn():
-        answer = await resources.classifier.look_up(question.image_hash, caller)
+        answer = await resources.classifier.look_up(
+            question.image_hash, caller, perceptual_hash=question.perceptual_hash
+        )
     scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 

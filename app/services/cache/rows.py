@@ -78,8 +78,8 @@ def insert_entry(image_hash: str, entry: CachedResult, response: Mapping[str, An
 
 async def replace_provisional(
     connection: AsyncConnection, image_hash: str, entry: CachedResult, response: Mapping[str, Any]
-) -> None:
-    """Replace the entry of one image by another model's answer, if it is provisional."""
+) -> bool:
+    """Replace the entry of one image by another model's answer, if it is provisional; return whether it was."""
     replaced = await connection.execute(
         update(CachedImage)
         .where(
@@ -96,21 +96,22 @@ async def replace_provisional(
     )
     if replaced.rowcount:
         await record_change(connection, image_hash, by_hand=False)
+    return bool(replaced.rowcount)
 
 
-async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
-    """Return the entry's `hit_count`, which no other transaction changes before the end of this one.
+async def lock_entry(connection: AsyncConnection, image_hash: str) -> tuple[int, int]:
+    """Return the entry's row id and `hit_count`, which no other transaction changes before the end of this one.
 
     SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
 
     Raises:
         CacheEntryNotFound: there is no entry.
     """
-    query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
+    query = select(CachedImage.id, CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise CacheEntryNotFound
-    return row.hit_count or 0
+    return row.id, row.hit_count or 0
 
 
 async def record_change(connection: AsyncConnection, image_hash: str, *, by_hand: bool) -> None:
