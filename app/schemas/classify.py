@@ -84,7 +84,13 @@ class Classification(BaseModel):
 
 
 def _read_bits(value: object) -> object:
-    """16 hex digits become a number; anything else is left to be refused."""
+    """16 hex digits become a number.
+
+    Raises:
+        ValueError: it is neither that nor null.
+    """
+    if value is None:
+        return None
     if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{16}", value):
         return int(value, 16)
     raise ValueError("16 hex digits are expected")
@@ -110,7 +116,7 @@ class CheckCacheRequest(BaseModel):
     image_hash: ImageHash
     perceptual_hash: Annotated[
         int | None,
-        BeforeValidator(_read_bits, json_schema_input_type=Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")]),
+        BeforeValidator(_read_bits, json_schema_input_type=Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")] | None),
         Field(
             description="The photo's perceptual hash, 16 hex digits: where its SHA-256 is not known, a similar photo"
             " answers. See docs/api.md for how it is computed.",

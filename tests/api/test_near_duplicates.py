@@ -82,6 +82,11 @@ async def test_a_perceptual_hash_saves_the_upload(
     assert model_server.call_count == 1
 
 
+async def test_null_is_no_perceptual_hash(api: httpx2.AsyncClient) -> None:
+    question = {"image_hash": "0" * 64, "perceptual_hash": None}
+    assert (await api.post("/classify/check-cache", json=question)).json() == MISS
+
+
 @pytest.mark.parametrize(
     "value", ["", "12", "g" * 16, "0x" + "1" * 14, "1" * 17, 1, 2**70, [], {}, " " * 16, "１" * 16]
 )

@@ -10,6 +10,9 @@ from app.services.cache.aliases import MAX_DISTANCE_OF_SAME, may_be_repeated
 from app.services.cache.entry import CachedResult
 from app.services.near_duplicates.bands import BANDS, MAX_DISTANCE, bands_of, near_bands, signed
 
+# The more photos are known, the likelier is one that is near by chance: it is seldom of the same category.
+MAX_NEIGHBOURS = 8
+
 
 class Neighbour(NamedTuple):
     """The entry that answers for a photo: its row, the hash of its photo, and how many bits the two differ in.
@@ -35,9 +38,9 @@ def insert_hash(image_hash: str, value: int) -> Statement:
 
 
 def select_neighbour(dialect: str, value: int, *, accepts_provisional: bool) -> Statement:
-    """Return the look-up of the nearest entry within MAX_DISTANCE that may be repeated; `neighbour_in` reads its row.
+    """Return the look-up of the nearest entries within MAX_DISTANCE that may be repeated, the nearest first.
 
-    Of several at one distance it is the oldest, so that all processes take the same.
+    Of several at one distance the oldest comes first, so that all processes take the same. `neighbour_in` reads them.
     """
     distance = hamming_distance(dialect, "hash", "%s")
     bands: list[str] = []
@@ -55,15 +58,16 @@ def select_neighbour(dialect: str, value: int, *, accepts_provisional: bool) -> 
     text = (
         f"SELECT {columns} FROM ({' UNION '.join(bands)}) AS near"  # noqa: S608 - placeholders
         " JOIN image_classification_cache AS cached ON cached.id = near.entry_id"
-        f" WHERE {condition} ORDER BY near.distance, cached.id LIMIT 1"
+        f" WHERE {condition} ORDER BY near.distance, cached.id LIMIT {MAX_NEIGHBOURS}"
     )
     return Statement(text, [*parameters, *values_of_condition])
 
 
 def neighbour_in(rows: Rows) -> Neighbour | None:
-    """Return what `select_neighbour` has found."""
-    for entry_id, image_hash, distance, category, confidence, description, model, cost_micros in rows:
-        kept = description if distance <= MAX_DISTANCE_OF_SAME else None
-        entry = CachedResult(Category(category), float(confidence), kept, sys.intern(model), cost_micros)
-        return Neighbour(entry_id, image_hash, int(distance), entry)
-    return None
+    """Return the nearest of those that `select_neighbour` has found; None where they do not agree on the category."""
+    if len({category for _, _, _, category, *_ in rows}) != 1:
+        return None
+    entry_id, image_hash, distance, category, confidence, description, model, cost_micros = rows[0]
+    kept = description if distance <= MAX_DISTANCE_OF_SAME else None
+    entry = CachedResult(Category(category), float(confidence), kept, sys.intern(model), cost_micros)
+    return Neighbour(entry_id, image_hash, int(distance), entry)

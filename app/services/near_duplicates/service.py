@@ -43,7 +43,7 @@ class NearDuplicates:
         self._turns = asyncio.Semaphore(MAX_LOOK_UPS)
 
     async def find(self, perceptual_hash: int) -> Neighbour | None:
-        """Return the nearest entry within MAX_DISTANCE that may be repeated, or None; nothing is raised.
+        """Return the nearest entry within MAX_DISTANCE that may be repeated, if all there agree; nothing is raised.
 
         None is also what a database that is away or slow gives.
         """

@@ -117,6 +117,15 @@ async def test_an_entry_of_the_local_model_answers_where_that_is_the_configured_
     assert (await found(near, VALUE)).entry == local
 
 
+async def test_neighbours_that_do_not_agree_leave_the_answer_to_the_model(engine: AsyncEngine) -> None:
+    near, _ = near_duplicates_on(engine)
+    await keep(engine, 1, VALUE)
+    await keep(engine, 2, changed(VALUE, 6))
+    assert (await found(near, VALUE)).image_hash == photo(1)
+    await keep(engine, 3, changed(VALUE, 8), CachedResult(Category.FOODS, 0.9, None, "m"))
+    assert await near.find(VALUE) is None
+
+
 async def test_an_alias_answers_for_no_third_photo(engine: AsyncEngine) -> None:
     await keep(engine, 1, VALUE)
     near, _ = near_duplicates_on(engine)
