@@ -494,6 +494,43 @@ CREATE TABLE IF NOT EXISTS `idempotent_answer` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='带幂等键请求的首次应答';
 
+-- Perceptual hashes of photos that a model has answered, cut into bands that a look-up by distance asks for.
+CREATE TABLE IF NOT EXISTS `perceptual_hash` (
+  `entry_id` BIGINT UNSIGNED NOT NULL COMMENT '缓存条目',
+  `hash` BIGINT NOT NULL COMMENT '64位感知哈希',
+  `band_1` INT UNSIGNED NOT NULL COMMENT '第1段',
+  `band_2` INT UNSIGNED NOT NULL COMMENT '第2段',
+  `band_3` INT UNSIGNED NOT NULL COMMENT '第3段',
+  PRIMARY KEY (`entry_id`),
+  KEY `idx_band_1` (`band_1`, `hash`),
+  KEY `idx_band_2` (`band_2`, `hash`),
+  KEY `idx_band_3` (`band_3`, `hash`),
+  FOREIGN KEY (`entry_id`) REFERENCES `image_classification_cache` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='缓存图片的感知哈希';
+
+-- Entries whose answer is that of a similar photo's entry.
+CREATE TABLE IF NOT EXISTS `cache_alias` (
+  `entry_id` BIGINT UNSIGNED NOT NULL COMMENT '相似照片的缓存条目',
+  `original_id` BIGINT UNSIGNED NOT NULL COMMENT '原照片的缓存条目',
+  `distance` TINYINT UNSIGNED NOT NULL COMMENT '感知哈希的汉明距离',
+  PRIMARY KEY (`entry_id`),
+  KEY `idx_original_id` (`original_id`),
+  FOREIGN KEY (`entry_id`) REFERENCES `image_classification_cache` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`original_id`) REFERENCES `image_classification_cache` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='相似照片的别名';
+
+-- How many answers were those of a similar photo, and what they saved.
+CREATE TABLE IF NOT EXISTS `stats_similar` (
+  `period_start` DATETIME NOT NULL COMMENT '时段开始(UTC, 15分钟)',
+  `shard` TINYINT UNSIGNED NOT NULL COMMENT '分片',
+  `hits` BIGINT UNSIGNED NOT NULL COMMENT '相似命中数',
+  `saved_micros` BIGINT UNSIGNED NOT NULL COMMENT '节省的费用(CURRENCY的百万分之一)',
+  PRIMARY KEY (`period_start`, `shard`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='分时段相似命中';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -501,4 +538,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0011' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0012' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -91,7 +91,9 @@ class FastPath:
 async def _check(scope: Scope, question: CheckCacheRequest, caller: Caller) -> BaseModel:
     caller = caller.or_user(question.user_id)
     scope["state"]["user"] = caller.user_id
-    answer = await resources_of(scope).classifier.look_up(question.image_hash, caller)
+    answer = await resources_of(scope).classifier.look_up(
+        question.image_hash, caller, perceptual_hash=question.perceptual_hash
+    )
     scope["state"]["cached"] = answer is not None
     return _MISS if answer is None else cache_hit(answer)
 

@@ -116,7 +116,7 @@ class PhotoClient:
         return mine.result(), known is None
 
     def _ask(self, photo: CompressedPhoto) -> _Answer:
-        known = self._service.look_up(photo.sha256)
+        known = self._service.look_up(photo.sha256, photo.perceptual_hash)
         if known is not None:
             return _Answer(known, from_cache=True, uploaded_bytes=0)
         data, from_cache = self._service.upload(photo.sha256, photo.jpeg)

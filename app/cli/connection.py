@@ -104,15 +104,16 @@ class ServiceConnection:
         """
         return self._call(self._http.build_request("GET", path)).get("data")
 
-    def look_up(self, image_hash: str) -> dict[str, Any] | None:
-        """Return what the service knows of a photo, None if it knows nothing.
+    def look_up(self, image_hash: str, perceptual_hash: str | None = None) -> dict[str, Any] | None:
+        """Return what the service knows of a photo, or of a similar one; None if it knows nothing.
 
         Raises:
             RequestFailed, Stopped.
         """
-        request = self._http.build_request(
-            "POST", "/classify/check-cache", json={"image_hash": image_hash}, headers=_new_key()
-        )
+        question = {"image_hash": image_hash}
+        if perceptual_hash is not None:
+            question["perceptual_hash"] = perceptual_hash
+        request = self._http.build_request("POST", "/classify/check-cache", json=question, headers=_new_key())
         try:
             answer = self._call(request)
         except RequestFailed as error:

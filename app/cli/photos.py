@@ -14,6 +14,8 @@ from pathlib import Path
 import pillow_heif
 from PIL import Image, ImageOps
 
+from app.photo.perceptual_hash import perceptual_hash
+
 MAX_EDGE = 1024
 QUALITY = 80
 # The largest photos of phones, of 200 megapixels, are half as large.
@@ -27,11 +29,15 @@ class UnreadablePhoto(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CompressedPhoto:
-    """The JPEG that is sent, its hash in lower-case hex, and the size of the file that it was made from, in bytes."""
+    """The JPEG that is sent, its hashes in lower-case hex, and the size of the file that it was made from, in bytes.
+
+    `perceptual_hash` is None where the picture has none to go by.
+    """
 
     jpeg: bytes
     sha256: str
     original_bytes: int
+    perceptual_hash: str | None = None
 
 
 def find_photos(paths: Iterable[Path]) -> Iterator[Path]:
@@ -77,7 +83,9 @@ def compress(path: Path) -> CompressedPhoto:
     except Exception as error:  # noqa: BLE001 - Pillow raises anything on hostile bytes
         raise UnreadablePhoto(f"not a picture, or damaged ({type(error).__name__})") from None
     jpeg = encoded.getvalue()
-    return CompressedPhoto(jpeg, hashlib.sha256(jpeg).hexdigest(), len(original))
+    bits = perceptual_hash(jpeg)
+    perceptual = None if bits is None else f"{bits:016x}"
+    return CompressedPhoto(jpeg, hashlib.sha256(jpeg).hexdigest(), len(original), perceptual)
 
 
 def _read(path: Path) -> bytes:

@@ -70,6 +70,8 @@ class CacheSettings(SettingsGroup):
     """A copy counts as fresh for this long after the last successful look at the change feed, in seconds."""
     stale_max_seconds: float = Field(600.0, validation_alias="CACHE_STALE_MAX_SECONDS", ge=0, le=86_400)
     """While the database is away, memory answers for this long after that look, marked as stale, in seconds; 0: not."""
+    near_duplicates: bool = Field(True, validation_alias="NEAR_DUPLICATES")
+    """on: a new photo that is nearly the same as a known one gets its answer without a model call (docs/quality.md)."""
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="REDIS_URL")
     """redis:// or rediss:// (TLS), with password and database number if need be; empty: no Redis."""
     admin_api_key: SecretStr = Field(SecretStr(""), validation_alias="ADMIN_API_KEY")

@@ -174,6 +174,12 @@ def prepare_sqlite_connection(connection: sqlite3.Connection | DBAPIConnection) 
 
 def _prepare_pooled_sqlite_connection(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     prepare_sqlite_connection(connection)
+    connection.create_function("HAMMING_DISTANCE", 2, _hamming_distance, deterministic=True)
+
+
+def _hamming_distance(one: int, other: int) -> int:
+    """As `statements.hamming_distance` writes it: of signed 64-bit numbers."""
+    return ((one ^ other) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
 
 
 def _begin_sqlite_transaction(connection: Connection) -> None:

@@ -73,6 +73,12 @@ def can_update_joined(dialect: str) -> bool:
     return dialect != "sqlite"
 
 
+def hamming_distance(dialect: str, one: str, other: str) -> str:
+    """Return an expression: in how many of 64 bits two numbers differ."""
+    # SQLite has neither; the engine gives its connections the function.
+    return f"HAMMING_DISTANCE({one}, {other})" if dialect == "sqlite" else f"BIT_COUNT({one} ^ {other})"
+
+
 def runs_in_process(dialect: str) -> bool:
     """Return whether a query costs no trip to a server; then all writers wait for each other."""
     return dialect == "sqlite"

@@ -98,6 +98,9 @@ IMAGE_BYTES = _histogram("image_bytes", "Size of new photos, in bytes.", _IMAGE_
 MONEY_SPENT = _counter("money_spent_total", "What calls of models have cost.", "currency")
 MONEY_SAVED = _counter("money_saved_total", "What answers of the cache have saved.", "currency")
 
+SIMILAR_HITS = _counter("similar_hits_total", "Answers that were those of a similar photo.")
+MONEY_SAVED_BY_SIMILAR = _counter("money_saved_by_similar_total", "Their share of what was saved.", "currency")
+
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
 # Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.

@@ -8,6 +8,7 @@ from app.photo.decoding import PreparedJpeg
 from app.photo.errors import CorruptPhoto, NotInTime, PhotoError, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat, PhotoInfo
 from app.photo.inspection import inspect_photo
+from app.photo.perceptual_hash import perceptual_hash
 from app.photo.preparation import is_ready, prepare_photo
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "UnsupportedFormat",
     "inspect_photo",
     "is_ready",
+    "perceptual_hash",
     "prepare_photo",
 ]

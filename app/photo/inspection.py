@@ -1,9 +1,8 @@
 """What can be known of a photo without decoding a pixel, and every refusal that follows from it."""
 
 from app.photo import jpeg, png
-from app.photo.density import announced_pixels, check_density
 from app.photo.errors import CorruptPhoto, TooManyPixels, UnsupportedFormat
-from app.photo.formats import PhotoFormat, PhotoInfo, sniff
+from app.photo.formats import PhotoFormat, PhotoInfo, announced_pixels, check_density, sniff
 from app.photo.metadata import UPRIGHT, has_other_colours
 
 

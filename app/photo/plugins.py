@@ -20,9 +20,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from app.photo.density import check_density
 from app.photo.errors import CorruptPhoto, TooComplex, TooManyPixels, UnsupportedFormat
-from app.photo.formats import PhotoFormat
+from app.photo.formats import PhotoFormat, check_density
 from app.photo.metadata import UPRIGHT, read_orientation
 
 # libwebp holds two canvases and hands out a third, of which Pillow makes its own: 16 bytes a pixel, or 404 MB and

@@ -1,8 +1,9 @@
 """Bodies of the classification endpoints, named and shaped as in the specification's sections 3.1 and 3.2."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.categories import Category
 from app.schemas.common import (
@@ -47,6 +48,7 @@ _CLASSIFY_EXAMPLE: dict[str, Any] = {
     "request_id": EXAMPLE_REQUEST_ID,
     "timestamp": EXAMPLE_TIMESTAMP,
 }
+_SIMILAR_EXAMPLE: dict[str, Any] = {"match": "similar", "similar_to": "1" * 64, "distance": 2}
 _ERROR_EXAMPLE: dict[str, Any] = {
     "success": False,
     "error": {"code": "corrupt_image", "message": "The image is damaged or cut off.", "details": None},
@@ -81,6 +83,29 @@ class Classification(BaseModel):
     description: Annotated[str | None, Field(description="One sentence in DESCRIPTION_LANGUAGE, or null.")]
 
 
+def _read_bits(value: object) -> object:
+    """16 hex digits become a number.
+
+    Raises:
+        ValueError: it is neither that nor null.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{16}", value):
+        return int(value, 16)
+    raise ValueError("16 hex digits are expected")
+
+
+class SimilarTo(BaseModel):
+    """What the answer of a similar photo says beside it."""
+
+    match: Literal["similar"] = "similar"
+    similar_to: Annotated[ImageHash, Field(description="The known photo whose answer this is.")]
+    distance: Annotated[
+        int, Field(ge=0, le=8, description="Bits in which the perceptual hashes differ; from 5 on, no description.")
+    ]
+
+
 class CheckCacheRequest(BaseModel):
     """The hash of a photo that the client may not have to upload."""
 
@@ -89,6 +114,17 @@ class CheckCacheRequest(BaseModel):
     )
 
     image_hash: ImageHash
+    perceptual_hash: Annotated[
+        int | None,
+        BeforeValidator(_read_bits, json_schema_input_type=Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")] | None),
+        Field(
+            description="The photo's perceptual hash, 16 hex digits: where its SHA-256 is not known, a similar photo"
+            " answers. See docs/api.md for how it is computed.",
+            examples=["e1f0a5c39b16d24c"],
+            # A key's fingerprint stays what it was without it.
+            exclude_if=lambda value: value is None,
+        ),
+    ] = None
     user_id: UserId | None = None
 
 
@@ -116,6 +152,12 @@ class CacheHit(BaseModel):
     model: AnsweringModel
     request_id: RequestId
     timestamp: Timestamp
+
+
+class SimilarHit(CacheHit, SimilarTo):
+    """The photo is not known, but a similar one: no upload is needed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**HIT_EXAMPLE, **_SIMILAR_EXAMPLE}]})
 
 
 class CacheMiss(BaseModel):
@@ -154,6 +196,16 @@ class ClassifyResponse(BaseModel):
     timestamp: Timestamp
 
 
+class SimilarResponse(ClassifyResponse, SimilarTo):
+    """The classification of a similar photo, given for an uploaded one: no model was asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_CLASSIFY_EXAMPLE, "from_cache": True, **_SIMILAR_EXAMPLE}]}
+    )
+
+    from_cache: Literal[True] = True
+
+
 class ClassifyBatchResponse(BaseModel):
     """One element per image, in the order of the upload: an answer or an error of its own."""
 
@@ -162,4 +214,4 @@ class ClassifyBatchResponse(BaseModel):
     )
 
     success: Literal[True] = True
-    results: list[ClassifyResponse | ErrorResponse]
+    results: list[SimilarResponse | ClassifyResponse | ErrorResponse]

@@ -78,6 +78,8 @@ class DayStatsResponse(DataResponse[DayStats]):
             "avg_processing_time_ms": 1245.0,
             "estimated_cost": 10.67,
             "cost_saved": 4.56,
+            "similar_hits": 31,
+            "saved_by_similar": 0.31,
             "currency": "CNY",
         }
     )
@@ -105,6 +107,8 @@ class CacheEfficiencyResponse(DataResponse[CacheEfficiency]):
             "cost_saved": 53.81,
             "avg_hit_per_image": 2.52,
             "max_hits": 156,
+            "similar_hits": 412,
+            "saved_by_similar": 4.12,
             "currency": "CNY",
         }
     )

@@ -93,7 +93,7 @@ async def test_a_body_in_pieces_is_read_by_the_route(api: httpx2.AsyncClient) ->
 async def test_failures_have_the_one_format(
     api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(ClassifierService, "look_up", fail)

@@ -82,6 +82,8 @@ def _computed_day(rows: Sequence[RequestRecord]) -> dict[str, Any]:
         # Of the ledger, which has no rows here.
         "estimated_cost": 0.0,
         "cost_saved": sum(row.saved_micros for row in rows) / 1_000_000,
+        "similar_hits": 0,
+        "saved_by_similar": 0.0,
         "currency": "CNY",
     }
 

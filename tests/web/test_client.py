@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 from playwright.async_api import Page, Route
 
+from app.photo import perceptual_hash
 from app.web.pages import FOLDER
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
 from tests.fakes.images import CORNERS, corners, encode, exif_rotated, gps_tagged, noisy_jpeg
 from tests.servers.browser import INSECURE_HOST
 from tests.support.documents import CLIENTS, DOCS, code_blocks
+from tests.support.pictures import jpeg, scene
+from tests.support.vectors import VECTORS, drawn
 
 CLIENT = "image-classifier.js"
 COFFEE = DOCS / "samples" / "coffee.jpg"
@@ -29,6 +32,11 @@ CLASSIFY = """async ([data, options]) => {
   const { classifyPhoto } = await import("/assets/image-classifier.js");
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   return classifyPhoto(new Blob([bytes]), options);
+}"""
+PERCEPTUAL = """async data => {
+  const { perceptualHash } = await import("/assets/image-classifier.js");
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  return perceptualHash(new Blob([bytes]));
 }"""
 DIGEST = """async length => {
   const { classifyPhoto } = await import("/assets/image-classifier.js");
@@ -77,6 +85,20 @@ async def test_metadata_stays_behind_and_the_same_photo_gives_the_same_bytes(dem
     photo = await compressed(demo, gps_tagged())
     assert b"SECRET" not in photo
     assert await compressed(demo, gps_tagged()) == photo
+
+
+async def test_the_perceptual_hash_is_that_of_the_server(demo: Page) -> None:
+    for width, height, pixel, expected in VECTORS:
+        png = base64.b64encode(encode(drawn(width, height, pixel), "PNG")).decode()
+        assert await demo.evaluate(PERCEPTUAL, png) == expected
+    small = base64.b64encode(jpeg(scene(1, (31, 200)))).decode()
+    assert await demo.evaluate(PERCEPTUAL, small) is None
+    # Decoders of JPEG round differently.
+    photo = await compressed(demo, COFFEE.read_bytes())
+    ours = perceptual_hash(photo)
+    assert ours is not None
+    theirs = await demo.evaluate(PERCEPTUAL, base64.b64encode(photo).decode())
+    assert (ours ^ int(theirs, 16)).bit_count() <= 2
 
 
 async def test_what_is_transparent_becomes_white(demo: Page) -> None:

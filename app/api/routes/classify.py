@@ -43,6 +43,8 @@ from app.schemas.classify import (
     Classification,
     ClassifyBatchResponse,
     ClassifyResponse,
+    SimilarHit,
+    SimilarResponse,
 )
 from app.schemas.common import EXAMPLE_HASH, ErrorResponse
 from app.services.classification.service import ClassifierService
@@ -68,7 +70,7 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
 
 @router.post(
     "/check-cache",
-    response_model=CacheHit | CacheMiss,
+    response_model=SimilarHit | CacheHit | CacheMiss,
     responses={
         200: {"content": {"application/json": {"examples": _LOOK_UP_EXAMPLES}}, **REPLAY_HEADERS},
         **_LOOK_UP_ERRORS,
@@ -89,7 +91,7 @@ async def check_cache(
         request,
         key,
         owner_of(request, caller),
-        lambda keep: classifier.look_up(body.image_hash, caller, keep=keep),
+        lambda keep: classifier.look_up(body.image_hash, caller, perceptual_hash=body.perceptual_hash, keep=keep),
         body_of,
         fingerprint=[body.model_dump_json()],
         image_hashes=[body.image_hash],
@@ -129,7 +131,7 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
 
 @router.post(
     "",
-    response_model=ClassifyResponse,
+    response_model=SimilarResponse | ClassifyResponse,
     responses={
         200: REPLAY_HEADERS,
         **describe_errors(
@@ -282,6 +284,15 @@ def _found(answer: Answer | None) -> CacheHit | CacheMiss:
 
 def cache_hit(answer: Answer) -> CacheHit:
     """The body that says what is known."""
+    if answer.similar is not None:
+        return SimilarHit(
+            data=Classification.model_validate(answer),
+            similar_to=answer.similar.image_hash,
+            distance=answer.similar.distance,
+            model=answer.model,
+            request_id=answer.request_id,
+            timestamp=answer.answered_at,
+        )
     return CacheHit(
         data=Classification.model_validate(answer),
         stale=answer.is_stale,
@@ -292,6 +303,16 @@ def cache_hit(answer: Answer) -> CacheHit:
 
 
 def _classified(answer: Answer) -> ClassifyResponse:
+    if answer.similar is not None:
+        return SimilarResponse(
+            data=Classification.model_validate(answer),
+            similar_to=answer.similar.image_hash,
+            distance=answer.similar.distance,
+            model=answer.model,
+            processing_time_ms=answer.processing_time_ms,
+            request_id=answer.request_id,
+            timestamp=answer.answered_at,
+        )
     return ClassifyResponse(
         data=Classification.model_validate(answer),
         from_cache=answer.from_cache,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.categories import Category
 from app.clients.base import ModelResult
-from app.services.request_log.record import Answer, Caller
+from app.services.request_log.record import Answer, Caller, Similar
 
 CONFIDENCE_DIGITS = 4
 # The model of entries that a person has corrected; no model replaces them.
@@ -34,8 +34,8 @@ def entry_of(result: ModelResult, model: str, cost_micros: int) -> CachedResult:
     return CachedResult(result.category, confidence, result.description, model, cost_micros)
 
 
-def answer_of(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answer:
-    """Return the answer to `caller`, whose time ends now."""
+def answer_of(result: CachedResult, caller: Caller, *, from_cache: bool, similar: Similar | None = None) -> Answer:
+    """Return the answer to `caller`, whose time ends now; `similar` says which photo's it is, if another's."""
     return Answer.now(
         caller,
         category=result.category,
@@ -45,4 +45,5 @@ def answer_of(result: CachedResult, caller: Caller, *, from_cache: bool) -> Answ
         model=result.model,
         cost_micros=result.cost_micros,
         is_stale=result.is_stale,
+        similar=similar,
     )

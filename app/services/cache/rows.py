@@ -85,8 +85,8 @@ async def replace_provisional(
     response: Mapping[str, Any],
     *,
     accepts_provisional: bool,
-) -> None:
-    """Replace the entry of one image by a new answer, if it is provisional.
+) -> bool:
+    """Replace the entry of one image by a new answer, if it is provisional; return whether it was.
 
     A marked entry is not replaced by the local model that answers in the place of another one.
     """
@@ -110,21 +110,22 @@ async def replace_provisional(
     )
     if replaced.rowcount:
         await record_change(connection, image_hash, by_hand=False)
+    return bool(replaced.rowcount)
 
 
-async def lock_entry(connection: AsyncConnection, image_hash: str) -> int:
-    """Return the entry's `hit_count`, which no other transaction changes before the end of this one.
+async def lock_entry(connection: AsyncConnection, image_hash: str) -> tuple[int, int]:
+    """Return the entry's row id and `hit_count`, which no other transaction changes before the end of this one.
 
     SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
 
     Raises:
         CacheEntryNotFound: there is no entry.
     """
-    query = select(CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
+    query = select(CachedImage.id, CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise CacheEntryNotFound
-    return row.hit_count or 0
+    return row.id, row.hit_count or 0
 
 
 async def record_change(connection: AsyncConnection, *image_hashes: str, by_hand: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from loguru import logger
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
@@ -19,6 +19,14 @@ from app.database.statements import execute, runs_in_process
 from app.database.tables.classification import CachedImage
 from app.database.transactions import write
 from app.observability import metrics
+from app.services.cache.aliases import (
+    NEVER_REPEATED,
+    correct_aliases,
+    detach,
+    family_of,
+    forget_picture,
+    remove_aliases,
+)
 from app.services.cache.batching import DataLoader
 from app.services.cache.entry import MANUAL_MODEL, CachedResult
 from app.services.cache.rows import entries_of, lock_entry, record_change, select_entries
@@ -107,56 +115,77 @@ class CacheService:
         return entries | provisional
 
     async def correct(self, image_hash: str, category: Category, description: str | None) -> CachedResult:
-        """Replace an entry by what a person says; its `hit_count` stays. It stays until the next correction.
+        """Replace an entry by what a person says, and the aliases of it; its `hit_count` stays.
+
+        It stays until the next correction. An alias that is corrected follows its original no longer.
 
         Raises:
             CacheEntryNotFound: there is no entry.
         """
         entry = CachedResult(category, 1.0, description, MANUAL_MODEL)
 
-        async def update_entry(connection: AsyncConnection) -> None:
-            await lock_entry(connection, image_hash)
+        values = {
+            "category": category.value,
+            "confidence": Decimal(1),
+            "description": description,
+            "model_used": MANUAL_MODEL,
+            "model_response": None,
+        }
+
+        async def update_entry(connection: AsyncConnection) -> list[str]:
+            entry_id, _ = await lock_entry(connection, image_hash)
             await connection.execute(
                 update(CachedImage)
-                .where(CachedImage.image_hash == image_hash)
-                .values(
-                    category=category.value,
-                    confidence=Decimal(1),
-                    description=description,
-                    model_used=MANUAL_MODEL,
-                    model_response=None,
-                    # MySQL would set it to now.
-                    last_hit_at=CachedImage.last_hit_at,
-                )
+                .where(CachedImage.id == entry_id)
+                # MySQL would set it to now.
+                .values({**values, "last_hit_at": CachedImage.last_hit_at})
             )
             await record_change(connection, image_hash, by_hand=True)
+            await detach(connection, entry_id)
+            if category is not NEVER_REPEATED:
+                return await correct_aliases(connection, entry_id, values)
+            await forget_picture(connection, entry_id)
+            return await self._remove_aliases(connection, entry_id)
 
-        await write(self._engine, update_entry)
-        self._copies.forget(image_hash)
+        for changed in [image_hash, *await write(self._engine, update_entry)]:
+            self._copies.forget(changed)
         logger.info("cache entry {} was corrected to {}", image_hash, category.value)
         return entry
 
     async def remove(self, image_hash: str) -> None:
-        """Remove an entry, so that the photo is unknown again.
+        """Remove an entry, so that the photo is unknown again; with it go its aliases.
+
+        Of an alias the original goes too, which would answer for the photo again.
 
         Raises:
             CacheEntryNotFound: there is no entry.
         """
 
-        async def delete_entry(connection: AsyncConnection) -> int:
-            hit_count = await lock_entry(connection, image_hash)
-            await connection.execute(delete(CachedImage).where(CachedImage.image_hash == image_hash))
-            await record_change(connection, image_hash, by_hand=True)
-            await execute(connection, self._rollups.entry_removed(hit_count))
-            return hit_count
+        async def delete_entries(connection: AsyncConnection) -> list[str]:
+            entry_id, _ = await lock_entry(connection, image_hash)
+            original_id = await family_of(connection, entry_id)
+            aliases = await self._remove_aliases(connection, original_id)
+            query = select(CachedImage.image_hash, CachedImage.hit_count).where(CachedImage.id == original_id)
+            original = (await connection.execute(query)).one()
+            await connection.execute(delete(CachedImage).where(CachedImage.id == original_id))
+            await record_change(connection, original.image_hash, by_hand=True)
+            await execute(connection, self._rollups.entries_removed(1, original.hit_count or 0))
+            return [original.image_hash, *aliases]
 
-        hit_count = await write(self._engine, delete_entry)
-        self._copies.forget(image_hash)
-        logger.info("cache entry {} with hit_count {} was removed", image_hash, hit_count)
+        removed = await write(self._engine, delete_entries)
+        for each in removed:
+            self._copies.forget(each)
+        logger.info("cache entry {} was removed, and {} that belong to it", image_hash, len(removed) - 1)
 
     async def close(self) -> None:
         """Wait for the queries that are under way."""
         await self._reader.close()
+
+    async def _remove_aliases(self, connection: AsyncConnection, entry_id: int) -> list[str]:
+        hashes, hits = await remove_aliases(connection, entry_id)
+        if hashes:
+            await execute(connection, self._rollups.entries_removed(len(hashes), hits))
+        return hashes
 
     async def _find(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
         """Return what exists, and count for each caller where it was, also where several share a query."""

@@ -13,6 +13,7 @@ from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import Candidate, Role
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
+from app.services.near_duplicates.service import NearDuplicates
 from app.services.request_log.lifespan import RequestLog
 from app.services.spending.service import Spending
 from app.services.spool.service import Spool
@@ -60,6 +61,9 @@ async def open_classifier(
             engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending, spool=spool
         ),
         spending=spending,
+        near_duplicates=(
+            NearDuplicates(engine, cache=cache, rollups=log.rollups) if settings.cache.near_duplicates else None
+        ),
     )
     try:
         yield classifier

@@ -2,10 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.database.statements import Statement
 from app.errors import AppError
 from app.services.cache.entry import CachedResult
+from app.services.request_log.record import Similar
+
+
+class Outcome(NamedTuple):
+    """What is answered, whether it cost nothing, and which photo's answer it is, if a similar one's."""
+
+    entry: CachedResult
+    from_cache: bool
+    similar: Similar | None = None
 
 
 @dataclass(frozen=True, slots=True)

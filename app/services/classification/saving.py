@@ -24,9 +24,11 @@ from app.database.pipeline import DuplicateRowError, run
 from app.database.statements import Statement, execute
 from app.database.transactions import write
 from app.errors import DatabaseUnavailable, ServerBusy
+from app.services.cache.aliases import NEVER_REPEATED, detach_photo
 from app.services.cache.entry import CachedResult, entry_of
 from app.services.cache.rows import insert_entry, replace_provisional, select_entries
 from app.services.cache.service import CacheService
+from app.services.near_duplicates.rows import insert_hash
 from app.services.request_log.rollups import Rollups
 from app.services.spending.bill import Bill
 from app.services.spending.service import Spending
@@ -40,7 +42,8 @@ POLL_SECONDS = 0.2
 class PaidResult:
     """A model's answer, and what belongs into the transaction that stores it.
 
-    `response` is what the model said, `owner` the process whose lease ends with it.
+    `response` is what the model said, `owner` the process whose lease ends with it. By `perceptual_hash` similar photos
+    find the entry later; None where the photo has none, or is an identity document.
     """
 
     image_hash: str
@@ -50,6 +53,7 @@ class PaidResult:
     answered_at: datetime
     settlement: Settlement
     owner: str
+    perceptual_hash: int | None = None
 
     @property
     def is_provisional(self) -> bool:
@@ -87,7 +91,14 @@ class ResultSaving:
         spool.on_replay(Kind.RESULT, self._replay)
 
     async def save(
-        self, image_hash: str, result: ModelResult, *, model: str, photo_format: str, bill: Bill
+        self,
+        image_hash: str,
+        result: ModelResult,
+        *,
+        model: str,
+        photo_format: str,
+        bill: Bill,
+        perceptual_hash: int | None = None,
     ) -> tuple[CachedResult, bool]:
         """Store an answer with its calls, or keep it in the spool.
 
@@ -105,6 +116,7 @@ class ResultSaving:
             answered_at=utc_now(),
             settlement=bill.amount(),
             owner=self._heartbeat.process_id,
+            perceptual_hash=None if result.category is NEVER_REPEATED else perceptual_hash,
         )
         try:
             saved = await self._store(paid)
@@ -163,6 +175,7 @@ class ResultSaving:
                 [
                     insert_entry(paid.image_hash, paid.entry, paid.response, paid.answered_at),
                     self._rollups.entry_added(),
+                    *([] if paid.perceptual_hash is None else [insert_hash(paid.image_hash, paid.perceptual_hash)]),
                     photo,
                     *self._spending.statements_of(paid.settlement),
                     release,
@@ -179,13 +192,15 @@ class ResultSaving:
 
     async def _store_second(self, paid: PaidResult, release: Statement) -> CachedResult:
         async def replace_and_release(connection: AsyncConnection) -> None:
-            await replace_provisional(
+            is_replaced = await replace_provisional(
                 connection,
                 paid.image_hash,
                 paid.entry,
                 paid.response,
                 accepts_provisional=self._cache.accepts_provisional,
             )
+            if is_replaced:
+                await detach_photo(connection, paid.image_hash)
             await execute(connection, release)
 
         await self._spending.write_down(paid.settlement)

@@ -7,12 +7,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, ModelResult
-from app.clients.errors import ModelTimeout
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
 from app.config.settings import ImageSettings
-from app.errors import BudgetExhausted, HashMismatch, InvalidRequest
+from app.errors import HashMismatch, InvalidRequest, LimitReached
 from app.observability import metrics
 from app.observability.request_id import new_request_id
 from app.observability.tracing import span
@@ -21,32 +20,28 @@ from app.runtime.background import SingleFlight
 from app.runtime.fair_queue import FairQueue
 from app.services.cache.entry import CachedResult, answer_of, entry_of
 from app.services.cache.service import CacheService
-from app.services.classification.fallbacks import Candidate, Role, ask_in_turn
-from app.services.classification.outcomes import ApartResult
+from app.services.classification.asking import ModelAsking, Turn
+from app.services.classification.fallbacks import Candidate, Role
+from app.services.classification.outcomes import ApartResult, Outcome
+from app.services.classification.similar import SimilarPhotos
 from app.services.classification.store import ClassificationStore
 from app.services.idempotency.key import Keep
+from app.services.near_duplicates.service import NearDuplicates
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from app.services.spending.bill import Bill
+from app.services.spending.limits import photo_uncounted
 from app.services.spending.service import Spending
 
 T = TypeVar("T")
-R = TypeVar("R")
-
-
-class _Turn(NamedTuple):
-    """The models that may be asked about a photo, and `time.monotonic()` at which all of it ends."""
-
-    chain: Sequence[Candidate]
-    deadline: float
 
 
 class ClassifierService:
     """Looks photos up and classifies them.
 
     `chain` holds the service's model and those that are asked where it cannot answer, `decoder` is the queue of those
-    whose pixels are decoded.
+    whose pixels are decoded. Without `near_duplicates` photos are known by their bytes alone.
     """
 
     def __init__(
@@ -60,15 +55,23 @@ class ClassifierService:
         image_settings: ImageSettings,
         store: ClassificationStore,
         spending: Spending,
+        near_duplicates: NearDuplicates | None,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
         self._chain = chain
-        self._falls_back_on_refusal = falls_back_on_refusal
         self._preparer = PhotoPreparer(decoder, image_settings)
         self._store = store
         self._spending = spending
-        self._calls: SingleFlight[str, tuple[CachedResult, bool]] = SingleFlight()
+        self._similar = SimilarPhotos(near_duplicates, self._preparer)
+        self._asking = ModelAsking(
+            chain,
+            falls_back_on_refusal=falls_back_on_refusal,
+            preparer=self._preparer,
+            store=store,
+            spending=spending,
+        )
+        self._calls: SingleFlight[str, Outcome] = SingleFlight()
 
     @property
     def lasting_models(self) -> list[str]:
@@ -76,8 +79,18 @@ class ClassifierService:
         first, *others = (candidate.client.model for candidate in self._chain)
         return [first, *(model for model in others if not model.startswith(LOCAL_MODEL_PREFIX))]
 
-    async def look_up(self, image_hash: str, caller: Caller, *, keep: Keep[Answer] | None = None) -> Answer | None:
+    async def look_up(
+        self,
+        image_hash: str,
+        caller: Caller,
+        *,
+        perceptual_hash: int | None = None,
+        keep: Keep[Answer] | None = None,
+    ) -> Answer | None:
         """Answer from the cache, or None; a hit is counted and logged, and kept as `keep` says; a miss is not.
+
+        With `perceptual_hash` the entry of a similar photo answers where there is none. No alias is stored of that: the
+        two hashes are the client's word, and the entry of a photo is for all.
 
         Raises:
             DuplicateRowError: another request with the same key was answered.
@@ -85,10 +98,14 @@ class ClassifierService:
         with span("cache.look_up"):
             # Memory does not have to be waited for.
             result = self._cache.peek(image_hash) or await self._cache.get(image_hash)
+        similar = None
         if result is None:
             metrics.count(metrics.LOOKUPS_MISSED)
-            return None
-        answer = answer_of(result, caller, from_cache=True)
+            outcome = await self._similar.look_up(perceptual_hash)
+            if outcome is None:
+                return None
+            result, _, similar = outcome
+        answer = answer_of(result, caller, from_cache=True, similar=similar)
         record = RequestRecord.of(answer, caller, image_hash=image_hash, image_size=None)
         await self._recorder.record([record], kept=keep and keep(answer))
         return answer
@@ -137,8 +154,8 @@ class ClassifierService:
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
             raise HashMismatch
-        result, from_cache = await self._result_of(upload, caller)
-        answer = answer_of(result, caller, from_cache=from_cache)
+        result, from_cache, similar = await self._result_of(upload, caller)
+        answer = answer_of(result, caller, from_cache=from_cache, similar=similar)
         record = RequestRecord.of(answer, caller, image_hash=upload.sha256, image_size=len(upload.data))
         await self._recorder.record([record], kept=keep and keep(answer))
         return answer
@@ -169,7 +186,7 @@ class ClassifierService:
             Exception: `keep` raised it.
         """
         info = self._preparer.inspect(upload.data)
-        return await self._with_budget(lambda turn: self._ask_apart(turn, upload, info, caller, find, keep))
+        return await self._asking.with_budget(lambda turn: self._ask_apart(turn, upload, info, caller, find, keep))
 
     async def classify_by(
         self,
@@ -197,7 +214,7 @@ class ClassifierService:
             Exception: `keep` raised it.
         """
         info = self._preparer.inspect(upload.data)
-        turn = _Turn([Candidate(client, name, Role.CHOSEN)], time.monotonic() + client.settings.total_timeout_seconds)
+        turn = Turn([Candidate(client, name, Role.CHOSEN)], time.monotonic() + client.settings.total_timeout_seconds)
         bill = self._spending.bill(client, caller, name)
         # The lease of no photo: it holds the reservation.
         lease = secrets.token_hex(32)
@@ -213,32 +230,29 @@ class ClassifierService:
             DatabaseUnavailable, ServerBusy: it cannot be stored for now.
             ModelTimeout: it takes too long.
         """
-        deadline = time.monotonic() + self._chain[0].client.settings.total_timeout_seconds
-        await self._store.wait_for_spooled(image_hash, deadline)
+        await self._store.wait_for_spooled(image_hash, self._asking.turn().deadline)
 
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
         await self._calls.wait()
         await self._store.close()
 
-    async def _result_of(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
-        """Return the result, and whether it cost nothing. Simultaneous uploads of one photo share one call."""
+    async def _result_of(self, upload: UploadedPhoto, caller: Caller) -> Outcome:
+        """Return what is answered. Simultaneous uploads of one photo share one call."""
         cached = self._cache.peek(upload.sha256)
         if cached is not None:
-            return cached, True
+            return Outcome(cached, from_cache=True)
         # A client that hangs up does not cancel the call.
-        (result, from_cache), is_shared = await self._calls.run(
-            upload.sha256, lambda: self._find_or_ask(upload, caller)
-        )
-        return result, from_cache or is_shared
+        outcome, is_shared = await self._calls.run(upload.sha256, lambda: self._find_or_ask(upload, caller))
+        return outcome._replace(from_cache=outcome.from_cache or is_shared)
 
-    async def _find_or_ask(self, upload: UploadedPhoto, caller: Caller) -> tuple[CachedResult, bool]:
-        """Return the result, and whether it cost nothing: copies of the cache, then the database, then the model."""
+    async def _find_or_ask(self, upload: UploadedPhoto, caller: Caller) -> Outcome:
+        """Return what copies of the cache know, else the database, else what a model says."""
         image_hash = upload.sha256
         with span("cache.look_up"):
             cached = await self._cache.get_copy(image_hash)
         if cached is not None:
-            return cached, True
+            return Outcome(cached, from_cache=True)
         # Before the lease: what is seen to be no photo shall not cost a write. WebP, GIF, BMP, HEIC and AVIF are seen
         # through only by the process that decodes them: it runs under the lease, once for all who upload the photo.
         try:
@@ -248,40 +262,54 @@ class ClassifierService:
             cached = await self._cache.get(image_hash)
             if cached is None:
                 raise
-            return cached, True
-        return await self._with_budget(lambda turn: self._find_or_ask_model(turn, upload, info, caller))
-
-    async def _with_budget(self, ask: Callable[["_Turn"], Awaitable[R]]) -> R:
-        """Have `ask` take the models in their turn; where the budget is used up, only those that cost nothing."""
-        deadline = time.monotonic() + self._chain[0].client.settings.total_timeout_seconds
+            return Outcome(cached, from_cache=True)
         try:
-            return await ask(_Turn(self._chain, deadline))
-        except BudgetExhausted:
-            free = [each for each in self._chain if self._spending.is_free(each.client, each.name)]
-            if not free:
+            return await self._asking.with_budget(lambda turn: self._find_or_ask_model(turn, upload, info, caller))
+        except LimitReached:
+            if (outcome := await self._free_answer(upload, info, caller)) is None:
                 raise
-            return await ask(_Turn(free, deadline))
+            return outcome
 
-    async def _find_or_ask_model(
-        self, turn: "_Turn", upload: UploadedPhoto, info: PhotoInfo, caller: Caller
-    ) -> tuple[CachedResult, bool]:
-        """Return what the database knows by now, else what a model says; and whether it cost nothing."""
+    async def _find_or_ask_model(self, turn: Turn, upload: UploadedPhoto, info: PhotoInfo, caller: Caller) -> Outcome:
+        """Return what the database knows by now, else what it knows of a similar photo, else what a model says."""
         image_hash = upload.sha256
-        bill = self._bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.chain[0], caller)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
-                return found, True
+                return Outcome(found, from_cache=True)
             metrics.count(metrics.LOOKUPS_MISSED)
-            result, client = await self._ask(turn, upload, info, caller, bill, image_hash)
+            prepared = await self._asking.prepare(turn, upload, info, caller)
+            perceptual_hash = await self._similar.hash_of(prepared, caller)
+            release = [*self._store.release_statements(image_hash, bill), *photo_uncounted(bill.limits)]
+            outcome, is_released = await self._similar.answer(image_hash, perceptual_hash, release)
+            if is_released:
+                self._store.released_with(image_hash, bill)
+            if outcome is not None:
+                return outcome
+            result, client = await self._asking.ask(turn, prepared, caller, bill, image_hash)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
-                    image_hash, result, model=client.model, photo_format=info.format.value, bill=bill
+                    image_hash,
+                    result,
+                    model=client.model,
+                    photo_format=info.format.value,
+                    bill=bill,
+                    perceptual_hash=perceptual_hash,
                 )
-            return saved, False
+            return Outcome(saved, from_cache=False)
+
+    async def _free_answer(self, upload: UploadedPhoto, info: PhotoInfo, caller: Caller) -> Outcome | None:
+        """Return what is known of a similar photo, which a caller at its limit may have: it costs nothing."""
+        if not self._similar.is_on:
+            return None
+        prepared = await self._asking.prepare(self._asking.turn(), upload, info, caller)
+        perceptual_hash = await self._similar.hash_of(prepared, caller)
+        outcome, _ = await self._similar.answer(upload.sha256, perceptual_hash)
+        return outcome
 
     async def _ask_apart(
         self,
-        turn: "_Turn",
+        turn: Turn,
         upload: UploadedPhoto,
         info: PhotoInfo,
         caller: Caller,
@@ -289,7 +317,7 @@ class ClassifierService:
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T | None:
         image_hash = upload.sha256
-        bill = self._bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.chain[0], caller)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return None
@@ -301,7 +329,7 @@ class ClassifierService:
 
     async def _ask_and_keep(
         self,
-        turn: "_Turn",
+        turn: Turn,
         upload: UploadedPhoto,
         info: PhotoInfo,
         caller: Caller,
@@ -310,40 +338,11 @@ class ClassifierService:
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T:
         """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
-        answer, client = await self._ask(turn, upload, info, caller, bill, lease)
+        prepared = await self._asking.prepare(turn, upload, info, caller)
+        answer, client = await self._asking.ask(turn, prepared, caller, bill, lease)
         result = entry_of(answer, client.model, bill.cost_micros)
         statements = [] if bill.is_free else self._store.release_statements(lease, bill)
         kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))
         if is_released:
             self._store.released_with(lease, bill)
         return kept
-
-    async def _ask(
-        self,
-        turn: "_Turn",
-        upload: UploadedPhoto,
-        info: PhotoInfo,
-        caller: Caller,
-        bill: Bill,
-        lease: str,
-    ) -> tuple[ModelResult, ModelClient]:
-        """Show a photo to the models in their turn, and return what one says, and which."""
-        settings = turn.chain[0].client.settings
-        if turn.deadline - time.monotonic() < settings.timeout_seconds:
-            # Waiting for others has taken what a call may need; no request waits for twice the time.
-            raise ModelTimeout
-        with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
-            prepared = await self._preparer.prepare(
-                upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
-            )
-        return await ask_in_turn(
-            turn.chain,
-            prepared,
-            bill.meter,
-            deadline=turn.deadline,
-            falls_back_on_refusal=self._falls_back_on_refusal,
-            can_pay=lambda candidate: self._store.turn_to(lease, bill, self._bill(candidate, caller)),
-        )
-
-    def _bill(self, candidate: Candidate, caller: Caller) -> Bill:
-        return self._spending.bill(candidate.client, caller, candidate.name)

@@ -188,7 +188,14 @@ class ClassificationStore:
             pause = min(1.5 * pause, POLL_MAX_SECONDS)
 
     async def save_and_release(
-        self, image_hash: str, result: ModelResult, *, model: str, photo_format: str, bill: Bill
+        self,
+        image_hash: str,
+        result: ModelResult,
+        *,
+        model: str,
+        photo_format: str,
+        bill: Bill,
+        perceptual_hash: int | None = None,
     ) -> CachedResult:
         """Store a model's answer and what it cost, release the lease, and return the entry that counts from now on.
 
@@ -199,7 +206,12 @@ class ClassificationStore:
             DatabaseUnavailable: neither takes it.
         """
         saved, is_released = await self._saving.save(
-            image_hash, result, model=model, photo_format=photo_format, bill=bill
+            image_hash,
+            result,
+            model=model,
+            photo_format=photo_format,
+            bill=bill,
+            perceptual_hash=perceptual_hash,
         )
         if is_released:
             self._claimed.discard(image_hash)

@@ -59,12 +59,20 @@ class Caller:
         return replace(self, request_id=new_request_id(), started_at=time.perf_counter())
 
 
+class Similar(NamedTuple):
+    """The photo whose answer another one got: its SHA-256, and in how many bits their perceptual hashes differ."""
+
+    image_hash: str
+    distance: int
+
+
 class Answer(NamedTuple):
     """What a caller is told; it is logged by the time it exists.
 
     `model` has given it: for a hit, the one whose answer the entry holds, or `manual` where a person did.
     `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
-    `is_stale`: the database could not be asked whether the entry has changed.
+    `is_stale`: the database could not be asked whether the entry has changed. `similar`: it is the answer of another
+    photo, which is nearly the same.
     """
 
     request_id: str
@@ -77,6 +85,7 @@ class Answer(NamedTuple):
     model: str
     cost_micros: int
     is_stale: bool = False
+    similar: Similar | None = None
 
     @property
     def saved_micros(self) -> int:
@@ -95,6 +104,7 @@ class Answer(NamedTuple):
         model: str,
         cost_micros: int,
         is_stale: bool = False,
+        similar: Similar | None = None,
     ) -> "Answer":
         """The answer to `caller`, whose time ends now."""
         return cls(
@@ -108,6 +118,7 @@ class Answer(NamedTuple):
             model=model,
             cost_micros=cost_micros,
             is_stale=is_stale,
+            similar=similar,
         )
 
 
@@ -115,8 +126,8 @@ class RequestRecord(NamedTuple):
     """One answered request, as `request_log` keeps it.
 
     `from_cache` also counts a hit of the image's entry in the shared cache, unless another model than the service's
-    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere. `saved_micros` is not part
-    of the log, only of its sums.
+    was asked (`of_shared_cache` is False): what that one has said before stands elsewhere. Where the entry is that of a
+    similar photo, `similar_to` is its hash. `saved_micros` and `similar_to` are not part of the log, only of its sums.
     """
 
     request_id: str
@@ -132,6 +143,7 @@ class RequestRecord(NamedTuple):
     model: str
     saved_micros: int = 0
     of_shared_cache: bool = True
+    similar_to: str | None = None
 
     @classmethod
     def of(
@@ -158,6 +170,7 @@ class RequestRecord(NamedTuple):
             model=answer.model,
             saved_micros=answer.saved_micros,
             of_shared_cache=of_shared_cache,
+            similar_to=answer.similar and answer.similar.image_hash,
         )
 
     @property

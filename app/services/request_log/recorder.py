@@ -83,6 +83,7 @@ class RequestRecorder:
         self._waits = durability is LogDurability.COMMIT
         self._writer = create_batch_writer(engine)
         self._money_saved = metrics.MONEY_SAVED.labels(currency)
+        self._saved_by_similar = metrics.MONEY_SAVED_BY_SIMILAR.labels(currency)
         self._pending: deque[_Pending] = deque()
         self._pending_rows = 0
         self._flusher: asyncio.Task[None] | None = None
@@ -247,6 +248,9 @@ class RequestRecorder:
                 pending.committed.set_result(None)
         if saved_micros := sum(record.saved_micros for record in records):
             metrics.count(self._money_saved, saved_micros / 1_000_000)
+        if similar := [record.saved_micros for record in records if record.similar_to is not None]:
+            metrics.count(metrics.SIMILAR_HITS, len(similar))
+            metrics.count(self._saved_by_similar, sum(similar) / 1_000_000)
 
     async def _write(self, records: Sequence[RequestRecord], kept: Sequence[KeptAnswer]) -> None:
         statements = self._statements(records)
@@ -267,7 +271,7 @@ class RequestRecorder:
     def _statements(self, records: Sequence[RequestRecord]) -> list[Statement]:
         """Return the transaction of `records`; its first statement is a duplicate row where one is in the log."""
         statements = [insert_log(records)] if self._log_enabled and records else []
-        hits = Counter(record.image_hash for record in records if record.hits_shared_cache)
+        hits = Counter(record.similar_to or record.image_hash for record in records if record.hits_shared_cache)
         statements += count_hits(self._engine.dialect.name, hits)
         return [*statements, *self._rollups.statements(records, logged=self._log_enabled)] if statements else []
 

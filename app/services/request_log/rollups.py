@@ -78,6 +78,8 @@ class Rollups:
         if hits:
             saved_micros = sum(record.saved_micros for record in hits)
             statements.append(self._cache_totals(images=0, hits=len(hits), saved_micros=saved_micros))
+        if similar := [record for record in hits if record.similar_to is not None]:
+            statements.append(self._similar(similar))
         return statements
 
     def committed(self, records: Sequence[RequestRecord]) -> None:
@@ -111,12 +113,12 @@ class Rollups:
         rows = [part for kind, value in values.items() for part in (period, kind.value, value, self._shard, 1)]
         return Statement(_upsert_photos(self._dialect), rows)
 
-    def entry_removed(self, hit_count: int) -> Statement:
-        """Return what belongs to the removal of an entry with this `hit_count`.
+    def entries_removed(self, entries: int, hits: int) -> Statement:
+        """Return what belongs to the removal of so many entries, whose `hit_count` is so much together.
 
         A hit of an entry that is removed before it is counted stays in the sum, as does what its hits have saved.
         """
-        return self._cache_totals(images=-1, hits=-hit_count)
+        return self._cache_totals(images=-entries, hits=-hits)
 
     def _logged(self, records: Sequence[RequestRecord]) -> list[Statement]:
         users: dict[str, tuple[int, int, str, str]] = {}
@@ -155,6 +157,17 @@ class Rollups:
             rows += (period, category, self._shard, *sums)
         statements.append(Statement(_upsert_periods(self._dialect, len(periods)), rows))
         return statements
+
+    def _similar(self, records: Sequence[RequestRecord]) -> Statement:
+        periods: dict[str, list[int]] = {}
+        for record in records:
+            sums = periods.setdefault(self._moment(record.created_at).period, [0, 0])
+            sums[0] += 1
+            sums[1] += record.saved_micros
+        rows: list[object] = []
+        for period, sums in sorted(periods.items()):
+            rows += (period, self._shard, *sums)
+        return Statement(_upsert_similar(self._dialect, len(periods)), rows)
 
     def _note(self, visitors: dict[tuple[str, str], set[str]], key: tuple[str, str], visitor: str) -> None:
         if visitor not in self._known.get(key, ()):
@@ -239,6 +252,17 @@ def _upsert_periods(dialect: str, rows: int) -> str:
         keys=("period_start", "category", "shard"),
         sums=("requests", "hits", "processing_time_ms", "confidence_sum", "saved_micros"),
         source=f"VALUES {rows_of_placeholders(rows, 8)}",
+    )
+
+
+@lru_cache(maxsize=256)
+def _upsert_similar(dialect: str, rows: int) -> str:
+    return upsert_sums(
+        dialect,
+        table="stats_similar",
+        keys=("period_start", "shard"),
+        sums=("hits", "saved_micros"),
+        source=f"VALUES {rows_of_placeholders(rows, 4)}",
     )
 
 

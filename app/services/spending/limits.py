@@ -108,6 +108,15 @@ def photo_counted(dialect: str, limits: Sequence[Limit]) -> list[Statement]:
     return [Statement(f"UPDATE budget_use SET used = used + {inserted_rows(dialect)} WHERE {condition}", parameters)]  # noqa: S608 - placeholders
 
 
+def photo_uncounted(limits: Sequence[Limit]) -> list[Statement]:
+    """Return what takes back `photo_counted`, for a photo that was found to be none that a model is asked about."""
+    rows = [(limit.scope, limit.window_start) for limit in limits if isinstance(limit, PhotoLimit)]
+    if not rows:
+        return []
+    condition, parameters = _are(rows)
+    return [Statement(f"UPDATE budget_use SET used = used - 1 WHERE used > 0 AND ({condition})", parameters)]  # noqa: S608 - placeholders
+
+
 def reservation_raised(image_hash: str, owner: str, budgets: Sequence[Budget], micros: int) -> Statement:
     """Return what raises the reservation in the lease of a photo to `micros`, if all `budgets` have room."""
     text = "UPDATE model_call_lease SET reserved_micros = %s WHERE image_hash = %s AND owner = %s"

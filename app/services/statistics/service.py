@@ -24,6 +24,7 @@ from app.clock import day_in_utc, utc_now
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
 from app.database.tables.classification import CachedImage
+from app.database.tables.near_duplicates import SimilarPeriod
 from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, VisitorCount
 from app.database.transactions import read
@@ -45,7 +46,11 @@ SERIES_WAIT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """Figures of one day; rates in percent, times in milliseconds, money in CURRENCY."""
+    """Figures of one day; rates in percent, times in milliseconds, money in CURRENCY.
+
+    `similar_hits` are those of the cache's hits that a similar photo's entry answered, `saved_by_similar` what they
+    saved.
+    """
 
     total_requests: int
     cache_hits: int
@@ -56,12 +61,14 @@ class DayStats:
     avg_processing_time_ms: float
     estimated_cost: float
     cost_saved: float
+    similar_hits: int
+    saved_by_similar: float
     currency: str
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEfficiency:
-    """Figures of the whole cache since it exists."""
+    """Figures of the whole cache since it exists; those of similar photos as in `DayStats`."""
 
     total_cached_images: int
     total_hits: int
@@ -69,6 +76,8 @@ class CacheEfficiency:
     cost_saved: float
     avg_hit_per_image: float
     max_hits: int
+    similar_hits: int
+    saved_by_similar: float
     currency: str
 
 
@@ -96,6 +105,8 @@ class StatsService:
             func.sum(PeriodTotals.processing_time_ms).label("milliseconds"),
             func.sum(PeriodTotals.saved_micros).label("saved_micros"),
             self._spent_on(day).label("spent_micros"),
+            _similar(SimilarPeriod.hits, self._is_on(day, SimilarPeriod.period_start)).label("similar_hits"),
+            _similar(SimilarPeriod.saved_micros, self._is_on(day, SimilarPeriod.period_start)).label("similar_micros"),
             _visitors(day, USER).label("users"),
             _visitors(day, ADDRESS).label("ips"),
         ).where(self._is_on(day))
@@ -113,6 +124,8 @@ class StatsService:
                 avg_processing_time_ms=ratio(int(row.milliseconds or 0), total),
                 estimated_cost=money(int(row.spent_micros or 0)),
                 cost_saved=money(int(row.saved_micros or 0)),
+                similar_hits=int(row.similar_hits or 0),
+                saved_by_similar=money(int(row.similar_micros or 0)),
                 currency=self.currency,
             )
 
@@ -165,6 +178,8 @@ class StatsService:
             func.sum(CacheTotals.hits).label("hits"),
             func.sum(CacheTotals.saved_micros).label("saved_micros"),
             select(func.max(CachedImage.hit_count)).scalar_subquery().label("most"),
+            _similar(SimilarPeriod.hits).label("similar_hits"),
+            _similar(SimilarPeriod.saved_micros).label("similar_micros"),
         )
 
         async def select_figures(connection: AsyncConnection) -> CacheEfficiency:
@@ -177,6 +192,8 @@ class StatsService:
                 cost_saved=money(int(row.saved_micros or 0)),
                 avg_hit_per_image=ratio(hits, images),
                 max_hits=row.most or 0,
+                similar_hits=int(row.similar_hits or 0),
+                saved_by_similar=money(int(row.similar_micros or 0)),
                 currency=self.currency,
             )
 
@@ -251,6 +268,10 @@ class StatsService:
 def present() -> datetime:
     """The end of the current second, so that a bucket which begins with it is among those that are shown."""
     return utc_now() + timedelta(seconds=1)
+
+
+def _similar(column: InstrumentedAttribute[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    return select(func.sum(column)).where(*conditions).scalar_subquery()
 
 
 def _visitors(day: date, kind: str) -> ScalarSelect[int]:

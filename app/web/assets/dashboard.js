@@ -92,7 +92,7 @@ function showTiles() {
     // Noon in UTC is the same date everywhere near it; the day is the service's.
     put("day", i18n.time(new Date(`${today.day}T12:00Z`), { dateStyle: "full", timeZone: "UTC" }));
     tile("requests", compact(figures.total_requests), latest ? t("noteRequests", { count: compact(latest.requests) }) : "");
-    tile("hitRate", rate(figures.cache_hit_rate), t("noteHits", { count: compact(figures.cache_hits) }));
+    tile("hitRate", rate(figures.cache_hit_rate), t(figures.similar_hits ? "noteHitsSimilar" : "noteHits", { count: compact(figures.cache_hits), similar: compact(figures.similar_hits), money: money(figures.saved_by_similar) }));
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
     tile("spent", money(figures.estimated_cost), spending ? t("noteSpent", { calls: compact(spending.reduce((sum, { calls }) => sum + calls, 0)), photos: compact(figures.cache_misses) }) : "");
     tile("users", compact(figures.unique_users), t("noteUsers", { count: compact(figures.unique_ips) }));

@@ -155,6 +155,7 @@ function namesOf(key) {
 /** @param {Entry} entry */
 function outcomeKey({ state, answer }) {
   if (state !== "done") return state;
+  if (answer.match === "similar") return "similar";
   if (!answer.photo.uploaded) return "hit";
   return answer.from_cache ? "uploadedHit" : "miss";
 }
@@ -208,7 +209,7 @@ function render(entry) {
   const outcome = outcomeKey(entry);
   element.dataset.outcome = outcome;
   part("outcome").textContent = t(outcome);
-  part("outcome").className = `badge outcome ${{ hit: "good", uploadedHit: "good", miss: "accent", failed: "bad" }[outcome] ?? ""}`;
+  part("outcome").className = `badge outcome ${{ hit: "good", similar: "good", uploadedHit: "good", miss: "accent", failed: "bad" }[outcome] ?? ""}`;
   part("again").hidden = state !== "done" && state !== "failed";
 
   part("category").textContent = answer ? `${EMOJI[answer.data.category] ?? ""} ${namesOf(answer.data.category)[0]}` : entry.file.name;

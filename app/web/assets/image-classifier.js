@@ -17,6 +17,9 @@
  * @typedef {object} Answer
  * @property {{category: string, confidence: number, description: string | null}} data  confidence is 0..1
  * @property {boolean} from_cache  no model was called, so nothing was paid
+ * @property {"similar"} [match]  the answer is that of another photo, which is nearly the same
+ * @property {string} [similar_to]  its SHA-256
+ * @property {number} [distance]  in how many of 64 bits the two differ, 8 at most
  * @property {true} [stale]  the service's database is away, and a correction made since may be missing
  * @property {string} model  which model has given the answer, or "manual"
  * @property {string} request_id
@@ -110,9 +113,11 @@ export async function classifyPhoto(file, { server = "", userId = "", apiKey = "
 
   const hash = await step("hash", () => sha256(photo));
   const report = { hash, bytes: photo.size, compressed: jpeg !== null };
+  // With it a photo that is nearly the same answers, too.
+  const perceptual = jpeg && (await perceptualHash(jpeg).catch(() => null));
   const query = {
     headers: { ...headers, "Content-Type": "application/json" },
-    body: JSON.stringify({ image_hash: hash }),
+    body: JSON.stringify({ image_hash: hash, ...(perceptual && { perceptual_hash: perceptual }) }),
   };
   const cached = await step("check", () => call(`${api}/classify/check-cache`, query, signal));
   if (cached.cached) return { ...cached, photo: { ...report, uploaded: false } };
@@ -147,6 +152,82 @@ export async function compressPhoto(file) {
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
   return canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
+}
+
+/**
+ * The perceptual hash of a picture that stands upright, as the service's docs/api.md specifies it.
+ *
+ * @param {Blob} photo
+ * @returns {Promise<string | null>} 16 hex digits; null: it has none to go by
+ * @throws {DOMException} the browser cannot read it
+ */
+export async function perceptualHash(photo) {
+  const bitmap = await createImageBitmap(photo);
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return hashOfPixels(context.getImageData(0, 0, width, height).data, width, height);
+}
+
+const HASH_EDGE = 32;
+const FREQUENCIES = 8;
+const MIN_CONTRAST = 24;
+const MAX_RATIO = 8;
+
+/**
+ * @param {Uint8ClampedArray | Uint8Array} pixels  red, green, blue and alpha of each
+ * @param {number} width
+ * @param {number} height
+ * @returns {string | null}
+ */
+export function hashOfPixels(pixels, width, height) {
+  if (Math.min(width, height) < HASH_EDGE || Math.max(width, height) > MAX_RATIO * Math.min(width, height)) return null;
+  const luma = new Uint8Array(width * height);
+  for (let i = 0; i < luma.length; i++) {
+    luma[i] = (19595 * pixels[4 * i] + 38470 * pixels[4 * i + 1] + 7471 * pixels[4 * i + 2] + 32768) >> 16;
+  }
+  // Each row, then each column.
+  const small = resizeLines(resizeLines(luma, width, height), height, HASH_EDGE);
+  if (Math.max(...small) - Math.min(...small) < MIN_CONTRAST) return null;
+
+  const places = Array.from({ length: HASH_EDGE }, (_, place) => place);
+  const wave = (frequency, place) => Math.cos(((2 * place + 1) * frequency * Math.PI) / (2 * HASH_EDGE));
+  const coefficients = [];
+  for (let u = 0; u < FREQUENCIES; u++) {
+    for (let v = 0; v < FREQUENCIES; v++) {
+      const ofRow = (y) => places.reduce((sum, x) => sum + small[HASH_EDGE * y + x] * wave(v, x), 0);
+      coefficients.push(places.reduce((sum, y) => sum + ofRow(y) * wave(u, y), 0));
+    }
+  }
+  const ordered = Float64Array.from(coefficients).sort();
+  const median = (ordered[ordered.length / 2 - 1] + ordered[ordered.length / 2]) / 2;
+  const bits = coefficients.map((coefficient) => (coefficient > median ? "1" : "0")).join("");
+  return BigInt(`0b${bits}`).toString(16).padStart(bits.length / 4, "0");
+}
+
+/** Shrinks lines of `length` values to 32 by a Lanczos filter, and turns the picture: rows become columns. */
+function resizeLines(values, length, lines) {
+  const resized = new Uint8ClampedArray(lines * HASH_EDGE);
+  const scale = Math.max(1, length / HASH_EDGE);
+  const sinc = (t) => (t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t));
+  for (let place = 0; place < HASH_EDGE; place++) {
+    const centre = ((place + 0.5) * length) / HASH_EDGE;
+    const start = Math.max(0, Math.floor(centre - 3 * scale + 0.5));
+    const end = Math.min(length, Math.floor(centre + 3 * scale + 0.5));
+    const weights = [];
+    for (let x = start; x < end; x++) {
+      const t = (x - centre + 0.5) / scale;
+      weights.push(t >= -3 && t < 3 ? sinc(t) * sinc(t / 3) : 0);
+    }
+    const whole = weights.reduce((sum, weight) => sum + weight, 0);
+    for (let line = 0; line < lines; line++) {
+      let sum = 0;
+      for (let x = start; x < end; x++) sum += values[line * length + x] * weights[x - start];
+      resized[place * lines + line] = Math.floor(sum / whole + 0.5);
+    }
+  }
+  return resized;
 }
 
 /**

@@ -35,6 +35,8 @@ async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
         "unique_ips": 1,
         "estimated_cost": 0.01,
         "cost_saved": 0.02,
+        "similar_hits": 0,
+        "saved_by_similar": 0.0,
         "currency": "CNY",
     }
     efficiency = (await api.get("/stats/cache-efficiency")).json()["data"]
@@ -45,6 +47,8 @@ async def test_figures_follow_the_requests(api: httpx2.AsyncClient) -> None:
         "cost_saved": 0.02,
         "avg_hit_per_image": 3.0,
         "max_hits": 3,
+        "similar_hits": 0,
+        "saved_by_similar": 0.0,
         "currency": "CNY",
     }
     shares = (await api.get("/stats/category-distribution")).json()["data"]

@@ -153,7 +153,7 @@ async def test_the_cache_is_summed_by_whoever_changes_it(engine: AsyncEngine) ->
     async with engine.begin() as connection:
         hits = await connection.scalar(select(CachedImage.hit_count).where(CachedImage.image_hash == hashes[0]))
         await connection.execute(delete(CachedImage).where(CachedImage.image_hash == hashes[0]))
-        await execute(connection, Rollups(engine.dialect.name, zone).entry_removed(hits or 0))
+        await execute(connection, Rollups(engine.dialect.name, zone).entries_removed(1, hits or 0))
     async with engine.connect() as connection:
         columns = (func.count(), func.sum(CachedImage.hit_count), func.max(CachedImage.hit_count))
         images, total, most = (await connection.execute(select(*columns))).one()

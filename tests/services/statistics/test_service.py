@@ -112,6 +112,7 @@ async def test_day_equals_the_specification(filled: AsyncEngine) -> None:
     [expected] = await run_sql(filled, TODAY_SQL)
     actual = asdict(await stats_service(filled).day(DAY))
     assert actual.pop("currency") == "CNY"
+    assert (actual.pop("similar_hits"), actual.pop("saved_by_similar")) == (0, 0.0)
     average = actual.pop("avg_processing_time_ms")
     assert average == pytest.approx(float(expected.pop("avg_processing_time")), abs=0.005)
     assert actual == pytest.approx({key: plain(value) for key, value in expected.items()})
@@ -122,6 +123,7 @@ async def test_cache_efficiency_equals_the_specification(filled: AsyncEngine) ->
     [expected] = await run_sql(filled, EFFICIENCY_SQL)
     actual = asdict(await stats_service(filled).cache_efficiency())
     assert actual.pop("currency") == "CNY"
+    assert (actual.pop("similar_hits"), actual.pop("saved_by_similar")) == (0, 0.0)
     assert actual == pytest.approx({key: plain(value) for key, value in expected.items()}, abs=0.005)
 
 

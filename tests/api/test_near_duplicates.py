@@ -1,0 +1,148 @@
+"""A photo that is nearly the same as a known one, over HTTP: answered, counted and logged once, and never paid."""
+
+import httpx2
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config.settings import CacheSettings, Settings
+from app.database.tables.near_duplicates import CacheAlias
+from app.database.tables.request_log import RequestLog
+from app.main import create_app
+from app.photo.perceptual_hash import perceptual_hash
+from app.services.cache.reclassification import Selection, mark
+from tests.fakes.model_replies import CATEGORY, CONFIDENCE, DESCRIPTION, classification
+from tests.fakes.model_server import FakeModelServer
+from tests.support.classify import MISS, check, error_code, hit_count, sha256, upload
+from tests.support.keys import until
+from tests.support.ledgers import check_ledgers_agree
+from tests.support.pictures import jpeg, scene
+from tests.support.serving import serving
+
+DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION}
+FIRST, AGAIN = jpeg(scene(1)), jpeg(scene(1), quality=70)
+OTHER = jpeg(scene(2))
+
+
+def hex_hash(data: bytes) -> str:
+    value = perceptual_hash(data)
+    assert value is not None
+    return f"{value:016x}"
+
+
+async def test_a_photo_that_was_compressed_anew_is_not_paid_twice(
+    api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    first = (await upload(api, FIRST)).json()
+    assert (first["from_cache"], "match" in first) == (False, False)
+    again = (await upload(api, AGAIN, data={"image_hash": sha256(AGAIN)})).json()
+    assert (again["from_cache"], again["match"], again["similar_to"]) == (True, "similar", sha256(FIRST))
+    assert 0 <= again["distance"] <= 4
+    assert (again["data"], again["model"]) == (DATA, "test-vision")
+    assert model_server.call_count == 1
+
+    # From now on it is known by its own hash.
+    plain = (await check(api, sha256(AGAIN))).json()
+    assert (plain["cached"], plain["data"], "match" in plain) == (True, DATA, False)
+    assert "match" not in (await upload(api, AGAIN)).json()
+    assert (await upload(api, OTHER)).json()["from_cache"] is False
+    assert model_server.call_count == 2
+
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(RequestLog).order_by(RequestLog.id))).all()
+    assert [(row.image_hash, row.from_cache) for row in rows] == [
+        (sha256(FIRST), 0),
+        (sha256(AGAIN), 1),
+        (sha256(AGAIN), 1),
+        (sha256(AGAIN), 1),
+        (sha256(OTHER), 0),
+    ]
+    # The similar hit is the original's.
+    assert [await hit_count(engine, sha256(data)) for data in (FIRST, AGAIN)] == [2, 3]
+    await check_ledgers_agree(engine, aliases=1)
+    for path in ("/stats/today", "/stats/cache-efficiency"):
+        figures = (await api.get(path)).json()["data"]
+        assert (figures["similar_hits"], figures["saved_by_similar"], figures["cost_saved"]) == (1, 0.01, 0.03)
+
+
+async def test_photos_that_are_to_be_asked_for_again_answer_for_no_other(
+    api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    for data in (FIRST, AGAIN):
+        await upload(api, data)
+    assert await mark(engine, Selection("newer"), lambda _: None) == 2
+
+    async def are_missed() -> bool:
+        return [(await check(api, sha256(data))).json() for data in (FIRST, AGAIN)] == [MISS, MISS]
+
+    await until(are_missed)
+    again = (await upload(api, AGAIN)).json()
+    assert (again["from_cache"], "match" in again, model_server.call_count) == (False, False, 2)
+    # It has an answer of its own, so that it does not follow the other one any longer.
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(CacheAlias))).all() == []
+    assert (await upload(api, FIRST)).json()["from_cache"] is False
+    assert model_server.call_count == 3
+
+
+async def test_a_perceptual_hash_saves_the_upload(
+    api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    await upload(api, FIRST)
+    question = {"image_hash": sha256(AGAIN), "perceptual_hash": hex_hash(AGAIN).upper(), "user_id": "device-1"}
+    for headers in ({}, {"Origin": "https://app.example"}):
+        answer = (await api.post("/classify/check-cache", json=question, headers=headers)).json()
+        assert (answer["cached"], answer["match"], answer["similar_to"]) == (True, "similar", sha256(FIRST))
+        assert answer["data"] == DATA
+    # The client's word is not stored: another photo may have that hash.
+    assert (await check(api, sha256(AGAIN))).json() == MISS
+    unlike = {**question, "perceptual_hash": hex_hash(OTHER)}
+    assert (await api.post("/classify/check-cache", json=unlike)).json() == MISS
+    known = {**question, "image_hash": sha256(FIRST)}
+    assert "match" not in (await api.post("/classify/check-cache", json=known)).json()
+    assert await hit_count(engine, sha256(FIRST)) == 4
+    await check_ledgers_agree(engine)
+    assert model_server.call_count == 1
+
+
+async def test_null_is_no_perceptual_hash(api: httpx2.AsyncClient) -> None:
+    question = {"image_hash": "0" * 64, "perceptual_hash": None}
+    assert (await api.post("/classify/check-cache", json=question)).json() == MISS
+
+
+@pytest.mark.parametrize(
+    "value", ["", "12", "g" * 16, "0x" + "1" * 14, "1" * 17, 1, 2**70, [], {}, " " * 16, "１" * 16]
+)
+async def test_what_is_no_perceptual_hash_is_refused(api: httpx2.AsyncClient, value: object) -> None:
+    question = {"image_hash": "0" * 64, "perceptual_hash": value}
+    response = await api.post("/classify/check-cache", json=question)
+    assert (response.status_code, error_code(response)) == (400, "invalid_request")
+
+
+async def test_documents_and_doubtful_answers_are_asked_about_again(
+    api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    for seed, (category, confidence) in enumerate((("idcard", 0.99), ("foods", 0.59)), 10):
+        model_server.script(classification(category, confidence), classification(category, confidence))
+        for quality in (90, 70):
+            answer = (await upload(api, jpeg(scene(seed), quality=quality))).json()
+            assert (answer["from_cache"], answer["data"]["category"]) == (False, category)
+    async with engine.connect() as connection:
+        # Not even the hash of a document is kept.
+        assert await connection.scalar(text("SELECT COUNT(*) FROM perceptual_hash")) == 2
+    await check_ledgers_agree(engine)
+
+
+async def test_switched_off(settings: Settings, engine: AsyncEngine, model_server: FakeModelServer) -> None:
+    off = settings.model_copy(update={"cache": CacheSettings.model_validate({"near_duplicates": False})})
+    async with (
+        serving(create_app(off)) as url,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
+    ):
+        await upload(api, FIRST)
+        assert (await upload(api, AGAIN)).json()["from_cache"] is False
+        question = {"image_hash": "0" * 64, "perceptual_hash": hex_hash(FIRST)}
+        assert (await api.post("/classify/check-cache", json=question)).json() == MISS
+    assert model_server.call_count == 2
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT COUNT(*) FROM perceptual_hash")) == 0
