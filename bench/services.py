@@ -49,7 +49,8 @@ def our_service(
     if model_url is not None:
         model = {"LLM_PROVIDER": "custom", "LLM_BASE_URL": f"{model_url}/v1", "LLM_MODEL": MODEL}
     data = folder / name.replace(" ", "-")
-    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, **model, **settings}
+    # The loads' new photos are one picture with other bytes: each but the first would be known by its looks.
+    environment = {"DATA_DIR": str(data), "DATABASE_URL": database_url, "NEAR_DUPLICATES": "off", **model, **settings}
     return ServiceCommand(name, "app.main:app", folder, environment)
 
 

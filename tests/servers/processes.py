@@ -105,7 +105,9 @@ def _warm_command(command: Sequence[str | Path], environment: Mapping[str, str])
     if path.parent != Path(sys.executable).parent or not path.is_file():
         return None
     with path.open("rb") as script:
-        return [program, *arguments] if script.readline().strip() == f"#!{sys.executable}".encode() else None
+        interpreter = script.readline().decode(errors="replace").removeprefix("#!").strip()
+    is_ours = Path(interpreter).is_file() and Path(interpreter).samefile(sys.executable)
+    return [program, *arguments] if is_ours else None
 
 
 def free_port() -> int:
