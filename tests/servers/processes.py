@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.servers.warm_python import Request
+from tests.servers.warm_python import NO_BYTECODE, Request
 
 PROJECT_ROOT = Path(__file__).parents[2]
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -96,7 +96,8 @@ def _warm_python() -> _WarmPython:
 
 def _warm_command(command: Sequence[str | Path], environment: Mapping[str, str]) -> list[str] | None:
     """The arguments for Python where `command` is a module or a script of this Python, with no option of Python."""
-    if "PYTEST_VERSION" not in os.environ or any(name.startswith(("PYTHON", "LD_")) for name in environment):
+    decided_at_start = [name for name in environment if name.startswith(("PYTHON", "LD_"))]
+    if "PYTEST_VERSION" not in os.environ or set(decided_at_start) - {NO_BYTECODE}:
         return None
     program, *arguments = map(str, command)
     if program == sys.executable:

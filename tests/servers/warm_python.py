@@ -42,6 +42,8 @@ LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "starlette.middleware.cors"),
     *("uvicorn.protocols.http.httptools_impl", "uvloop"),
 )
+# Of the variables that Python reads at its own start, the one that can be heeded later.
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 LARGEST_REQUEST = 128 * 1024
 DESCRIPTORS = 3
 
@@ -130,6 +132,7 @@ def _program(request: Request) -> Callable[[], object]:
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment)
+    sys.dont_write_bytecode = bool(request.environment.get(NO_BYTECODE))
     time.tzset()
     if request.command[0] == "-m":
         module, *arguments = request.command[1:]
