@@ -13,7 +13,7 @@ import typer
 from app.cli.output import printable, say
 
 if TYPE_CHECKING:
-    from app.cli.maintenance import CannotBeDone
+    from app.cli.maintenance.database import CannotBeDone
 
 # A hundred years: more than a log has, and no date before the first.
 MAX_DAYS = 36_500
@@ -47,7 +47,7 @@ def migrate_database(
     ] = False,
 ) -> None:
     """Create or upgrade the tables, for deployments with MIGRATE_ON_START=false."""
-    from app.cli import maintenance as upkeep
+    from app.cli.maintenance import database as upkeep
     from app.config.settings import load_settings
     from app.database.migrate import HEAD_REVISION
 
@@ -75,7 +75,7 @@ def purge_logs(
 
     At a terminal, you are asked first if you have said --older-than.
     """
-    from app.cli import maintenance as upkeep
+    from app.cli.maintenance import database as upkeep
     from app.config.settings import load_settings
 
     settings = load_settings()
@@ -102,7 +102,7 @@ def forget(
 
     At a terminal, you are asked first.
     """
-    from app.cli import maintenance as upkeep
+    from app.cli.maintenance import database as upkeep
     from app.config.settings import load_settings
 
     settings = load_settings()

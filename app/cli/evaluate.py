@@ -152,7 +152,7 @@ def _confirm(
     """Tell what asking will cost, and ask whether it may; nothing where it costs nothing.
 
     Raises:
-        Exit: it may not, or nobody is there to ask.
+        Exit: it may not, or standard input is no terminal at which an operator could be asked.
     """
     from app.evaluation.cost import expected_micros
     from app.services.spending.prices import MICROS

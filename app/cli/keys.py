@@ -34,7 +34,7 @@ def create(
     expires: Annotated[str | None, typer.Option(help="How long it counts: 12h, 90d, 52w; left out: always.")] = None,
 ) -> None:
     """Make a key and show it, this once. From the first key on, the API takes no request without one."""
-    from app.cli import key_maintenance as work
+    from app.cli.maintenance import keys as work
     from app.config.settings import load_settings
 
     try:
@@ -59,7 +59,7 @@ def create(
 @keys_cli.command("list")
 def list_keys(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """List all keys, those that have expired or were revoked too. The keys themselves are kept nowhere."""
-    from app.cli import key_maintenance as work
+    from app.cli.maintenance import keys as work
     from app.config.settings import load_settings
 
     try:
@@ -80,7 +80,7 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="For scripts.
 @keys_cli.command("revoke")
 def revoke(key_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="As `list` shows it.")]) -> None:
     """Revoke a key, for good. Every process refuses it within two seconds."""
-    from app.cli import key_maintenance as work
+    from app.cli.maintenance import keys as work
     from app.config.settings import load_settings
 
     try:

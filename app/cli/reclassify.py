@@ -14,7 +14,7 @@ from app.categories import Category
 from app.cli.output import messages, say, shown
 
 if TYPE_CHECKING:
-    from app.cli import reclassification as work
+    from app.cli.maintenance import reclassification as work
 
 # Lines of the table; what is left out is in the total.
 _SHOWN_ROWS = 40
@@ -39,7 +39,7 @@ def reclassify(
 
     Until then look-ups miss them. Entries that a person has corrected stay. At a terminal, you are asked first.
     """
-    from app.cli import reclassification as work
+    from app.cli.maintenance import reclassification as work
     from app.config.settings import load_settings
 
     settings = load_settings()

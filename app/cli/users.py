@@ -29,7 +29,7 @@ Ask = Annotated[bool, typer.Option("--ask", help="Type the password at the termi
 @users_cli.command("list")
 def list_users(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """List all accounts."""
-    from app.cli import user_maintenance as work
+    from app.cli.maintenance import users as work
     from app.config.settings import load_settings
 
     try:
@@ -48,7 +48,7 @@ def list_users(as_json: Annotated[bool, typer.Option("--json", help="For scripts
 @users_cli.command("create")
 def create(username: Username, email: Annotated[str, typer.Argument(metavar="EMAIL")], ask: Ask = False) -> None:
     """Make an account, also where SIGN_UP=closed, and show its password, this once."""
-    from app.cli import user_maintenance as work
+    from app.cli.maintenance import users as work
     from app.config.settings import load_settings
 
     settings, password = load_settings(), _password(ask)
@@ -75,7 +75,7 @@ def enable(username: Username) -> None:
 @users_cli.command("reset-password")
 def reset_password(username: Username, ask: Ask = False) -> None:
     """Give an account a new password, show it, this once, and end its log-ins."""
-    from app.cli import user_maintenance as work
+    from app.cli.maintenance import users as work
     from app.config.settings import load_settings
 
     settings, password = load_settings(), _password(ask)
@@ -92,7 +92,7 @@ def delete(
     username: Username, yes: Annotated[bool, typer.Option("--yes", help="Do not ask at a terminal.")] = False
 ) -> None:
     """Delete an account with its pictures, tasks and results."""
-    from app.cli import user_maintenance as work
+    from app.cli.maintenance import users as work
     from app.config.settings import load_settings
 
     settings = load_settings()
@@ -106,7 +106,7 @@ def delete(
 
 
 def _set_disabled(username: str, *, is_disabled: bool) -> None:
-    from app.cli import user_maintenance as work
+    from app.cli.maintenance import users as work
     from app.config.settings import load_settings
 
     try:

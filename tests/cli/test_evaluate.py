@@ -94,7 +94,7 @@ async def test_a_paid_model_is_asked_once_after_its_price_was_told(photos: Path,
     assert "宠物萌照" in page
     assert "Pet Photos" in page
 
-    # Nobody has said yes, so what was paid for is not forgotten.
+    # The operator has not agreed, so what was paid for is not forgotten.
     assert (await evaluate(photos, environment, "--fresh")).status == 2
     again = await evaluate(photos, environment)
     assert again.status == 0, again.messages

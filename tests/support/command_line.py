@@ -18,7 +18,7 @@ from app.config.settings import PROJECT_ROOT
 # What works on the database takes a second and more to import: one process does, and every command is forked from it.
 _MAINTENANCE = multiprocessing.get_context("forkserver")
 _MAINTENANCE.set_forkserver_preload(
-    [__name__, "app.cli.key_maintenance", "app.cli.maintenance", "app.cli.user_maintenance"]
+    [__name__, *(f"app.cli.maintenance.{name}" for name in ("database", "keys", "reclassification", "users"))]
 )
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.maintenance import CannotBeDone, on_current_tables, operator
+from app.cli.maintenance.database import CannotBeDone, on_current_tables, operator
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.services.api_keys.administration import NewKey, create_key, end_key

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
-from app.cli.maintenance import CannotBeDone, on_current_tables, operator
+from app.cli.maintenance.database import CannotBeDone, on_current_tables, operator
 from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.evaluation.candidates import NoCandidate, find_candidate

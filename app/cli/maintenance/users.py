@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.maintenance import CannotBeDone, on_current_tables, operator
+from app.cli.maintenance.database import CannotBeDone, on_current_tables, operator
 from app.config.settings import Settings
 from app.config.source import problems_of
 from app.runtime.fair_queue import fair_queue
