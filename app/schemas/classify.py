@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from app.categories import Category
 from app.schemas.common import (
@@ -87,13 +88,13 @@ def _read_bits(value: object) -> object:
     """16 hex digits become a number.
 
     Raises:
-        ValueError: it is neither that nor null.
+        PydanticCustomError: it is neither that nor null.
     """
     if value is None:
         return None
     if isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{16}", value):
         return int(value, 16)
-    raise ValueError("16 hex digits are expected")
+    raise PydanticCustomError("perceptual_hash", "16 hex digits are expected")
 
 
 class SimilarTo(BaseModel):
@@ -154,7 +155,7 @@ class CacheHit(BaseModel):
     timestamp: Timestamp
 
 
-class SimilarHit(CacheHit, SimilarTo):
+class SimilarHit(SimilarTo, CacheHit):
     """The photo is not known, but a similar one: no upload is needed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**HIT_EXAMPLE, **_SIMILAR_EXAMPLE}]})
@@ -196,7 +197,7 @@ class ClassifyResponse(BaseModel):
     timestamp: Timestamp
 
 
-class SimilarResponse(ClassifyResponse, SimilarTo):
+class SimilarResponse(SimilarTo, ClassifyResponse):
     """The classification of a similar photo, given for an uploaded one: no model was asked."""
 
     model_config = ConfigDict(

@@ -27,7 +27,7 @@ _PHOTO_ERRORS: dict[type[photo.PhotoError], type[AppError]] = {
 }
 # What has to wait is begun anew by its client; by then the others are done.
 BUSY_RETRY_AFTER_SECONDS = 10.0
-# It takes 8 ms of CPU, and saves a model's call of some seconds.
+# It takes 6 ms of CPU (python -m bench.near_duplicates), and saves a model's call of some seconds.
 PERCEPTUAL_HASH_SECONDS = 1.0
 
 
