@@ -69,25 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.similar_photos")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sharp", type=Path, help="a folder in which `npm install sharp` was run")
-    parser.add_argument("--no-browser", action="store_true", help="leave Chromium out")
-    parser.add_argument("--every", type=int, default=1, help="change only every n-th photo; pairs are of all")
     options = parser.parse_args(arguments)
     paths = sorted(
         path for category in Category for path in (options.folder / category).glob("*") if path.suffix in SUFFIXES
     )
     photos = []
     distances: dict[str, list[int | None]] = defaultdict(list)
-    for number, path in enumerate(paths):
+    for path in paths:
         first = shrunk(path, EDGE)
         photo = Photo(path, Category(path.parent.name), perceptual_hash(encoded(first)))
         photos.append(photo)
-        for way, data, photo_format in changed(first) if number % options.every == 0 else ():
+        for way, data, photo_format in changed(first):
             distances[way].append(distance(photo, data, photo_format))
-    sample = photos[:: options.every]
-    if not options.no_browser:
-        asyncio.run(compress_in_browser(sample, distances))
+    asyncio.run(compress_in_browser(photos, distances))
     if options.sharp is not None:
-        compress_by_sharp(sample, distances, options.sharp)
+        compress_by_sharp(photos, distances, options.sharp)
     print(render_recall(distances))
     print(render_pairs(photos))
     return 0
