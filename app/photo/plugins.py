@@ -7,7 +7,8 @@ JPEG plugin cannot hand over to the one for multi-picture files. No pixel is dec
 import io
 import re
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from PIL import (
     AvifImagePlugin,
@@ -128,15 +129,25 @@ def _open_gif(data: bytes) -> ImageFile.ImageFile:
 
 def _open_webp(file: io.BytesIO, max_pixels: int) -> ImageFile.ImageFile:
     """Pillow compares the size in the header with twice its own limit before libwebp allocates the canvas."""
-    Image.MAX_IMAGE_PIXELS = (min(max_pixels, MAX_WEBP_PIXELS) + 1) // 2
     try:
-        return WebPImagePlugin.WebPImageFile(file)
+        with _limited_to(min(max_pixels, MAX_WEBP_PIXELS)):
+            return WebPImagePlugin.WebPImageFile(file)
     except Image.DecompressionBombError:
-        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
         file.seek(0)
-        with suppress(OSError):
+        with _limited_to(max_pixels), suppress(OSError):
             WebPImagePlugin.WebPImageFile(file)
         raise TooComplex from None
+
+
+@contextmanager
+def _limited_to(pixels: int) -> Iterator[None]:
+    """Set Pillow's limit for the length of the block. It is the process's, for whatever else is opened there."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _open_heic(file: io.BytesIO) -> ImageFile.ImageFile:

@@ -6,6 +6,7 @@ A slower machine's seconds are worth less: they are divided by how much slower i
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.photo import (
     prepare_photo,
     sandbox,
 )
+from app.photo.decoding import decode_to_jpeg
 from app.photo.sandbox import decode_in_sandbox
 from tests.fakes import images
 
@@ -178,3 +180,14 @@ def test_a_decoder_that_takes_too_much_memory_is_stopped() -> None:
             max_edge=1024,
             max_bytes=500_000,
         )
+
+
+def test_the_size_of_a_webp_limits_nothing_else_in_its_process() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    decode = partial(
+        decode_to_jpeg, photo_format=PhotoFormat.WEBP, max_pixels=50_000_000, max_edge=64, max_bytes=100_000
+    )
+    decode(images.encode(images.quadrants(64, 48), "WEBP"))
+    with pytest.raises(TooComplex):
+        decode(images.webp_canvas_bomb(7000, 7000))
+    assert before == Image.MAX_IMAGE_PIXELS
