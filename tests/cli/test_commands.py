@@ -21,18 +21,18 @@ from app.database.tables.request_log import RequestLog
 from app.services.audit.service import Action, AuditLog
 from tests.servers.processes import free_port, start_process
 from tests.support.audit import entries
-from tests.support.command_line import maintain, run
+from tests.support.command_line import run
 
 
 async def test_the_schema_is_checked_made_and_found_up_to_date(empty_database: Settings, tmp_path: Path) -> None:
     url = empty_database.database_url.render_as_string(hide_password=False)
-    behind = await maintain("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)
+    behind = await run("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)
     assert behind.status == 1, behind.messages
-    made = await maintain("migrate", cwd=tmp_path, DATABASE_URL=url, MIGRATE_ON_START="false")
+    made = await run("migrate", cwd=tmp_path, DATABASE_URL=url, MIGRATE_ON_START="false")
     assert made.status == 0, made.messages
     assert f"empty -> {HEAD_REVISION}" in made.messages
-    assert (await maintain("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)).status == 0
-    assert "up to date" in (await maintain("migrate", cwd=tmp_path, DATABASE_URL=url)).messages
+    assert (await run("migrate", "--check", cwd=tmp_path, DATABASE_URL=url)).status == 0
+    assert "up to date" in (await run("migrate", cwd=tmp_path, DATABASE_URL=url)).messages
 
 
 async def test_a_database_of_another_version_is_left_alone(empty_database: Settings, tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ async def test_looking_creates_nothing(tmp_path: Path) -> None:
 async def test_tables_of_a_newer_version_are_told_in_a_sentence(empty_database: Settings, tmp_path: Path) -> None:
     """An operator who goes back to an old version without a restore."""
     url = empty_database.database_url.render_as_string(hide_password=False)
-    await maintain("migrate", cwd=tmp_path, DATABASE_URL=url)
+    await run("migrate", cwd=tmp_path, DATABASE_URL=url)
     engine = create_engine(empty_database)
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     await engine.dispose()
-    done = await maintain("migrate", cwd=tmp_path, DATABASE_URL=url)
+    done = await run("migrate", cwd=tmp_path, DATABASE_URL=url)
     assert done.status == 1
     # However wide the terminal is.
     assert f"9999, which this version does not know ({HEAD_REVISION}" in " ".join(done.messages.split())
@@ -73,7 +73,7 @@ async def test_tables_of_a_newer_version_are_told_in_a_sentence(empty_database: 
 
 
 async def test_a_database_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
-    done = await maintain("purge-logs", cwd=tmp_path, DATABASE_URL="mysql://root:secret@127.0.0.1:9/x")
+    done = await run("purge-logs", cwd=tmp_path, DATABASE_URL="mysql://root:secret@127.0.0.1:9/x")
     assert done.status == 1
     assert "The database cannot be used. Check MYSQL_* or DATABASE_URL." in done.messages
     assert "secret" not in done.messages
@@ -112,12 +112,12 @@ async def test_that_a_user_was_forgotten_is_in_the_audit_log(
 
 async def test_old_log_rows_are_counted_and_then_deleted(log_url: str, tmp_path: Path) -> None:
     url = log_url
-    counted = await maintain("purge-logs", "--older-than", "30", "--dry-run", cwd=tmp_path, DATABASE_URL=url)
+    counted = await run("purge-logs", "--older-than", "30", "--dry-run", cwd=tmp_path, DATABASE_URL=url)
     assert counted.messages.startswith("2 log rows"), counted.messages
-    deleted = await maintain("purge-logs", cwd=tmp_path, DATABASE_URL=url, LOG_RETENTION_DAYS="45")
+    deleted = await run("purge-logs", cwd=tmp_path, DATABASE_URL=url, LOG_RETENTION_DAYS="45")
     assert deleted.messages.startswith("1 log rows")
-    assert (await maintain("purge-logs", cwd=tmp_path, DATABASE_URL=url, LOG_RETENTION_DAYS="0")).status == 2
-    left = await maintain("purge-logs", "--older-than", "0", "--dry-run", cwd=tmp_path, DATABASE_URL=url)
+    assert (await run("purge-logs", cwd=tmp_path, DATABASE_URL=url, LOG_RETENTION_DAYS="0")).status == 2
+    left = await run("purge-logs", "--older-than", "0", "--dry-run", cwd=tmp_path, DATABASE_URL=url)
     assert left.messages.startswith("2 log rows")
 
 
@@ -131,7 +131,7 @@ async def test_who_sits_at_a_terminal_is_asked_first(log_url: str, tmp_path: Pat
         os.close(terminal)
         assert "Delete 3 log rows older than 0 days? [y/N]" in done.messages
         assert (done.status == 0) == (answer == "y")
-        counted = await maintain("purge-logs", "--older-than", "0", "--dry-run", cwd=tmp_path, DATABASE_URL=log_url)
+        counted = await run("purge-logs", "--older-than", "0", "--dry-run", cwd=tmp_path, DATABASE_URL=log_url)
         assert counted.messages.startswith(f"{left} log rows")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.fakes.model_replies import failure, likely, refusal
 from tests.fakes.model_server import API_KEY, FakeModelServer
 from tests.servers.waiting import wait_until
-from tests.support.command_line import Done, maintain, run
+from tests.support.command_line import Done, run
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def variables(server: FakeModelServer, **more: str) -> dict[str, Any]:
 
 
 async def evaluate(photos: Path, environment: dict[str, Any], *arguments: str) -> Done:
-    return await maintain("evaluate", str(photos), *arguments, cwd=photos.parent, **environment)
+    return await run("evaluate", str(photos), *arguments, cwd=photos.parent, **environment)
 
 
 async def test_a_paid_model_is_asked_once_after_its_price_was_told(photos: Path, server: FakeModelServer) -> None:

@@ -12,7 +12,7 @@ from app.config.settings import Settings
 from app.database.tables import api_keys
 from app.main import create_app
 from app.services.api_keys.key import Scope, hash_of
-from tests.support.command_line import maintain, run
+from tests.support.command_line import run
 from tests.support.keys import key_of
 from tests.support.serving import serving
 
@@ -20,7 +20,7 @@ from tests.support.serving import serving
 async def test_a_key_is_made_listed_and_revoked(settings: Settings, engine: AsyncEngine, tmp_path: Path) -> None:
     environment: dict[str, Any] = {"DATABASE_URL": settings.database_url.render_as_string(hide_password=False)}
     arguments = ["--scope", "stats,classify", "--budget", "5.5", "--rate", "60", "--expires", "90d"]
-    made = await maintain("keys", "create", "[b]phone[/b]", *arguments, cwd=tmp_path, **environment)
+    made = await run("keys", "create", "[b]phone[/b]", *arguments, cwd=tmp_path, **environment)
     assert made.status == 0, made.messages
     key = made.output.strip()
     assert key not in made.messages
@@ -29,19 +29,19 @@ async def test_a_key_is_made_listed_and_revoked(settings: Settings, engine: Asyn
     assert (row.key_hash, row.scopes, row.budget_micros) == (hash_of(key), "classify,stats", 5_500_000)
     assert (row.expires_at - row.created_at).days == 90
 
-    listed = await maintain("keys", "list", "--json", cwd=tmp_path, **environment)
+    listed = await run("keys", "list", "--json", cwd=tmp_path, **environment)
     [shown] = json.loads(listed.output)
     assert (shown["id"], shown["name"], shown["state"], shown["budget"]) == (row.id, "[b]phone[/b]", "valid", "5.5")
-    table = await maintain("keys", "list", cwd=tmp_path, **environment)
+    table = await run("keys", "list", cwd=tmp_path, **environment)
     assert "[b]phone[/b]" in table.output
     for output in (listed.output, table.output):
         assert key not in output
         assert row.key_hash not in output
 
-    revoked = await maintain("keys", "revoke", str(row.id), cwd=tmp_path, **environment)
+    revoked = await run("keys", "revoke", str(row.id), cwd=tmp_path, **environment)
     assert revoked.status == 0, revoked.messages
-    assert "revoked" in (await maintain("keys", "list", cwd=tmp_path, **environment)).output
-    missing = await maintain("keys", "revoke", "9999", cwd=tmp_path, **environment)
+    assert "revoked" in (await run("keys", "list", cwd=tmp_path, **environment)).output
+    missing = await run("keys", "revoke", "9999", cwd=tmp_path, **environment)
     assert (missing.status, missing.messages) == (1, "there is no key 9999\n")
 
 
@@ -64,7 +64,7 @@ async def test_what_cannot_be_a_key_is_refused(
     arguments: list[str], settings: Settings, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     url = settings.database_url.render_as_string(hide_password=False)
-    done = await maintain("keys", "create", *arguments, cwd=tmp_path, DATABASE_URL=url)
+    done = await run("keys", "create", *arguments, cwd=tmp_path, DATABASE_URL=url)
     assert (done.status, done.output) == (2, "")
     assert "Traceback" not in done.messages
     async with engine.connect() as connection:

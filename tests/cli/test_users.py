@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import Settings
 from tests.support.audit import details_of, entries
-from tests.support.command_line import Done, maintain, run
+from tests.support.command_line import Done, run
 from tests.support.library_api import files_of, upload
 from tests.support.people import USER, bearer, code, log_in, sign_up
 
@@ -32,7 +32,7 @@ class Operator:
         }
 
     async def users(self, *arguments: str) -> Done:
-        done = await maintain("users", *arguments, cwd=self._folder, **self._environment)
+        done = await run("users", *arguments, cwd=self._folder, **self._environment)
         assert "Traceback" not in done.messages
         return done
 

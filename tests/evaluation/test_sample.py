@@ -7,7 +7,7 @@ from app.categories import Category
 from app.clients.local.training.labelled import find_labelled_photos
 from app.config.settings import PROJECT_ROOT
 from scripts.sample_photos import FOLDER, pictures
-from tests.support.command_line import maintain
+from tests.support.command_line import run
 
 MAX_BYTES = 300_000
 
@@ -23,7 +23,7 @@ def test_it_has_every_category_and_is_small() -> None:
 
 
 async def test_the_local_model_is_measured_on_it(tmp_path: Path) -> None:
-    done = await maintain("evaluate", str(FOLDER), "--json", cwd=tmp_path)
+    done = await run("evaluate", str(FOLDER), "--json", cwd=tmp_path)
     assert done.status == 0, done.messages
     [report] = json.loads(done.output)["models"]
     assert report["photos"] == 12

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.servers.warm_python import NO_BYTECODE, Request
+from tests.servers.warm_python import HEEDED, Request
 
 PROJECT_ROOT = Path(__file__).parents[2]
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -71,33 +71,33 @@ class RunningProcess:
 class _WarmPython:
     """The parent of programs in Python: see tests/servers/warm_python.py. It ends with this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, imports: Sequence[str]) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "tests.servers.warm_python", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.servers.warm_python", str(theirs.fileno()), *imports],
                 stdin=subprocess.DEVNULL,
                 cwd=PROJECT_ROOT,
                 pass_fds=[theirs.fileno()],
             )
 
-    def start(self, request: Request, lifetime: int, report: int, output: int) -> None:
-        """Start a program; its supervisor has the descriptors as standard input, output and error."""
-        socket.send_fds(self._requests, [request.to_json()], [lifetime, report, output])
+    def start(self, request: Request, descriptors: Sequence[int]) -> None:
+        """Start a program: `descriptors` are standard input, output and error of its supervisor, and then its own."""
+        socket.send_fds(self._requests, [request.to_json()], descriptors)
 
 
 _warming_up = threading.Lock()
 
 
 @functools.cache
-def _warm_python() -> _WarmPython:
-    return _WarmPython()
+def _warm_python(imports: tuple[str, ...]) -> _WarmPython:
+    return _WarmPython(imports)
 
 
 def _warm_command(command: Sequence[str | Path], environment: Mapping[str, str]) -> list[str] | None:
     """The arguments for Python where `command` is a module or a script of this Python, with no option of Python."""
     decided_at_start = [name for name in environment if name.startswith(("PYTHON", "LD_"))]
-    if "PYTEST_VERSION" not in os.environ or set(decided_at_start) - {NO_BYTECODE}:
+    if "PYTEST_VERSION" not in os.environ or set(decided_at_start) - HEEDED:
         return None
     program, *arguments = map(str, command)
     if program == sys.executable:
@@ -141,11 +141,13 @@ def start_process(
     cwd: Path | None = None,
     ready_within_seconds: float = 120,
     grace_seconds: float = 5,
+    streams: Sequence[int] = (),
+    imports: tuple[str, ...] = (),
 ) -> Iterator[RunningProcess]:
     """Run `command` for the length of the block, which begins when `ready()` is true.
 
     `env` is the whole environment (None: ours). At the end the program gets SIGTERM, `grace_seconds` later SIGKILL,
-    and so does everything it has started.
+    and so does everything it has started. `streams` and `imports` are those of `spawn_supervised`.
 
     Raises:
         ProcessFailedError: it ended early, or was not ready in time.
@@ -154,7 +156,13 @@ def start_process(
     lifetime, keep_alive = os.pipe()
     try:
         process = spawn_supervised(
-            command, lifetime, directory / "log", remove=directory, grace_seconds=grace_seconds, env=env, cwd=cwd
+            *(command, lifetime, directory / "log"),
+            remove=directory,
+            grace_seconds=grace_seconds,
+            env=env,
+            cwd=cwd,
+            streams=streams,
+            imports=imports,
         )
     except BaseException:
         os.close(keep_alive)
@@ -183,10 +191,13 @@ def spawn_supervised(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    streams: Sequence[int] = (),
+    imports: tuple[str, ...] = (),
 ) -> RunningProcess:
     """Start `command`; it ends, and the directory `remove` with it, when the pipe behind `lifetime` is closed.
 
-    `pass_fds` are descriptors for the supervisor to hold until its end.
+    `pass_fds` are descriptors for the supervisor to hold until its end, `streams` standard input, output and error of
+    a Python program (else nothing, and the log), and `imports` our own modules that it shall find imported.
     """
     environment = os.environ if env is None else env
     warm = None if pass_fds else _warm_command(command, environment)
@@ -197,9 +208,10 @@ def spawn_supervised(
             request = Request(warm, dict(environment), str(cwd or Path.cwd()), grace_seconds, str(remove))
             with _warming_up:
                 # Threads that start the first programs at the same time share one parent.
-                warm_python = _warm_python()
-            warm_python.start(request, lifetime, told.fileno(), output.fileno())
+                warm_python = _warm_python(imports)
+            warm_python.start(request, [lifetime, told.fileno(), output.fileno(), *streams])
         else:
+            assert not streams, "only a program that is forked has streams of its own"
             supervisor = subprocess.Popen(  # noqa: S603 - the caller's command is the purpose
                 [sys.executable, "-I", "-S", SUPERVISOR, str(grace_seconds), remove, *command],
                 stdin=lifetime,

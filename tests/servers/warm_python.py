@@ -2,13 +2,16 @@
 
 A start of the service takes 1.4 s of a core, 0.9 s of which are imports of other people's packages; the tests start it
 some hundred times. Nothing of the service itself is imported here: each program does that, with its own environment.
+Only for programs that ask for it (`imports` of tests/servers/processes.py), such as the command line.
 
-Run by `tests/servers/processes.py` with a socket. A request is JSON (`Request`) with three descriptors: standard input,
-output and error of a supervisor (tests/servers/supervisor.py), which is forked and forks the program.
+Run by `tests/servers/processes.py` with a socket. A request is JSON (`Request`) with descriptors: standard input,
+output and error of a supervisor (tests/servers/supervisor.py), which is forked and forks the program, and those of the
+program where they are other ones.
 """
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 import runpy
@@ -42,10 +45,13 @@ LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "starlette.middleware.cors"),
     *("uvicorn.protocols.http.httptools_impl", "uvloop"),
 )
-# Of the variables that Python reads at its own start, the one that can be heeded later.
+# Of the variables that Python reads at its own start, those that can be heeded later.
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+SEARCH_PATH = "PYTHONPATH"
+ENCODING = "PYTHONIOENCODING"
+HEEDED = frozenset({NO_BYTECODE, SEARCH_PATH, ENCODING})
 LARGEST_REQUEST = 128 * 1024
-DESCRIPTORS = 3
+STANDARD_STREAMS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ def serve(requests: socket.socket) -> Callable[[], object] | None:
     # The kernel reaps supervisors.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        data, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, DESCRIPTORS)
+        data, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 2 * STANDARD_STREAMS)
         if not data:
             return None
         if os.fork() == 0:
@@ -111,28 +117,39 @@ def serve(requests: socket.socket) -> Callable[[], object] | None:
 def _start(request: Request, descriptors: list[int]) -> Callable[[], object] | None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+    own, streams = descriptors[:STANDARD_STREAMS], descriptors[STANDARD_STREAMS:]
+    _become_standard_streams(own)
     become_subreaper()
     supervisor = os.getpid()
     program = os.fork()
     if program == 0:
         die_with(supervisor)
-        return _program(request)
+        return _program(request, streams)
+    for each in streams:
+        os.close(each)
     supervise(ForkedProcess(program), request.grace_seconds, Path(request.directory))
     return None
 
 
-def _program(request: Request) -> Callable[[], object]:
+def _become_standard_streams(descriptors: list[int]) -> None:
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def _program(request: Request, streams: list[int]) -> Callable[[], object]:
     os.setsid()
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
+    # What a script starts in the background ignores Ctrl-C; the program would inherit that from the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _become_standard_streams(streams or [os.open(os.devnull, os.O_RDONLY), os.dup(2), os.dup(2)])
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment)
     sys.dont_write_bytecode = bool(request.environment.get(NO_BYTECODE))
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=request.environment.get(ENCODING, "utf-8"))
+    sys.path[1:1] = filter(None, request.environment.get(SEARCH_PATH, "").split(os.pathsep))
     time.tzset()
     if request.command[0] == "-m":
         module, *arguments = request.command[1:]
@@ -146,8 +163,9 @@ def _program(request: Request) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    for library in LIBRARIES:
-        importlib.import_module(library)
-    rest = serve(socket.socket(fileno=int(sys.argv[1])))
+    descriptor, *imports = sys.argv[1:]
+    for name in (*LIBRARIES, *imports):
+        importlib.import_module(name)
+    rest = serve(socket.socket(fileno=int(descriptor)))
     if rest is not None:
         rest()
