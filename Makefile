@@ -11,6 +11,9 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+# Containers often set it; the tests start some hundred programs, and each would compile all of the code again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run worker test test-pythons image-test restore-test galera-test lint bench faults format model mysql mysql-stop lock audit sbom clean
 

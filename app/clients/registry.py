@@ -5,6 +5,8 @@ value with a colon names a class itself: a model client, or one that `adapter.py
 only when chosen, so that no SDK is loaded in vain.
 """
 
+import functools
+import sys
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -116,4 +118,10 @@ def _target(provider: str) -> str:
 
 
 def _plugins() -> dict[str, EntryPoint]:
+    return _plugins_on(tuple(sys.path))
+
+
+@functools.cache
+def _plugins_on(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Those of the packages on `path` (sys.path): reading what is installed takes 20 ms, and each model asks."""
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

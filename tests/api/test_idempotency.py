@@ -276,9 +276,14 @@ async def test_where_a_key_cannot_be_looked_up_memory_answers(api: httpx2.AsyncC
     async with asyncio.timeout(60):
         while (await hit_count(engine, sha256(data)) or 0) < 2:  # noqa: ASYNC110 - a replay of the spool tells nothing
             await asyncio.sleep(0.05)
-    assert not is_replay(await check(api, sha256(data), headers=headers))
-    assert is_replay(await check(api, sha256(data), headers=headers))
-    assert await hit_count(engine, sha256(data)) == 3
+    answered = 0
+    async with asyncio.timeout(60):
+        # On a busy machine memory answers further tries, too: a look-up of the key takes longer than a hit waits for.
+        while not is_replay(await check(api, sha256(data), headers=headers)):
+            answered += 1
+        assert answered >= 1
+        while await hit_count(engine, sha256(data)) != 2 + answered:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
 
 
 async def test_repeats_at_the_same_time_are_one_request(

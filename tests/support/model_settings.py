@@ -14,5 +14,5 @@ MakeClient = Callable[..., Awaitable[ModelClient]]
 
 def model_settings(provider: str, **fields: Any) -> ModelSettings:
     """Settings from the arguments alone, whatever the environment holds."""
-    values: dict[str, Any] = {"api_key": SecretStr(API_KEY), "model": None, "base_url": None, "timeout_seconds": 5.0}
+    values: dict[str, Any] = {"api_key": SecretStr(API_KEY), "model": None, "base_url": None, "timeout_seconds": 60.0}
     return ModelSettings(_env_file=None, provider=provider, **values | fields)

@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.settings import StatisticsSettings
-from app.runtime.background import running
+from app.runtime.background import OutageLog, every, running
 from app.services.request_log.backfill import recount_visitors
-from app.services.request_log.calendar import keep_calendar
+from app.services.request_log.calendar import LOOK_SECONDS, keep_calendar
 from app.services.request_log.error_counts import ErrorCounts
 from app.services.request_log.recorder import RequestRecorder
 from app.services.request_log.rollups import Rollups
@@ -59,6 +60,12 @@ async def open_request_log(
         stack.push_async_callback(recorder.close)
         stack.push_async_callback(errors.close)
         await stack.enter_async_context(running(errors.run(), name="error-counts"))
+        calendar = every(
+            LOOK_SECONDS,
+            partial(keep_calendar, engine, settings.timezone),
+            outage=OutageLog("the calendar cannot be kept", recovered="the calendar is kept again"),
+        )
+        await stack.enter_async_context(running(calendar, name="calendar"))
         if settings.log_retention_days:
             retention = service.keep_short(settings.log_retention_days)
             await stack.enter_async_context(running(retention, name="log-retention"))
