@@ -5,6 +5,7 @@ All are `async`, though none waits: FastAPI would run plain functions in a threa
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, cast
 
@@ -23,6 +24,10 @@ from app.services.audit.service import AuditLog
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.device_tokens import Device, DeviceTokenService
+from app.services.feedback.entries import ReviewedEntries
+from app.services.feedback.review import Operator, ReviewService
+from app.services.feedback.service import FeedbackService
+from app.services.feedback.voter import Voter, voter_of
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.service import InferenceService
@@ -123,6 +128,17 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     )
 
 
+def voter_in(scope: Scope, caller: Caller) -> tuple[Voter, bool]:
+    """Who says something of an answer, and whether with an API key of its own."""
+    state = scope["state"]
+    account: Account | None = state.get("account")
+    if account is not None:
+        caller = replace(caller, user_id=user_id_of_account(account.id), account_id=account.id)
+    key: ApiKey | None = state.get("api_key") or state.get("signing_key")
+    is_device = "device" in state
+    return voter_of(caller, key_id=None if key is None else key.id, is_device=is_device), key is not None
+
+
 async def get_admin_key(request: Request) -> ApiKey:
     """The key with which a request may change things by hand; `app/api/access.py` has checked its scope.
 
@@ -179,4 +195,15 @@ CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]
 AuditDep = Annotated[AuditLog, _opened(lambda resources: resources.audit)]
+FeedbackDep = Annotated[FeedbackService, _opened(lambda resources: resources.feedback.votes)]
+ReviewDep = Annotated[ReviewService, _opened(lambda resources: resources.feedback.review)]
+EntriesDep = Annotated[ReviewedEntries, _opened(lambda resources: resources.feedback.entries)]
 AdminKey = Annotated[ApiKey, Depends(get_admin_key)]
+
+
+async def get_operator(request: Request, key: AdminKey) -> Operator:
+    """Who changes an entry by hand; raises as `get_admin_key`."""
+    return Operator(key.actor, address_of(request.scope))
+
+
+OperatorDep = Annotated[Operator, Depends(get_operator)]
