@@ -39,8 +39,8 @@ API_PREFIX = "/api/v1"
 DASHBOARD_PATH = "/dashboard"
 REVIEW_PATH = "/review"
 REVIEW_API_PATH = f"{API_PREFIX}/review"
-# A page of ours sends this field. Another site's page cannot without asking us first (CORS), and then the browser sends no
-# password: so it cannot make an operator's browser change an entry.
+# A page of ours sends this field. Another site's page cannot without asking us first (CORS), and then the browser sends
+# no password: so it cannot make an operator's browser change an entry.
 OF_PAGE_FIELD = "x-requested-with"
 
 
