@@ -5,7 +5,6 @@ All are `async`, though none waits: FastAPI would run plain functions in a threa
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, cast
 
@@ -110,9 +109,14 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     """
     state = scope["state"]
     device: Device | None = state.get("device")
-    # A device is who its token says.
-    user = device.id if device is not None else None if user_id is None else _user_id(user_id)
-    # For the access log. An account that is logged in is what its token says.
+    account: Account | None = state.get("account")
+    user = None if user_id is None else _user_id(user_id)
+    # A device is who its token says, and so is an account.
+    if device is not None:
+        user = device.id
+    elif account is not None:
+        user = user_id_of_account(account.id)
+    # For the access log.
     state.setdefault("user", user)
     key: ApiKey | None = (
         state.get("api_key") or state.get("signing_key") or (device.key if device is not None else None)
@@ -122,6 +126,7 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         user_id=user,
         ip_address=address_of(scope),
         started_at=state["started_at"],
+        account_id=None if account is None else account.id,
         api_key_id=None if key is None or key.id == ADMIN_KEY_ID else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
         new_photos_per_day=None if device is None else device.new_photos_per_day,
@@ -131,9 +136,6 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
 def voter_in(scope: Scope, caller: Caller) -> tuple[Voter, bool]:
     """Who says something of an answer, and whether with an API key of its own."""
     state = scope["state"]
-    account: Account | None = state.get("account")
-    if account is not None:
-        caller = replace(caller, user_id=user_id_of_account(account.id), account_id=account.id)
     key: ApiKey | None = state.get("api_key") or state.get("signing_key")
     is_device = "device" in state
     return voter_of(caller, key_id=None if key is None else key.id, is_device=is_device), key is not None

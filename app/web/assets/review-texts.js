@@ -36,7 +36,7 @@ export const texts = {
     marked: "to be asked again",
     corrected: "corrected",
     opinion: "{category}: {count}",
-    facts: "{model} · {count} requests · first {first} · last {last}",
+    facts: "{model} · requests: {count} · first {first} · last {last}",
     similarTo: "repeats {hash}",
     source: "confidence: {source}",
     source_corrected: "by people",

@@ -64,7 +64,6 @@ async function guarded(work) {
 
 function say(text) {
   find("status").textContent = text;
-  find("status").hidden = text === "";
 }
 
 // ----- the list
@@ -277,7 +276,8 @@ find("filters").addEventListener("submit", (event) => {
 find("actions").addEventListener("submit", (event) => event.preventDefault());
 find("more").addEventListener("click", () => guarded(() => load(false)));
 find("all").addEventListener("change", (event) => {
-  for (const { image_hash: hash } of entries) choose(hash, event.target.checked);
+  chosen.clear();
+  if (event.target.checked) for (const { image_hash: hash } of entries) chosen.add(hash);
   showEntries();
 });
 for (const button of document.querySelectorAll("[data-action]")) {
