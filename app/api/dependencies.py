@@ -110,12 +110,13 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     state = scope["state"]
     device: Device | None = state.get("device")
     account: Account | None = state.get("account")
-    user = None if user_id is None else _user_id(user_id)
     # A device is who its token says, and so is an account.
     if device is not None:
-        user = device.id
+        user: str | None = device.id
     elif account is not None:
         user = user_id_of_account(account.id)
+    else:
+        user = None if user_id is None else _user_id(user_id)
     # For the access log.
     state.setdefault("user", user)
     key: ApiKey | None = (

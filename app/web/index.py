@@ -12,7 +12,6 @@ LINKS = {
     "health": "/api/v1/health",
     "demo": "/demo",
     "dashboard": "/dashboard",
-    "review": "/review",
 }
 # A cache keeps the two answers apart.
 _HEADERS = {"Vary": "Accept"}
