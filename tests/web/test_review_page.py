@@ -140,3 +140,12 @@ async def test_every_field_and_button_has_a_name(service_url: str, browser: Brow
         answer = await page.goto(f"{service_url}/review")
         assert answer is not None
         assert answer.status == 401
+
+
+@pytest.mark.parametrize("page_options", [{"locale": "en-GB", "http_credentials": PASSWORD}])
+async def test_the_dashboard_shows_accuracy_and_what_it_is_not(service_url: str, page: Page) -> None:
+    await page.goto(f"{service_url}/dashboard")
+    rows = page.locator("#accuracy tr")
+    await expect(rows).to_have_count(2)
+    await expect(rows.first).to_have_text("local/efficientnet-lite2/1All10% (0–79)")
+    await expect(page.get_by_text("no random sample")).to_be_visible()
