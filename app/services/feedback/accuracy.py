@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
 from app.database.tables.feedback import FeedbackVote
 from app.evaluation.statistics import share
 from app.services.cache.entry import PEOPLE
-from app.services.feedback.votes import countable, effective
+from app.services.feedback.votes import countable
 
-# Newer votes count first; more would keep a connection busy for seconds (docs/feedback.md).
-MAX_GROUPS = 100_000
+# The newest; more would keep a connection busy for seconds, and the interval of so many is a percent to either side.
+MAX_VOTES = 10_000
 DIGITS = 4
 
 _vote = FeedbackVote
@@ -43,40 +43,68 @@ class Accuracy:
 
 
 async def read_accuracy(connection: AsyncConnection, *, start: datetime, end: datetime) -> list[Accuracy]:
-    """Return the accuracy of each model, then of each of its categories, by the votes of a time.
+    """Return the accuracy of each model, then of each of its categories, by the newest votes of a time.
 
     The model with the most photos is first. Answers that people gave are left out.
     """
-    query = (
-        select(_vote.image_hash, _vote.answered_model, _vote.answered_category, _vote.category, *countable())
+    photos: defaultdict[str, Counter[Category | None]] = defaultdict(Counter)
+    right: defaultdict[str, Counter[Category | None]] = defaultdict(Counter)
+    for row in await connection.execute(_verdicts(start, end)):
+        for group in (None, Category(row.answered_category)):
+            photos[row.answered_model][group] += int(row.photos)
+            right[row.answered_model][group] += int(row.right_ones)
+    return [
+        _accuracy(model, category, right[model][category], photos[model][category])
+        for model in sorted(photos, key=lambda model: (-photos[model][None], model))
+        for category in sorted(photos[model], key=lambda each: (each is not None, -photos[model][each], each or ""))
+    ]
+
+
+def _verdicts(start: datetime, end: datetime) -> Select[Any]:
+    """Return how many photos users have judged, and how many as right, by the model and the category that it answered.
+
+    All of it is done by the database: a process that counted would answer no request meanwhile.
+    """
+    votes = (
+        select(_vote.__table__)
         .where(
             _vote.created_at >= start,
             _vote.created_at < end,
             _vote.is_dismissed == 0,
             _vote.answered_model.not_in(PEOPLE),
         )
-        .group_by(_vote.image_hash, _vote.answered_model, _vote.answered_category, _vote.category)
-        .limit(MAX_GROUPS)
+        .order_by(_vote.id.desc())
+        .limit(MAX_VOTES)
+        .subquery()
+        .c
     )
-    votes: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
-    for row in await connection.execute(query):
-        answered = row.image_hash, row.answered_model, row.answered_category
-        votes[answered][row.category] = effective(row.named, row.users, row.networks)
-    photos: defaultdict[str, Counter[Any]] = defaultdict(Counter)
-    right: defaultdict[str, Counter[Any]] = defaultdict(Counter)
-    for (_, model, category), said in votes.items():
-        agree = said.pop(category, 0)
-        others = max(said.values(), default=0)
-        if agree == others:
-            continue
-        for group in (None, Category(category)):
-            photos[model][group] += 1
-            right[model][group] += agree > others
-    return [
-        _accuracy(model, category, right[model][category], photos[model][category])
-        for model in sorted(photos, key=lambda model: (-photos[model][None], model))
-        for category in sorted(photos[model], key=lambda each: (each is not None, -photos[model][each], each or ""))
-    ]
+    answer = votes.image_hash, votes.answered_model, votes.answered_category
+    opinions = select(*answer, votes.category, *countable(votes)).group_by(*answer, votes.category).subquery().c
+    # As `effective` has it.
+    fewer = case((opinions.users < opinions.networks, opinions.users), else_=opinions.networks)
+    voters = opinions.named + fewer
+    agrees = opinions.category == opinions.answered_category
+    judged = (
+        select(
+            opinions.answered_model,
+            opinions.answered_category,
+            func.max(case((agrees, voters), else_=0)).label("agree"),
+            func.max(case((agrees, 0), else_=voters)).label("others"),
+        )
+        .group_by(opinions.image_hash, opinions.answered_model, opinions.answered_category)
+        .subquery()
+        .c
+    )
+    return (
+        select(
+            judged.answered_model,
+            judged.answered_category,
+            func.count().label("photos"),
+            func.sum(case((judged.agree > judged.others, 1), else_=0)).label("right_ones"),
+        )
+        .where(judged.agree != judged.others)
+        .group_by(judged.answered_model, judged.answered_category)
+    )
 
 
 def _accuracy(model: str, category: Category | None, right: int, photos: int) -> Accuracy:

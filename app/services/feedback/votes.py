@@ -56,13 +56,16 @@ async def put_vote(connection: AsyncConnection, voter: Voter, vote: Vote) -> boo
     return False
 
 
-def countable() -> tuple[ColumnElement[int], ColumnElement[int], ColumnElement[int]]:
-    """Return what a group of votes is counted by: named voters, and of the others users and networks."""
-    is_named = _vote.network.is_(None)
+def countable(votes: Any = FeedbackVote) -> tuple[ColumnElement[int], ColumnElement[int], ColumnElement[int]]:
+    """Return what a group of votes, rows of the table or a part of it, is counted by: see `effective`.
+
+    These are named voters, and of the others users and networks.
+    """
+    is_named = votes.network.is_(None)
     return (
-        func.count(distinct(case((is_named, _vote.counted_as)))).label("named"),
-        func.count(distinct(case((~is_named, _vote.counted_as)))).label("users"),
-        func.count(distinct(_vote.network)).label("networks"),
+        func.count(distinct(case((is_named, votes.counted_as)))).label("named"),
+        func.count(distinct(case((~is_named, votes.counted_as)))).label("users"),
+        func.count(distinct(votes.network)).label("networks"),
     )
 
 
