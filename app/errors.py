@@ -39,6 +39,7 @@ AppError 500 internal_error
 │   ├── UsernameTaken username_taken
 │   ├── EmailTaken email_taken
 │   ├── TaskNotPending task_not_pending
+│   ├── NothingToUndo nothing_to_undo
 │   ├── IdempotencyKeyReused idempotency_key_reused  by another request
 │   └── IdempotencyKeyInUse idempotency_key_in_use   by the same request, which is not answered yet
 ├── RequestTimeout 408 request_timeout
@@ -163,7 +164,7 @@ class InvalidApiKey(ApiKeyRequired):
 class DashboardLoginRequired(AppError):
     status = 401
     code = "dashboard_login_required"
-    message = "Log in with any user name, and as the password an API key that may see statistics."
+    message = "Log in with any user name, and as the password an API key that may see this page."
     challenge = 'Basic realm="Image Classifier", charset="UTF-8"'
 
 
@@ -288,6 +289,11 @@ class EmailTaken(Conflict):
 class TaskNotPending(Conflict):
     code = "task_not_pending"
     message = "Only a task that has not begun can be cancelled."
+
+
+class NothingToUndo(Conflict):
+    code = "nothing_to_undo"
+    message = "Nothing was done to this entry by hand that can be undone."
 
 
 class IdempotencyKeyReused(Conflict):

@@ -31,6 +31,7 @@ from app.api.routes import (
     categories,
     classify,
     events,
+    feedback,
     health,
     images,
     inference,
@@ -38,6 +39,7 @@ from app.api.routes import (
     models,
     privacy,
     requests,
+    review,
     stats,
     tasks,
     tokens,
@@ -57,12 +59,14 @@ from app.server.limits import MIN_BYTES_PER_SECOND
 from app.server.shutdown import on_shutdown
 from app.server.waiting_line import QUICK_PATHS
 from app.web import dashboard, demo, documentation, index
+from app.web import review as review_page
 from app.web.pages import mount_assets
 
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
 LIVE_PATHS = (f"{API_PREFIX}/health/live", "/health/live")
 CHECK_CACHE_PATH = f"{API_PREFIX}/classify/check-cache"
+FEEDBACK_PATH = f"{API_PREFIX}/feedback"
 UPLOAD_PATHS = (f"{API_PREFIX}/classify", f"{API_PREFIX}/classify/batch", "/images/upload")
 
 DESCRIPTION = """
@@ -122,7 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(UnexpectedErrorMiddleware)
     credentials: dict[str, Any] = {
         "signed_paths": f"{API_PREFIX}/",
-        "device_paths": f"{API_PREFIX}/classify",
+        "device_paths": (f"{API_PREFIX}/classify", FEEDBACK_PATH),
+        "account_paths": FEEDBACK_PATH,
         "upload_paths": UPLOAD_PATHS,
         "max_bytes": JSON_BODY_MAX_BYTES,
     }
@@ -154,7 +159,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     """All routes but those of files and of openapi.json: they know no settings, so a process builds them once."""
     known_query = [Depends(refuse_unknown_parameters)]
     api = APIRouter(prefix=API_PREFIX, dependencies=known_query)
-    for module in (classify, categories, stats, requests, cache, tokens, privacy):
+    for module in (classify, categories, feedback, stats, requests, cache, review, tokens, privacy):
         api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
     api.include_router(health.router)
     root = APIRouter()
@@ -168,7 +173,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     # /images/{image_id} "inference".
     for signed_in in (events, tasks, inference, images):
         root.include_router(signed_in.router, dependencies=known_query)
-    for module in (websocket, metrics, dashboard, demo, index, documentation):
+    for module in (websocket, metrics, dashboard, review_page, demo, index, documentation):
         root.include_router(module.router)
     return tuple(root.routes)
 

@@ -29,6 +29,7 @@ from app.services.classification.service import ClassifierService
 from app.services.device_tokens import DeviceTokenService
 from app.services.events.feed import TaskEvents
 from app.services.events.lifespan import open_events, open_signal
+from app.services.feedback.lifespan import FeedbackServices, open_feedback
 from app.services.health import HealthService
 from app.services.idempotency.lifespan import open_idempotency
 from app.services.idempotency.service import IdempotencyService
@@ -85,6 +86,7 @@ class Resources:
     task_events: TaskEvents
     tasks: TaskService
     idempotency: IdempotencyService
+    feedback: FeedbackServices
 
 
 @asynccontextmanager
@@ -195,6 +197,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             )
         )
         idempotency = await enter(open_idempotency(engine))
+        feedback = await enter(open_feedback(settings, engine, cache=cache, request_log=log.service, audit=audit))
         health = HealthService(engine, heartbeat, model_client, replica, list(fallbacks.values()))
         stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
 
@@ -220,4 +223,5 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             task_events=events,
             tasks=tasks,
             idempotency=idempotency,
+            feedback=feedback,
         )

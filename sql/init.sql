@@ -531,6 +531,43 @@ CREATE TABLE IF NOT EXISTS `stats_similar` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='分时段相似命中';
 
+-- What users say of answers; who they are stands here only as SHA-256.
+CREATE TABLE IF NOT EXISTS `feedback` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `voter` VARCHAR(64) NOT NULL COMMENT '投票者(SHA-256)',
+  `counted_as` VARCHAR(64) NOT NULL COMMENT '按谁计数(SHA-256)',
+  `network` VARCHAR(64) DEFAULT NULL COMMENT '匿名者的网络(SHA-256)',
+  `user_hash` VARCHAR(64) DEFAULT NULL COMMENT '用户ID的SHA-256',
+  `category` VARCHAR(50) NOT NULL COMMENT '用户认为的分类',
+  `comment` VARCHAR(500) DEFAULT NULL COMMENT '备注',
+  `answered_category` VARCHAR(50) NOT NULL COMMENT '当时回答的分类',
+  `answered_model` VARCHAR(255) NOT NULL COMMENT '当时回答的模型',
+  `is_dismissed` TINYINT(1) NOT NULL DEFAULT '0' COMMENT '是否被运维驳回(0-否 1-是)',
+  `created_at` DATETIME NOT NULL COMMENT '最近一次提交时间',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uk_image_voter` (`image_hash`, `voter`),
+  KEY `idx_user_hash` (`user_hash`),
+  KEY `idx_created_at` (`created_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='用户反馈';
+
+-- What was done by hand to the entries of the cache.
+CREATE TABLE IF NOT EXISTS `cache_history` (
+  `id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `changed_at` DATETIME NOT NULL COMMENT '修改时间',
+  `action` VARCHAR(16) NOT NULL COMMENT '操作',
+  `actor` VARCHAR(128) NOT NULL COMMENT '操作者',
+  `entry_before` JSON DEFAULT NULL COMMENT '修改前',
+  `entry_after` JSON DEFAULT NULL COMMENT '修改后',
+  `undone_at` DATETIME DEFAULT NULL COMMENT '撤销时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_image_hash` (`image_hash`, `id`),
+  KEY `idx_action` (`action`, `changed_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='缓存条目的人工修改历史';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -538,4 +575,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0012' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0013' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -56,20 +56,21 @@ SERVICES: dict[str, set[str]] = {
     "classification": {"cache", "idempotency", "near_duplicates", "photos", "request_log", "spending", "spool"},
     "device_tokens": {"accounts", "api_keys", "signatures"},
     "events": {"accounts", "redis"},
+    "feedback": {"audit", "cache", "request_log"},
     "health": set(),
     "idempotency": set(),
     "inference": {"cache", "classification", "library", "photos", "request_log", "spool"},
     "library": {"idempotency", "photos"},
     "near_duplicates": {"cache", "request_log"},
     "photos": set(),
-    "privacy": {"idempotency", "request_log"},
+    "privacy": {"feedback", "idempotency", "request_log"},
     "rate_limits": {"redis"},
     "redis": set(),
     "request_log": {"idempotency", "spool"},
     "signatures": {"api_keys"},
     "spending": {"request_log", "spool"},
     "spool": set(),
-    "statistics": {"health", "request_log", "spending"},
+    "statistics": {"feedback", "health", "request_log", "spending"},
     "tasks": {"events", "idempotency"},
     "throttle": set(),
 }
@@ -87,7 +88,7 @@ TOP_LEVEL = {
 
 MAX_MODULES = 12
 # They are lists of like things: a resource each, a provider each, a command each, a table of one feature each.
-MAX_MODULES_OF = {"api/routes": 16, "clients/llm": 15, "cli": 14, "database/tables": 15, "schemas": 15}
+MAX_MODULES_OF = {"api/routes": 18, "clients/llm": 15, "cli": 14, "database/tables": 16, "schemas": 15}
 
 
 def imported_modules(path: Path) -> set[str]:

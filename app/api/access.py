@@ -37,6 +37,11 @@ from app.services.api_keys.service import ApiKeyService
 
 API_PREFIX = "/api/v1"
 DASHBOARD_PATH = "/dashboard"
+REVIEW_PATH = "/review"
+REVIEW_API_PATH = f"{API_PREFIX}/review"
+# A page of ours sends this field. Another site's page cannot without asking us first (CORS), and then the browser sends
+# no password: so it cannot make an operator's browser change an entry.
+OF_PAGE_FIELD = "x-requested-with"
 
 
 class Area(StrEnum):
@@ -66,6 +71,8 @@ _AREAS = (
     (DASHBOARD_PATH, Area.STATISTICS),
     (f"{API_PREFIX}/cache", Area.ADMINISTRATION),
     (f"{API_PREFIX}/tokens", Area.ADMINISTRATION),
+    (REVIEW_API_PATH, Area.ADMINISTRATION),
+    (REVIEW_PATH, Area.ADMINISTRATION),
     (f"{API_PREFIX}/users", Area.ADMINISTRATION),
     (API_PREFIX, Area.CLASSIFICATION),
     ("/metrics", Area.METRICS),
@@ -142,11 +149,14 @@ class AccessPolicy:
             if self._limits_addresses and area not in _NOT_LIMITED:
                 await resources_of(scope).rate_limits.count_address(address_of(scope))
             return
-        if area is Area.CLASSIFICATION and "device" in state:
+        if area is Area.CLASSIFICATION and ("device" in state or "account" in state):
             # Its token was checked (app/api/credentials.py).
             return
         key = state.get("signing_key") or await _key_of(scope, area, keys_of_service)
         if not key.may(needed):
+            if area is Area.ADMINISTRATION and _scheme_of(Headers(scope=scope)) == "basic":
+                # A browser sends what was typed for the dashboard, and asks for another password after a 401 alone.
+                raise DashboardLoginRequired
             raise InsufficientScope(details={"scope": needed})
         if key.rate_per_minute is not None:
             await resources_of(scope).rate_limits.count_key(key.id, key.rate_per_minute)
@@ -223,16 +233,21 @@ async def _key_of(scope: Scope, area: Area, keys_of_service: ApiKeyService) -> A
         ApiKeyRequired, InvalidApiKey, DashboardLoginRequired: it has none that counts.
         TooManyWrongKeys: too many from its address were wrong.
     """
+    headers, path = Headers(scope=scope), _path_of(scope)
+    is_page = path.startswith((DASHBOARD_PATH, REVIEW_PATH)) or (
+        path.startswith(REVIEW_API_PATH) and OF_PAGE_FIELD in headers
+    )
+    credential = _credential(headers, takes_basic=is_page or area is Area.STATISTICS)
     try:
-        return await keys_of_service.identify(_credential(Headers(scope=scope), area), address_of(scope))
+        return await keys_of_service.identify(credential, address_of(scope))
     except ApiKeyRequired as error:
-        if _path_of(scope).startswith(DASHBOARD_PATH):
+        if is_page:
             # A browser asks for name and password then.
             raise DashboardLoginRequired from error
         raise
 
 
-def _credential(headers: Headers, area: Area) -> str:
+def _credential(headers: Headers, *, takes_basic: bool) -> str:
     """Return what a request sends as its key, "" where it sends none. X-API-Key wins."""
     if (key := headers.get("x-api-key")) is not None:
         return key
@@ -240,13 +255,17 @@ def _credential(headers: Headers, area: Area) -> str:
     match scheme.lower():
         case "bearer":
             return credentials.strip()
-        case "basic" if area is Area.STATISTICS:
-            # What a browser sends after the dashboard has asked: any name, and the key as password (RFC 7617).
+        case "basic" if takes_basic:
+            # What a browser sends after a page has asked: any name, and the key as password (RFC 7617).
             try:
                 return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2].decode("utf-8")
             except (binascii.Error, ValueError):
                 return ""
     return ""
+
+
+def _scheme_of(headers: Headers) -> str:
+    return headers.get("authorization", "").partition(" ")[0].lower()
 
 
 def _path_of(scope: Scope) -> str:

@@ -2,7 +2,7 @@
 
 A signed request stands for its API key: `state["signing_key"]`. Its body is checked against its Content-Digest while it
 arrives, and a body that is another never reaches what would classify or store it. A device token says which device asks
-for a classification: `state["device"]`.
+for a classification: `state["device"]`. On a few paths the token of an account says which account: `state["account"]`.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -16,6 +16,7 @@ from app.api.errors import error_response, log_error
 from app.api.middleware import read_ahead
 from app.api.uploads import Part
 from app.errors import AppError, PayloadTooLarge
+from app.services.accounts.tokens import is_account_token
 from app.services.device_tokens import is_device_token
 from app.services.photos import UploadedPhoto
 from app.services.signatures.digests import ContentDigest
@@ -34,7 +35,8 @@ class CredentialsMiddleware:
         inside_cors: this is the second.
         signed_paths: beginning of the paths on which a signature counts. Elsewhere it may be that of a gateway or of a
             robot, which is no business of ours.
-        device_paths: beginning of the paths on which a device token counts.
+        device_paths: beginnings of the paths on which a device token counts.
+        account_paths: beginning of the paths on which the token of an account counts, where an API key does.
         upload_paths: their bodies go on as they arrive, and what reads them has to end with their last byte; others
             are complete before the request goes on.
         max_bytes: of such another body.
@@ -46,7 +48,8 @@ class CredentialsMiddleware:
         *,
         inside_cors: bool,
         signed_paths: str,
-        device_paths: str,
+        device_paths: tuple[str, ...],
+        account_paths: str,
         upload_paths: Collection[str],
         max_bytes: int,
     ) -> None:
@@ -54,6 +57,7 @@ class CredentialsMiddleware:
         self._inside_cors = inside_cors
         self._signed_paths = signed_paths
         self._device_paths = device_paths
+        self._account_paths = account_paths
         self._upload_paths = frozenset(upload_paths)
         self._max_bytes = max_bytes
 
@@ -80,13 +84,15 @@ class CredentialsMiddleware:
         if has_origin is not self._inside_cors:
             return receive
         if token is not None and scope["path"].startswith(self._device_paths):
-            await self._recognise_device(scope, token.decode("latin-1"))
+            await self._recognise(scope, token.decode("latin-1"))
         return await self._verified(scope, receive) if is_signed else receive
 
-    async def _recognise_device(self, scope: Scope, authorization: str) -> None:
+    async def _recognise(self, scope: Scope, authorization: str) -> None:
         kind, _, token = authorization.partition(" ")
         if kind.lower() == "bearer" and is_device_token(token):
             scope["state"]["device"] = await resources_of(scope).device_tokens.device_of(token, address_of(scope))
+        elif kind.lower() == "bearer" and scope["path"].startswith(self._account_paths) and is_account_token(token):
+            scope["state"]["account"] = (await resources_of(scope).accounts.session_of(token)).account
 
     async def _verified(self, scope: Scope, receive: Receive) -> Receive:
         """Check the signature; return a `receive` that fails where the body is not the signed one."""

@@ -23,6 +23,10 @@ from app.services.audit.service import AuditLog
 from app.services.cache.service import CacheService
 from app.services.classification.service import ClassifierService
 from app.services.device_tokens import Device, DeviceTokenService
+from app.services.feedback.entries import ReviewedEntries
+from app.services.feedback.review import Operator, ReviewService
+from app.services.feedback.service import FeedbackService
+from app.services.feedback.voter import Voter, voter_of
 from app.services.health import HealthService
 from app.services.inference.catalogue import ModelCatalogue
 from app.services.inference.service import InferenceService
@@ -105,9 +109,15 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     """
     state = scope["state"]
     device: Device | None = state.get("device")
-    # A device is who its token says.
-    user = device.id if device is not None else None if user_id is None else _user_id(user_id)
-    # For the access log. An account that is logged in is what its token says.
+    account: Account | None = state.get("account")
+    # A device is who its token says, and so is an account.
+    if device is not None:
+        user: str | None = device.id
+    elif account is not None:
+        user = user_id_of_account(account.id)
+    else:
+        user = None if user_id is None else _user_id(user_id)
+    # For the access log.
     state.setdefault("user", user)
     key: ApiKey | None = (
         state.get("api_key") or state.get("signing_key") or (device.key if device is not None else None)
@@ -117,10 +127,19 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         user_id=user,
         ip_address=address_of(scope),
         started_at=state["started_at"],
+        account_id=None if account is None else account.id,
         api_key_id=None if key is None or key.id == ADMIN_KEY_ID else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
         new_photos_per_day=None if device is None else device.new_photos_per_day,
     )
+
+
+def voter_in(scope: Scope, caller: Caller) -> tuple[Voter, bool]:
+    """Who says something of an answer, and whether with an API key of its own."""
+    state = scope["state"]
+    key: ApiKey | None = state.get("api_key") or state.get("signing_key")
+    is_device = "device" in state
+    return voter_of(caller, key_id=None if key is None else key.id, is_device=is_device), key is not None
 
 
 async def get_admin_key(request: Request) -> ApiKey:
@@ -179,4 +198,15 @@ CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]
 AuditDep = Annotated[AuditLog, _opened(lambda resources: resources.audit)]
+FeedbackDep = Annotated[FeedbackService, _opened(lambda resources: resources.feedback.votes)]
+ReviewDep = Annotated[ReviewService, _opened(lambda resources: resources.feedback.review)]
+EntriesDep = Annotated[ReviewedEntries, _opened(lambda resources: resources.feedback.entries)]
 AdminKey = Annotated[ApiKey, Depends(get_admin_key)]
+
+
+async def get_operator(request: Request, key: AdminKey) -> Operator:
+    """Who changes an entry by hand; raises as `get_admin_key`."""
+    return Operator(key.actor, address_of(request.scope))
+
+
+OperatorDep = Annotated[Operator, Depends(get_operator)]

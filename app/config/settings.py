@@ -18,6 +18,7 @@ from app.config.access import AccessSettings
 from app.config.accounts import AccountSettings
 from app.config.addresses import Bucket, bucket_of, is_redis_address, with_asyncio_driver
 from app.config.database import DatabaseSettings
+from app.config.feedback import FeedbackSettings
 from app.config.logs import LogLevel, LogSettings
 from app.config.model import ModelSettings
 from app.config.source import SettingsGroup, problems_of
@@ -187,6 +188,7 @@ class Settings(SettingsGroup):
     statistics: StatisticsSettings = Field(default_factory=StatisticsSettings)
     spending: SpendingSettings = Field(default_factory=SpendingSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
+    feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
     library: LibrarySettings = Field(default_factory=LibrarySettings)
     task: TaskSettings = Field(default_factory=TaskSettings)

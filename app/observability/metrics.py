@@ -101,6 +101,9 @@ MONEY_SAVED = _counter("money_saved_total", "What answers of the cache have save
 SIMILAR_HITS = _counter("similar_hits_total", "Answers that were those of a similar photo.")
 MONEY_SAVED_BY_SIMILAR = _counter("money_saved_by_similar_total", "Their share of what was saved.", "currency")
 
+FEEDBACK = _counter("feedback_total", "Votes of users by whether they agree with the entry.", "verdict")
+CORRECTIONS = _counter("corrections_total", "Entries that people have changed, by whom and how.", "by", "action")
+
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
 # Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.
@@ -119,6 +122,8 @@ PROCESS_RESIDENT_BYTES = _sum_gauge("process_resident_bytes", "Memory of these p
 LOOKUPS_IN_MEMORY, LOOKUPS_IN_REDIS, LOOKUPS_IN_DATABASE, LOOKUPS_MISSED = (
     CACHE_LOOKUPS.labels(layer) for layer in ("memory", "redis", "database", "miss")
 )
+FEEDBACK_AGREES, FEEDBACK_DISAGREES = (FEEDBACK.labels(verdict) for verdict in ("agrees", "disagrees"))
+CORRECTED_BY_USERS = CORRECTIONS.labels("users", "corrected")
 TASKS_COMPLETED, TASKS_RETRIED, TASKS_FAILED = (TASKS.labels(end) for end in ("completed", "retried", "failed"))
 CONNECTIONS_IN_USE, CONNECTIONS_IDLE = (DATABASE_CONNECTIONS.labels(state) for state in ("in_use", "idle"))
 

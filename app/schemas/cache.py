@@ -33,9 +33,10 @@ class Correction(BaseModel):
 
 
 class CorrectedEntry(Classification):
-    """The entry as every client gets it from now on."""
+    """The entry as every client gets it from now on; its confidence is none of a model."""
 
     model_used: Literal["manual"] = "manual"
+    confidence_source: Literal["corrected"] = "corrected"
 
 
 class CorrectedEntryResponse(DataResponse[CorrectedEntry]):
@@ -49,6 +50,7 @@ class CorrectedEntryResponse(DataResponse[CorrectedEntry]):
                         "confidence": 1.0,
                         "description": _DESCRIPTION,
                         "model_used": "manual",
+                        "confidence_source": "corrected",
                     },
                 }
             ]

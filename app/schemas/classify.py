@@ -60,7 +60,10 @@ _ERROR_EXAMPLE: dict[str, Any] = {
 
 AnsweringModel = Annotated[
     str,
-    Field(description="The model that gave the answer, also of one from the cache; `manual` where a person did."),
+    Field(
+        description="The model that gave the answer, also of one from the cache; `manual` where an operator did,"
+        " `feedback` where users did."
+    ),
 ]
 
 

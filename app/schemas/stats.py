@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidRequest
-from app.schemas.common import EXAMPLE_HASH, DataResponse
+from app.schemas.common import EXAMPLE_HASH, EXAMPLE_MODEL, DataResponse
+from app.services.feedback.accuracy import Accuracy
 from app.services.statistics.rankings import HotImage, UserStats
 from app.services.statistics.service import CacheEfficiency, DayStats
 from app.services.statistics.shares import CategoryShare, PhotoShare
@@ -137,6 +138,33 @@ class SpendingResponse(DataResponse[Spending]):
                 }
             ],
         }
+    )
+
+
+class AccuracyResponse(DataResponse[list[Accuracy]]):
+    """Each model, with `category` null, and after it each of its categories; shares are 0..1."""
+
+    model_config = _example(
+        [
+            {
+                "model": EXAMPLE_MODEL,
+                "category": None,
+                "photos": 120,
+                "right": 87,
+                "accuracy": 0.725,
+                "low": 0.639,
+                "high": 0.797,
+            },
+            {
+                "model": EXAMPLE_MODEL,
+                "category": "pets",
+                "photos": 40,
+                "right": 33,
+                "accuracy": 0.825,
+                "low": 0.6805,
+                "high": 0.9125,
+            },
+        ]
     )
 
 

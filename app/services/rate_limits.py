@@ -19,7 +19,7 @@ from app.services.redis import RETRY_SECONDS, RedisClient
 if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
 
-KEY, ADDRESS = "key", "address"
+KEY, ADDRESS, FEEDBACK = "key", "address", "feedback"
 
 
 class RateLimits:
@@ -53,6 +53,14 @@ class RateLimits:
         """
         if self._per_address is not None and address is not None:
             await self._count(self._per_address, ADDRESS, client_key(address))
+
+    async def count_feedback(self, address: str | None, per_minute: int) -> None:
+        """Count feedback from an address, which may send so much a minute; of IPv6, a /64 network is one address.
+
+        Raises:
+            RateLimited: it is one too many; it is not counted.
+        """
+        await self._count(RateLimitItemPerMinute(per_minute), FEEDBACK, client_key(address))
 
     async def _count(self, limit: RateLimitItemPerMinute, kind: str, name: str) -> None:
         if self._in_redis is not None and self._redis is not None and time.monotonic() >= self._retry_at:

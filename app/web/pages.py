@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 FOLDER = Path(__file__).parent
 ASSETS_PATH = "/assets"
-PAGES = ("dashboard", "demo")
+PAGES = ("dashboard", "review", "demo")
 # No script, style or request that is not ours, and nothing inline. Pictures are also made by the page itself: from a
 # chosen file (blob:) and in style sheets (data:).
 CONTENT_SECURITY_POLICY = (

@@ -33,6 +33,8 @@ from tests.support.serving import serving
 PASSES = "passes"
 TOKEN = "token"
 OPEN = "open"
+# Scope `classify`, or the token of an account.
+FEEDBACK = "feedback"
 
 ROUTES: dict[str, str] = {
     "GET /": OPEN,
@@ -62,9 +64,11 @@ ROUTES: dict[str, str] = {
     "POST /api/v1/classify/batch": Scope.CLASSIFY,
     "POST /api/v1/classify/check-cache": Scope.CLASSIFY,
     "POST /api/v1/classify/check-cache/batch": Scope.CLASSIFY,
+    "POST /api/v1/feedback": FEEDBACK,
     "GET /api/v1/stats/today": Scope.STATS,
     "GET /api/v1/stats/timeseries": Scope.STATS,
     "GET /api/v1/stats/spending": Scope.STATS,
+    "GET /api/v1/stats/accuracy": Scope.STATS,
     "GET /api/v1/stats/new-photos": Scope.STATS,
     "GET /api/v1/stats/cache-efficiency": Scope.STATS,
     "GET /api/v1/stats/category-distribution": Scope.STATS,
@@ -76,6 +80,11 @@ ROUTES: dict[str, str] = {
     "GET /dashboard/events": Scope.STATS,
     "PUT /api/v1/cache/{image_hash}": Scope.ADMIN,
     "DELETE /api/v1/cache/{image_hash}": Scope.ADMIN,
+    "GET /api/v1/review/entries": Scope.ADMIN,
+    "GET /api/v1/review/entries/{image_hash}": Scope.ADMIN,
+    "POST /api/v1/review/actions": Scope.ADMIN,
+    "GET /review": Scope.ADMIN,
+    "HEAD /review": Scope.ADMIN,
     "GET /api/v1/users/{user_id:path}/data": Scope.ADMIN,
     "DELETE /api/v1/users/{user_id:path}/data": Scope.ADMIN,
     "POST /api/v1/tokens": Scope.ADMIN,
@@ -115,7 +124,8 @@ PARAMETERS = {
 LOG_IN = "POST /users/token"
 
 KEYS = ("no key", "wrong key", "expired key", "revoked key", "key: classify", "key: stats", "key: admin", ADMIN_API_KEY)
-TOKENS = ("foreign token", "expired token", "token")
+OF_TOKENS = {"foreign token": "invalid_token", "expired token": "token_expired", "token": PASSES}
+TOKENS = tuple(OF_TOKENS)
 
 
 def routes_of(app: FastAPI) -> Iterator[str]:
@@ -132,15 +142,15 @@ def expected(kind: str, caller: str, route: str) -> str:
     if kind == OPEN:
         return PASSES
     if kind == TOKEN:
-        of_tokens = {"no key": "authentication_required", "expired token": "token_expired", "token": PASSES}
-        return of_tokens.get(caller, "invalid_token")
+        return {**OF_TOKENS, "no key": "authentication_required"}.get(caller, "invalid_token")
+    if kind == FEEDBACK:
+        return OF_TOKENS.get(caller) or expected(Scope.CLASSIFY, caller, route)
     if caller in {f"key: {kind}", "key: admin", ADMIN_API_KEY}:
         return PASSES
     if caller.startswith("key: "):
         return "insufficient_scope"
-    if "/dashboard" in route:
-        return "dashboard_login_required"
-    return "api_key_required" if caller == "no key" else "invalid_api_key"
+    of_page = "dashboard_login_required" if "/dashboard" in route or route.endswith(" /review") else None
+    return of_page or ("api_key_required" if caller == "no key" else "invalid_api_key")
 
 
 @asynccontextmanager

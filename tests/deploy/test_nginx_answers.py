@@ -173,6 +173,8 @@ def test_what_is_there_as_a_comment_works(site: Site, tmp_path: Path, age: str) 
             for path in (
                 "/dashboard",
                 "/dashboard/events",
+                "/review",
+                "/api/v1/review/entries",
                 "/api/v1/stats/today",
                 "/api/v1/%73tats/",
                 "/api/v1/requests/x",

@@ -6,7 +6,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.config.settings import CacheSettings, Settings
 from app.web.pages import CONTENT_SECURITY_POLICY, FOLDER, PAGES, page
+from tests.support.keys import ADMIN_API_KEY
 
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 ASSETS = {path.name: path.read_bytes() for path in sorted((FOLDER / "assets").iterdir())}
@@ -49,9 +51,15 @@ def test_a_value_cannot_become_markup(tmp_path: Path) -> None:
         page(str(tmp_path / "page"), {})
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    cache = CacheSettings.model_validate({"admin_api_key": ADMIN_API_KEY})
+    return settings.model_copy(update={"cache": cache})
+
+
 @pytest.mark.parametrize("name", PAGES)
 async def test_each_page_says_which_it_is(name: str, service: httpx2.AsyncClient) -> None:
-    text = (await service.get(f"/{name}")).text
+    text = (await service.get(f"/{name}", auth=("any", ADMIN_API_KEY))).text
     assert re.findall(r'href="(\w+)" aria-current="page"', text) == [name]
     for asset in re.findall(r'(?:href|src)="(assets/[^"]+)"', text):
         assert asset.removeprefix("assets/") in ASSETS

@@ -12,6 +12,7 @@ from app.api.errors import describe_errors
 from app.categories import Category
 from app.errors import DatabaseUnavailable, InvalidRequest, ServerBusy
 from app.schemas.stats import (
+    AccuracyResponse,
     CacheEfficiencyResponse,
     CategoryDistributionResponse,
     DayStatsResponse,
@@ -118,6 +119,16 @@ async def spending(
     """
     groups = await stats.spending(by, _days(stats, first, last))
     return SpendingResponse(data=Spending(currency=stats.currency, groups=groups))
+
+
+@router.get("/accuracy")
+async def accuracy(stats: StatsDep, first: FirstDay = None, last: LastDay = None) -> AccuracyResponse:
+    """How often models were right, by model and category, as far as users have said so; the last 30 days if left out.
+
+    The 95 % interval is that of a random sample, which users who send feedback are not: who finds an answer wrong is
+    likelier to say so.
+    """
+    return AccuracyResponse(data=await stats.accuracy(_days(stats, first, last) if first or last else None))
 
 
 @router.get("/cache-efficiency")

@@ -137,6 +137,17 @@ def _whole_number(value: Any, *, up_to: int) -> int:
     return value
 
 
+def is_account_token(text: str) -> bool:
+    """Return whether a text has the form of an account's token; nothing of it is checked."""
+    if len(text) > TOKEN_MAX_CHARACTERS:
+        return False
+    try:
+        jwt.get_unverified_header(text)
+    except (jwt.InvalidTokenError, TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def key_id(secret_key: str) -> str:
     """Return the `kid` of a key: it tells keys apart, and nothing of them."""
     return hmac.digest(secret_key.encode(), b"kid", "sha256").hex()[:KEY_ID_CHARACTERS]

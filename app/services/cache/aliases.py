@@ -105,7 +105,7 @@ async def correct_aliases(connection: AsyncConnection, original_id: int, values:
         original_id: its row.
         values: columns of the original; a description is taken along only where the picture is the same.
     """
-    hashes = await _hashes(connection, CacheAlias.original_id == original_id)
+    hashes = await hashes_of_aliases(connection, original_id)
     if not hashes:
         return hashes
     for is_same, description in (
@@ -121,6 +121,11 @@ async def correct_aliases(connection: AsyncConnection, original_id: int, values:
         )
     await _record_changes(connection, CacheAlias.original_id == original_id)
     return hashes
+
+
+async def hashes_of_aliases(connection: AsyncConnection, original_id: int) -> list[str]:
+    """Return the hashes of the photos that an entry answers for, whose rows are then locked."""
+    return await _hashes(connection, CacheAlias.original_id == original_id)
 
 
 async def remove_aliases(connection: AsyncConnection, original_id: int) -> tuple[list[str], int]:

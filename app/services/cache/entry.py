@@ -7,16 +7,18 @@ from app.clients.base import ModelResult
 from app.services.request_log.record import Answer, Caller, Similar
 
 CONFIDENCE_DIGITS = 4
-# The model of entries that a person has corrected; no model replaces them.
+# The model of entries that an operator has corrected, and of those that enough users have: no model replaces them.
 MANUAL_MODEL = "manual"
+FEEDBACK_MODEL = "feedback"
+PEOPLE = (MANUAL_MODEL, FEEDBACK_MODEL)
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
     """A classification as it is kept.
 
-    `confidence` is 0..1 with four decimals. `model` has given it, or MANUAL_MODEL. `cost_micros` is what the calls that
-    made it cost, in millionths of CURRENCY: each hit saves as much. `is_stale` is true only of what memory answers
+    `confidence` is 0..1 with four decimals. `model` has given it, or is one of PEOPLE. `cost_micros` is what the calls
+    that made it cost, in millionths of CURRENCY: each hit saves as much. `is_stale` is true only of what memory answers
     while the database is away.
     """
 

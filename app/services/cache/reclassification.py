@@ -19,7 +19,7 @@ from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX
 from app.config.model import MODEL_NAME_MAX_LENGTH, DescriptionLanguage
 from app.database.tables.classification import CachedImage
 from app.database.transactions import read, write
-from app.services.cache.entry import MANUAL_MODEL
+from app.services.cache.entry import PEOPLE
 from app.services.cache.rows import record_change
 
 # A range of ids is counted within the time of a transaction, whatever the descriptions are.
@@ -40,7 +40,7 @@ class Selection:
     """Which entries are to be asked again; what is None restricts nothing.
 
     `model` is the one that will be asked, `below` a confidence, `made_by` the name of a model, `language` that of the
-    descriptions from now on. Never are: entries that a person has corrected, those that are asked again anyway, and,
+    descriptions from now on. Never are: entries that people have corrected, those that are asked again anyway, and,
     unless `made_by` or `language` say so, those of `model` itself. The local model is not asked in the place of a paid
     one, unless `made_by` names that.
     """
@@ -55,7 +55,7 @@ class Selection:
         """Return what the rows have to fulfil."""
         is_local = _entry.model_used.startswith(LOCAL_MODEL_PREFIX, autoescape=True)
         found: list[ColumnElement[bool]] = [
-            _entry.model_used != MANUAL_MODEL,
+            _entry.model_used.not_in(PEOPLE),
             ~_entry.model_used.startswith(MARKED_MODEL_PREFIX, autoescape=True),
         ]
         if not self.model.startswith(LOCAL_MODEL_PREFIX):
@@ -144,7 +144,7 @@ async def what_has_changed(engine: AsyncEngine, model: str, language: Descriptio
     rows = [
         (made_by, description)
         for made_by, description in await read(engine, find)
-        if made_by != MANUAL_MODEL
+        if made_by not in PEOPLE
         and not made_by.startswith(MARKED_MODEL_PREFIX)
         and made_by.startswith(LOCAL_MODEL_PREFIX) == is_local
     ]

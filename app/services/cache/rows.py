@@ -20,7 +20,6 @@ from app.database.pipeline import Rows
 from app.database.statements import Statement, rows_of_placeholders, timestamp_text
 from app.database.tables.classification import CacheChange, CachedImage
 from app.database.tables.columns import UtcDateTime
-from app.errors import CacheEntryNotFound
 from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CHANGES_KEPT
 
@@ -111,21 +110,6 @@ async def replace_provisional(
     if replaced.rowcount:
         await record_change(connection, image_hash, by_hand=False)
     return bool(replaced.rowcount)
-
-
-async def lock_entry(connection: AsyncConnection, image_hash: str) -> tuple[int, int]:
-    """Return the entry's row id and `hit_count`, which no other transaction changes before the end of this one.
-
-    SQLite has no FOR UPDATE: a transaction that writes holds the only write lock from its beginning.
-
-    Raises:
-        CacheEntryNotFound: there is no entry.
-    """
-    query = select(CachedImage.id, CachedImage.hit_count).where(CachedImage.image_hash == image_hash).with_for_update()
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        raise CacheEntryNotFound
-    return row.id, row.hit_count or 0
 
 
 async def record_change(connection: AsyncConnection, *image_hashes: str, by_hand: bool) -> None:

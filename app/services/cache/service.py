@@ -1,4 +1,4 @@
-"""The shared cache: SHA-256 of a photo -> its classification. Only people change a valid entry, by hand.
+"""The shared cache: SHA-256 of a photo -> its classification. Only people change a valid entry.
 
 Memory is asked first, then Redis where there is one, then the database, which alone is the truth. Entries of the
 local demo model are provisional: they count only while that model is the configured one, and the first answer of
@@ -6,36 +6,26 @@ another model replaces them. They are kept in memory, where only processes of th
 New entries come from app/services/classification/store.py.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
-from loguru import logger
-from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.categories import Category
 from app.database.pipeline import Rows, run
-from app.database.statements import execute, runs_in_process
-from app.database.tables.classification import CachedImage
+from app.database.statements import runs_in_process
 from app.database.transactions import write
 from app.observability import metrics
-from app.services.cache.aliases import (
-    NEVER_REPEATED,
-    correct_aliases,
-    detach,
-    family_of,
-    forget_picture,
-    remove_aliases,
-)
 from app.services.cache.batching import DataLoader
-from app.services.cache.entry import MANUAL_MODEL, CachedResult
-from app.services.cache.rows import entries_of, lock_entry, record_change, select_entries
+from app.services.cache.entry import CachedResult
+from app.services.cache.rows import entries_of, select_entries
 from app.services.cache.tiers import CacheTiers
 from app.services.request_log.rollups import Rollups
 
+T = TypeVar("T")
+
 
 class CacheService:
-    """Reads and corrects `image_classification_cache`; hashes are 64 lower-case hex digits.
+    """Reads `image_classification_cache`, and changes it for people; hashes are 64 lower-case hex digits.
 
     Args:
         engine: the database.
@@ -114,78 +104,25 @@ class CacheService:
         await self.keep(entries)
         return entries | provisional
 
-    async def correct(self, image_hash: str, category: Category, description: str | None) -> CachedResult:
-        """Replace an entry by what a person says, and the aliases of it; its `hit_count` stays.
+    async def change(self, work: Callable[[AsyncConnection, Rollups], Awaitable[tuple[T, Collection[str]]]]) -> T:
+        """Run a transaction that changes entries, and let the copies of this process forget them after it.
 
-        It stays until the next correction. An alias that is corrected follows its original no longer.
+        Other processes learn of it from the change feed, which app/services/cache/corrections.py writes.
 
-        Raises:
-            CacheEntryNotFound: there is no entry.
-        """
-        entry = CachedResult(category, 1.0, description, MANUAL_MODEL)
-
-        values = {
-            "category": category.value,
-            "confidence": Decimal(1),
-            "description": description,
-            "model_used": MANUAL_MODEL,
-            "model_response": None,
-        }
-
-        async def update_entry(connection: AsyncConnection) -> list[str]:
-            entry_id, _ = await lock_entry(connection, image_hash)
-            await connection.execute(
-                update(CachedImage)
-                .where(CachedImage.id == entry_id)
-                # MySQL would set it to now.
-                .values({**values, "last_hit_at": CachedImage.last_hit_at})
-            )
-            await record_change(connection, image_hash, by_hand=True)
-            await detach(connection, entry_id)
-            if category is not NEVER_REPEATED:
-                return await correct_aliases(connection, entry_id, values)
-            await forget_picture(connection, entry_id)
-            return await self._remove_aliases(connection, entry_id)
-
-        for changed in [image_hash, *await write(self._engine, update_entry)]:
-            self._copies.forget(changed)
-        logger.info("cache entry {} was corrected to {}", image_hash, category.value)
-        return entry
-
-    async def remove(self, image_hash: str) -> None:
-        """Remove an entry, so that the photo is unknown again; with it go its aliases.
-
-        Of an alias the original goes too, which would answer for the photo again.
+        Args:
+            work: returns what this returns, and the hashes whose entries have changed. It may run again.
 
         Raises:
-            CacheEntryNotFound: there is no entry.
+            AppError: what `work` raises, or the database failed.
         """
-
-        async def delete_entries(connection: AsyncConnection) -> list[str]:
-            entry_id, _ = await lock_entry(connection, image_hash)
-            original_id = await family_of(connection, entry_id)
-            aliases = await self._remove_aliases(connection, original_id)
-            query = select(CachedImage.image_hash, CachedImage.hit_count).where(CachedImage.id == original_id)
-            original = (await connection.execute(query)).one()
-            await connection.execute(delete(CachedImage).where(CachedImage.id == original_id))
-            await record_change(connection, original.image_hash, by_hand=True)
-            await execute(connection, self._rollups.entries_removed(1, original.hit_count or 0))
-            return [original.image_hash, *aliases]
-
-        removed = await write(self._engine, delete_entries)
-        for each in removed:
+        done, changed = await write(self._engine, lambda connection: work(connection, self._rollups))
+        for each in changed:
             self._copies.forget(each)
-        logger.info("cache entry {} was removed, and {} that belong to it", image_hash, len(removed) - 1)
+        return done
 
     async def close(self) -> None:
         """Wait for the queries that are under way."""
         await self._reader.close()
-
-    async def _remove_aliases(self, connection: AsyncConnection, entry_id: int) -> list[str]:
-        hashes, hits = await remove_aliases(connection, entry_id)
-        if hashes:
-            await execute(connection, self._rollups.entries_removed(len(hashes), hits))
-        return hashes
 
     async def _find(self, image_hashes: Sequence[str]) -> dict[str, CachedResult]:
         """Return what exists, and count for each caller where it was, also where several share a query."""

@@ -15,6 +15,7 @@ from app.clock import utc_now
 from app.database.tables.accounts import User
 from app.database.tables.audit import AuditEntry
 from app.database.tables.columns import Base
+from app.database.tables.feedback import FeedbackVote
 from app.database.tables.idempotency import IdempotentAnswer
 from app.database.tables.inference import InferenceResult, InferenceTask
 from app.database.tables.library import LibraryImage
@@ -22,6 +23,7 @@ from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import ModelCallRow
 from app.database.tables.statistics import UserTotals, Visitor
 from app.database.transactions import read
+from app.services.feedback.voter import hash_of_user
 from app.services.request_log.record import account_of_user_id
 from app.services.request_log.rollups import USER
 
@@ -36,6 +38,10 @@ _LEFT_OUT = {
     "claim",
     "created_date",
     "fingerprint",
+    "voter",
+    "counted_as",
+    "network",
+    "user_hash",
 }
 
 
@@ -78,6 +84,7 @@ def _sections(user_id: str) -> list[_Section]:
             _Section("results", InferenceResult, InferenceResult.id, InferenceResult.user_id == account_id),
             _Section("tasks", InferenceTask, InferenceTask.id, InferenceTask.user_id == account_id),
         ]
+    said = FeedbackVote.user_hash == hash_of_user(user_id)
     is_visitor = (Visitor.visitor == user_id) & (Visitor.kind == USER)
     return [
         *of_account,
@@ -86,6 +93,7 @@ def _sections(user_id: str) -> list[_Section]:
         _Section("totals", UserTotals, UserTotals.user_id, UserTotals.user_id == user_id),
         _Section("first_answers", IdempotentAnswer, IdempotentAnswer.key_hash, IdempotentAnswer.user_id == user_id),
         _Section("model_calls", ModelCallRow, ModelCallRow.id, is_paid),
+        _Section("feedback", FeedbackVote, FeedbackVote.id, said),
         _Section("events", AuditEntry, AuditEntry.id, AuditEntry.subject == user_id),
     ]
 

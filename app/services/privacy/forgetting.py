@@ -21,6 +21,8 @@ from app.database.tables.request_log import RequestLog
 from app.database.tables.spending import BudgetUse, ModelCallRow
 from app.database.tables.statistics import UserTotals, Visitor
 from app.database.transactions import read, write
+from app.services.feedback.voter import hash_of_user
+from app.services.feedback.votes import delete_votes_of
 from app.services.idempotency.rows import delete_of_user
 from app.services.request_log.forgotten import note_forgotten
 from app.services.request_log.record import ACCOUNT_PREFIX, account_of_user_id
@@ -71,6 +73,8 @@ class Forgetting:
 
         # Of no use to sums: they go as a whole.
         await delete_in_batches(self._engine, partial(delete_of_user, user_id=user_id))
+        user_hash = hash_of_user(user_id)
+        await delete_in_batches(self._engine, lambda connection, rows: delete_votes_of(connection, user_hash, rows))
         forgotten = Forgotten(log_rows, await write(self._engine, delete_names), calls)
         # Without the id, which would stay in the log file.
         logger.info("a user was forgotten: {} log rows, {} model calls", forgotten.log_rows, forgotten.model_calls)

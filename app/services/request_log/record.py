@@ -69,7 +69,7 @@ class Similar(NamedTuple):
 class Answer(NamedTuple):
     """What a caller is told; it is logged by the time it exists.
 
-    `model` has given it: for a hit, the one whose answer the entry holds, or `manual` where a person did.
+    `model` has given it: for a hit, the one whose answer the entry holds, or who corrected it (PEOPLE).
     `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
     `is_stale`: the database could not be asked whether the entry has changed. `similar`: it is the answer of another
     photo, which is nearly the same.

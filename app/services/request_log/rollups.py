@@ -120,6 +120,10 @@ class Rollups:
         """
         return self._cache_totals(images=-entries, hits=-hits)
 
+    def entry_restored(self, hits: int) -> Statement:
+        """Return what belongs to an entry that is there again, with its `hit_count`."""
+        return self._cache_totals(images=1, hits=hits)
+
     def _logged(self, records: Sequence[RequestRecord]) -> list[Statement]:
         users: dict[str, tuple[int, int, str, str]] = {}
         visitors: dict[tuple[str, str], set[str]] = {}

@@ -74,6 +74,7 @@ class DashboardFeed:
             "spending": (self._spending, 4.0),
             "users": (lambda: stats.top_users(TOP_ENTRIES), 4.0),
             "images": (self._images, 4.0),
+            "accuracy": (stats.latest_accuracy, 60.0),
             "15min": (lambda: stats.latest_series(Bucket.QUARTER_HOUR), 4.0),
             "hour": (lambda: stats.latest_series(Bucket.HOUR), 10.0),
             # The largest by far: the sums of thirty days.

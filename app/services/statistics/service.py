@@ -29,6 +29,7 @@ from app.database.tables.spending import SpendingTotals
 from app.database.tables.statistics import CacheTotals, ErrorPeriod, PeriodTotals, VisitorCount
 from app.database.transactions import read
 from app.errors import ServerBusy
+from app.services.feedback.accuracy import Accuracy, read_accuracy
 from app.services.request_log.rollups import ADDRESS, USER, PhotoKind
 from app.services.statistics.rankings import HotImage, UserStats, read_top_images, read_top_users
 from app.services.statistics.rounding import money, percent, ratio
@@ -42,6 +43,8 @@ T = TypeVar("T")
 # bound, a dozen that ask for one would leave none for classification.
 MAX_SERIES_AT_ONCE = 2
 SERIES_WAIT_SECONDS = 10.0
+# Of the accuracy where no days are named: feedback is rare.
+ACCURACY_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,18 @@ class StatsService:
         """Shares in the photos that became known in `days`: those that a model was asked about, with success."""
         async with self._turn():
             return await read_photo_shares(self._read, kind, days, self._settings.timezone)
+
+    async def accuracy(self, days: Days | None = None) -> list[Accuracy]:
+        """How often models were right, by what users have said in `days`; left out, the last ACCURACY_DAYS."""
+        async with self._turn():
+            return await self.latest_accuracy(days)
+
+    async def latest_accuracy(self, days: Days | None = None) -> list[Accuracy]:
+        """What `accuracy` gives, without waiting for a turn: for the process' own dashboard."""
+        today = self.today()
+        days = days or Days(today - timedelta(days=ACCURACY_DAYS - 1), today)
+        (start, _), (_, end) = (day_in_utc(day, self._settings.timezone) for day in (days.first, days.last))
+        return await self._read(partial(read_accuracy, start=start, end=end))
 
     async def errors(self, day: date) -> dict[str, int]:
         """How often each error of ours was answered on one day: code -> number, the most frequent first."""

@@ -238,6 +238,18 @@ function showSpending() {
   document.getElementById("spending-empty").hidden = spending.length > 0;
 }
 
+function showAccuracy() {
+  const accuracy = parts.accuracy ?? [];
+  const bound = (value) => i18n.number(100 * value, { maximumFractionDigits: 0 });
+  fill("accuracy", accuracy, ({ model, category, photos, accuracy: share, low, high }) => [
+    { text: model, title: model },
+    category === null ? { text: t("allCategories") } : { children: named(category), title: categoryName(category) },
+    { className: "number", text: compact(photos) },
+    { className: "number", text: t("interval", { share: wholeRate(100 * share), low: bound(low), high: bound(high) }) },
+  ]);
+  document.getElementById("accuracy-empty").hidden = accuracy.length > 0;
+}
+
 function badge(id, isGood, text) {
   const shown = document.getElementById(id);
   shown.className = `badge ${isGood ? "good" : "bad"}`;
@@ -278,8 +290,9 @@ const SHOWN_BY = {
   "15min": [showTiles, showCharts],
   hour: [showTiles, showCharts],
   day: [showTiles, showCharts],
-  // The table of photos shows category names, which come with this part.
-  categories: [showCategories, showTables],
+  // Other tables show category names, which come with this part.
+  categories: [showCategories, showTables, showAccuracy],
+  accuracy: [showAccuracy],
   images: [showTables],
   users: [showTables],
   spending: [showTiles, showSpending],
@@ -293,6 +306,7 @@ function showAll() {
   showCategories();
   showTables();
   showSpending();
+  showAccuracy();
   showErrors();
   showHealth();
   showConnection();

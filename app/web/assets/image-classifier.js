@@ -21,7 +21,7 @@
  * @property {string} [similar_to]  its SHA-256
  * @property {number} [distance]  in how many of 64 bits the two differ, 8 at most
  * @property {true} [stale]  the service's database is away, and a correction made since may be missing
- * @property {string} model  which model has given the answer, or "manual"
+ * @property {string} model  which model has given the answer, or "manual" or "feedback"
  * @property {string} request_id
  * @property {PhotoReport} photo
  */

@@ -3,6 +3,7 @@ export const pageTexts = {
   en: {
     pages: "Pages",
     dashboard: "Dashboard",
+    review: "Review",
     demo: "Demo",
     docs: "API",
     theme: "Light or dark",
@@ -10,6 +11,7 @@ export const pageTexts = {
   zh: {
     pages: "页面",
     dashboard: "仪表盘",
+    review: "审核",
     demo: "演示",
     docs: "接口",
     theme: "浅色或深色",

@@ -17,6 +17,7 @@ KEY = "an-admin-key-for-tests"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 UNKNOWN = "0" * 64
 CORRECTION = {"category": "pets", "description": "一只猫"}
+CORRECTED = {**CORRECTION, "confidence": 1.0, "model_used": "manual", "confidence_source": "corrected"}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ async def test_a_corrected_entry_is_everybodys_answer(
     await check(admin_api, sha256(data))
     response = await admin_api.put(f"/cache/{sha256(data).upper()}", json=CORRECTION, headers=ADMIN)
     assert response.status_code == 200
-    assert response.json() == {"success": True, "data": {**CORRECTION, "confidence": 1.0, "model_used": "manual"}}
+    assert response.json() == {"success": True, "data": CORRECTED}
     expected = {**CORRECTION, "confidence": 1.0}
     corrected = [(await check(admin_api, sha256(data))).json(), (await upload(admin_api, data)).json()]
     assert [each["data"] for each in corrected] == [expected, expected]

@@ -17,6 +17,7 @@ from app.services.cache import tiers
 from app.services.cache.invalidation import CHANGES_KEPT
 from app.services.cache.tiers import STALE_MAX_SECONDS, TRUST_SECONDS
 from tests.support.cache_processes import IMAGE, LOCAL, Process, result, save, service, started
+from tests.support.corrections import correct, remove
 
 
 async def row(engine: AsyncEngine, image_hash: str = IMAGE) -> CachedImage | None:
@@ -32,20 +33,25 @@ async def test_a_corrected_entry_keeps_its_hits_and_no_model_replaces_it(engine:
     hit_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     async with engine.begin() as connection:
         await connection.execute(update(CachedImage).values(hit_count=7, last_hit_at=hit_at))
-    corrected = await cache.correct(IMAGE, Category.PETS, "一只猫")
+    corrected = await correct(cache, IMAGE, Category.PETS, "一只猫")
     assert (corrected.category, corrected.confidence, corrected.description) == (Category.PETS, 1.0, "一只猫")
     assert await cache.get(IMAGE) == corrected
     assert await save(cache, IMAGE, result(Category.OTHER), model="m") == corrected
     found = await row(engine)
     assert found is not None
-    assert (found.hit_count, found.last_hit_at, found.model_used, found.model_response) == (7, hit_at, "manual", None)
+    assert (found.hit_count, found.last_hit_at, found.model_used, found.model_response) == (
+        7,
+        hit_at,
+        "manual",
+        {"confidence_source": "corrected"},
+    )
 
 
 async def test_a_corrected_local_entry_counts_for_everybody(engine: AsyncEngine) -> None:
     await save(service(engine, local=True), IMAGE, result(Category.FOODS), model=LOCAL)
     cache = service(engine)
     assert await cache.get(IMAGE) is None
-    corrected = await cache.correct(IMAGE, Category.PETS, None)
+    corrected = await correct(cache, IMAGE, Category.PETS, None)
     assert await cache.get(IMAGE) == corrected
     assert await save(cache, IMAGE, result(Category.OTHER), model="m") == corrected
 
@@ -53,12 +59,12 @@ async def test_a_corrected_local_entry_counts_for_everybody(engine: AsyncEngine)
 async def test_a_removed_entry_is_unknown_until_a_model_answers_again(engine: AsyncEngine) -> None:
     process = await started(engine)
     await save(process.cache, IMAGE, result(Category.FOODS), model="m")
-    await process.cache.remove(IMAGE)
+    await remove(process.cache, IMAGE)
     assert await process.cache.get(IMAGE) is None
     with pytest.raises(CacheEntryNotFound):
-        await process.cache.remove(IMAGE)
+        await remove(process.cache, IMAGE)
     with pytest.raises(CacheEntryNotFound):
-        await process.cache.correct(IMAGE, Category.PETS, None)
+        await correct(process.cache, IMAGE, Category.PETS, None)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(CacheChange)) == 1
     again = await save(process.cache, IMAGE, result(Category.PETS), model="m")
@@ -70,8 +76,8 @@ async def test_simultaneous_changes_are_all_made(engine: AsyncEngine) -> None:
     hashes = [f"{number:064x}" for number in range(8)]
     for each in hashes:
         await save(cache, each, result(Category.FOODS), model="m")
-    await asyncio.gather(*(cache.correct(each, Category.PETS, None) for each in hashes))
-    removals = await asyncio.gather(*(cache.remove(each) for each in hashes * 2), return_exceptions=True)
+    await asyncio.gather(*(correct(cache, each, Category.PETS, None) for each in hashes))
+    removals = await asyncio.gather(*(remove(cache, each) for each in hashes * 2), return_exceptions=True)
     assert sum(removal is None for removal in removals) == len(hashes)
     assert await cache.get_many(hashes) == {}
 
@@ -80,7 +86,7 @@ async def test_other_processes_learn_of_a_change_with_their_next_look(engine: As
     one, other = await started(engine), await started(engine)
     await save(one.cache, IMAGE, result(Category.FOODS), model="m")
     await other.cache.get(IMAGE)
-    corrected = await one.cache.correct(IMAGE, Category.PETS, None)
+    corrected = await correct(one.cache, IMAGE, Category.PETS, None)
     assert one.cache.peek(IMAGE) is None
     assert await one.cache.get(IMAGE) == corrected
     assert other.cache.peek(IMAGE) is not None
@@ -94,7 +100,7 @@ async def test_other_processes_learn_of_a_change_with_their_next_look(engine: As
 async def test_what_was_read_before_a_change_is_not_kept_after_it(engine: AsyncEngine) -> None:
     one, other = await started(engine), await started(engine)
     old = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
-    await one.cache.remove(IMAGE)
+    await remove(one.cache, IMAGE)
     await one.copies.keep({IMAGE: old})
     assert one.cache.peek(IMAGE) is None
     # A slow reader in a process that does not know yet is caught by its next look.
@@ -223,7 +229,7 @@ async def test_old_changes_are_deleted_with_the_next_one(engine: AsyncEngine) ->
     # A first answer of a day ago may not be given again after such a change.
     for hours in (24, 26, 100):
         await record_change(engine, f"{hours:064x}", ago=timedelta(hours=hours))
-    await cache.remove(IMAGE)
+    await remove(cache, IMAGE)
     async with engine.connect() as connection:
         left = (await connection.scalars(select(CacheChange.image_hash).order_by(CacheChange.id))).all()
     assert left == [f"{24:064x}", IMAGE]

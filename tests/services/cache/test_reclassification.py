@@ -13,6 +13,7 @@ from app.database.tables.classification import CachedImage
 from app.services.cache import reclassification
 from app.services.cache.reclassification import Selection
 from tests.support.cache_processes import IMAGE, LOCAL, result, save, service, started
+from tests.support.corrections import correct
 
 NEW = "new-model"
 
@@ -37,7 +38,7 @@ async def fill(engine: AsyncEngine) -> None:
     for digit, answer, model in rows:
         await save(cache, digit * 64, answer, model=model)
     await save(service(engine, local=True), "6" * 64, result(Category.PETS), model=LOCAL)
-    await cache.correct("7" * 64, Category.OTHER, None)
+    await correct(cache, "7" * 64, Category.OTHER, None)
 
 
 async def models(engine: AsyncEngine) -> dict[str, str]:
@@ -116,7 +117,7 @@ async def test_the_local_model_replaces_a_marked_entry_only_as_the_configured_on
 async def test_a_person_may_correct_a_marked_entry(engine: AsyncEngine) -> None:
     await save(service(engine), IMAGE, result(Category.OTHER), model="old-model")
     await reclassification.mark(engine, Selection(NEW), lambda _: None)
-    corrected = await service(engine).correct(IMAGE, Category.PETS, None)
+    corrected = await correct(service(engine), IMAGE, Category.PETS, None)
     assert await service(engine).get(IMAGE) == corrected
 
 

@@ -26,6 +26,7 @@ from app.services.redis import RedisClient
 from tests.servers.processes import free_port
 from tests.servers.redis import running_redis
 from tests.support.cache_processes import save
+from tests.support.corrections import correct, remove
 from tests.support.databases import rollups_for
 
 IMAGE = "a" * 64
@@ -219,7 +220,7 @@ async def test_an_old_copy_that_a_slow_process_writes_is_no_answer(
     for process in (one, slow):
         await process.watch.look()
     old = await save(one.cache, IMAGE, result(Category.FOODS), model="m")
-    corrected = await one.cache.correct(IMAGE, Category.PETS, None)
+    corrected = await correct(one.cache, IMAGE, Category.PETS, None)
     with redis.Redis.from_url(redis_url) as client:
         key = one.redis.key(IMAGE)
         # A process that does not know of the change yet has read the old entry before.
@@ -325,7 +326,7 @@ async def test_losing_redis_loses_nothing_and_its_return_resurrects_nothing(
     # The server was killed. Everything goes on from the database, changes too.
     assert await process.cache.get(IMAGE) == saved
     assert not process.redis.in_contact
-    await process.cache.remove(IMAGE)
+    await remove(process.cache, IMAGE)
     assert await process.cache.get(IMAGE) is None
     assert await process.cache.get(OTHER_IMAGE) == kept
     with running_redis(tmp_path, *persistent, port=port), redis.Redis.from_url(url) as client:

@@ -27,6 +27,7 @@ from app.services.idempotency.service import FirstAnswer, IdempotencyService
 from app.services.request_log.recorder import RequestRecorder
 from app.storage import LocalStorage
 from tests.support.cache_processes import IMAGE, LOCAL, result, save, service
+from tests.support.corrections import remove
 from tests.support.databases import lost_answers, recorder_on
 from tests.support.idempotency import age_answers, count_rows, kept_of
 from tests.support.libraries import add_users, library_on, uploaded
@@ -172,7 +173,7 @@ async def test_a_change_by_hand_ends_an_answer_and_that_of_the_local_model_does_
     await save(cache, IMAGE, result(Category.FOODS), model="another")
     assert await count_rows(engine, CacheChange) == 1
     assert (await IdempotencyService(engine).answer_once(again, partial(logged, recorder, again))).is_replay
-    await cache.remove(IMAGE)
+    await remove(cache, IMAGE)
     assert not (await IdempotencyService(engine).answer_once(later, partial(logged, recorder, later))).is_replay
     # A process may have answered with its copy just after the change: that one is not told again either.
     last = key_of("req_4", images=[IMAGE])

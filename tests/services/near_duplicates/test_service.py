@@ -21,6 +21,7 @@ from app.services.near_duplicates.bands import MAX_DISTANCE
 from app.services.near_duplicates.rows import Neighbour, insert_hash
 from app.services.near_duplicates.service import NearDuplicates
 from tests.services.near_duplicates.test_bands import changed
+from tests.support.corrections import correct, remove
 from tests.support.databases import rollups_for
 
 ENTRY = CachedResult(Category.PETS, 0.9, "a cat", "m", 10_000)
@@ -141,7 +142,7 @@ async def test_a_correction_reaches_the_aliases(engine: AsyncEngine) -> None:
     near, cache = near_duplicates_on(engine)
     await alias_of(near, 2, 2)
     await alias_of(near, 3, 8)
-    await cache.correct(photo(1), Category.FOODS, "a soup")
+    await correct(cache, photo(1), Category.FOODS, "a soup")
     corrected = CachedResult(Category.FOODS, 1.0, "a soup", MANUAL_MODEL, 10_000)
     assert await cache.get(photo(1)) == corrected
     assert await cache.get(photo(2)) == corrected
@@ -155,8 +156,8 @@ async def test_an_alias_that_is_corrected_goes_its_own_way(engine: AsyncEngine) 
     await keep(engine, 1, VALUE)
     near, cache = near_duplicates_on(engine)
     await alias_of(near, 2, 2)
-    await cache.correct(photo(2), Category.FOODS, None)
-    await cache.correct(photo(1), Category.OTHER, None)
+    await correct(cache, photo(2), Category.FOODS, None)
+    await correct(cache, photo(1), Category.OTHER, None)
     assert [(await cache.get(photo(number)) or ENTRY).category for number in (1, 2)] == [Category.OTHER, Category.FOODS]
 
 
@@ -168,12 +169,12 @@ async def test_the_original_and_its_aliases_are_removed_together(engine: AsyncEn
     await alias_of(near, 2, 2)
     await alias_of(near, 3, 8)
     assert await totals(engine) == (4, 4)
-    await cache.remove(photo(removed))
+    await remove(cache, photo(removed))
     assert set(await cache.get_many([photo(number) for number in (1, 2, 3, 9)])) == {photo(9)}
     assert await totals(engine) == (1, 1)
     assert await near.find(VALUE) is None
     with pytest.raises(CacheEntryNotFound):
-        await cache.remove(photo(3))
+        await remove(cache, photo(3))
     async with engine.connect() as connection:
         for table in (PerceptualHash, CacheAlias):
             assert (await connection.execute(select(table))).all() == []
@@ -183,7 +184,7 @@ async def test_a_photo_that_turns_out_to_be_a_document_has_no_aliases(engine: As
     await keep(engine, 1, VALUE)
     near, cache = near_duplicates_on(engine)
     await alias_of(near, 2, 2)
-    await cache.correct(photo(1), Category.IDCARD, None)
+    await correct(cache, photo(1), Category.IDCARD, None)
     assert await cache.get(photo(2)) is None
     assert await totals(engine) == (1, 1)
     async with engine.connect() as connection:
@@ -194,10 +195,10 @@ async def test_a_neighbour_that_was_changed_meanwhile(engine: AsyncEngine) -> No
     await keep(engine, 1, VALUE)
     near, cache = near_duplicates_on(engine)
     neighbour = await found(near, VALUE)
-    await cache.correct(photo(1), Category.FOODS, "a soup")
+    await correct(cache, photo(1), Category.FOODS, "a soup")
     entry, _ = await near.adopt(photo(2), neighbour)
     assert entry == CachedResult(Category.FOODS, 1.0, "a soup", MANUAL_MODEL, 10_000)
-    await cache.remove(photo(1))
+    await remove(cache, photo(1))
     assert await near.adopt(photo(3), neighbour) == (None, False)
     assert await cache.get(photo(3)) is None
 
