@@ -15,18 +15,20 @@ from app.config.model import DescriptionLanguage
 
 SURE = 0.8
 """From this confidence on, at least 95 % of the answers are right, as training measures across sources."""
-NAMED = 0.5
-"""From this probability on, what the network recognises is said; docs/local-model.md has how often it is right."""
 _NAMES = Path(__file__).resolve().parent / "names.tsv"
 _PEOPLE = (Category.SINGLE_PERSON, Category.SOCIAL_ACTIVITIES)
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What some classes of ImageNet are called, in photos of a category."""
+    """What some classes of ImageNet are called, in photos of a category, from a probability on.
+
+    The names and their probabilities were chosen by eye; docs/local-model.md has how often what is said is right.
+    """
 
     category: Category
-    classes: frozenset[int]
+    least: float
+    classes: tuple[int, ...]
     chinese: str
     english: str
 
@@ -51,7 +53,8 @@ def recognise(category: Category, classes: FloatArray) -> Name | None:
         category: of the photo.
         classes: probability of each class, shape (1000,).
     """
-    likely = [name for name in _names() if name.category is category and classes[sorted(name.classes)].sum() >= NAMED]
+    names = (name for name in _names() if name.category is category)
+    likely = [name for name in names if classes[list(name.classes)].sum() >= name.least]
     return min(likely, key=lambda name: len(name.classes), default=None)
 
 
@@ -72,4 +75,4 @@ def _seen_in_english(category: Category, sight: Sight) -> str:
 @cache
 def _names() -> tuple[Name, ...]:
     rows = [line.split("\t") for line in _NAMES.read_text(encoding="utf-8").splitlines()[1:]]
-    return tuple(Name(Category(row[0]), frozenset(class_indices(row[1])), row[2], row[3]) for row in rows)
+    return tuple(Name(Category(row[0]), float(row[1]), class_indices(row[2]), *row[3:]) for row in rows)
