@@ -16,7 +16,8 @@ from app.config.model import DescriptionLanguage
 SURE = 0.8
 """From this confidence on, at least 95 % of the answers are right, as training measures across sources."""
 _NAMES = Path(__file__).resolve().parent / "names.tsv"
-_PEOPLE = (Category.SINGLE_PERSON, Category.SOCIAL_ACTIVITIES)
+MOST_FACES = 10
+"""More are not counted exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,24 @@ def recognise(category: Category, classes: FloatArray) -> Name | None:
 
 
 def _seen_in_chinese(category: Category, sight: Sight) -> str:
-    if category in _PEOPLE:
-        return f"，有 {sight.faces} 张人脸" if sight.faces else ""
+    if faces := _faces_worth_saying(category, sight):
+        return f"，有 {faces} 张人脸" if faces <= MOST_FACES else f"，有 {MOST_FACES} 张以上人脸"
     name = recognise(category, sight.classes)
     return "" if name is None else f"，很可能是{name.chinese}"
 
 
 def _seen_in_english(category: Category, sight: Sight) -> str:
-    if category in _PEOPLE:
-        return f", with {sight.faces} face{'s'[: sight.faces != 1]}" if sight.faces else ""
+    if faces := _faces_worth_saying(category, sight):
+        count = f"{faces} face{'s'[: faces != 1]}" if faces <= MOST_FACES else f"more than {MOST_FACES} faces"
+        return f", with {count}"
     name = recognise(category, sight.classes)
     return "" if name is None else f", most likely: {name.english}"
+
+
+def _faces_worth_saying(category: Category, sight: Sight) -> int:
+    """Return the number of faces where it agrees with the category, else 0: passers-by have faces, too."""
+    agrees = {Category.SINGLE_PERSON: sight.faces == 1, Category.SOCIAL_ACTIVITIES: sight.faces > 1}
+    return sight.faces if agrees.get(category) else 0
 
 
 @cache

@@ -177,7 +177,14 @@ def test_what_the_model_is_not_sure_of_it_does_not_say(category: Category) -> No
         (Category.FOODS, seen(faces=1, c963=0.9), "美食记录”，很可能是比萨。", 'Food Records", most likely: pizza.'),
         (Category.SINGLE_PERSON, seen(1), "单人照片”，有 1 张人脸。", 'Single Person Photos", with 1 face.'),
         (Category.SOCIAL_ACTIVITIES, seen(5), "社交活动”，有 5 张人脸。", 'Social Activities", with 5 faces.'),
-        (Category.SINGLE_PERSON, seen(0), "单人照片”。", 'Single Person Photos".'),
+        (
+            Category.SOCIAL_ACTIVITIES,
+            seen(51),
+            "社交活动”，有 10 张以上人脸。",
+            'Social Activities", with more than 10 faces.',
+        ),
+        (Category.SINGLE_PERSON, seen(4), "单人照片”。", 'Single Person Photos".'),
+        (Category.SOCIAL_ACTIVITIES, seen(1), "社交活动”。", 'Social Activities".'),
         (Category.IDCARD, seen(1, c207=0.9), "证件照”。", 'ID Card".'),
     ],
 )
