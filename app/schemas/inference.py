@@ -21,7 +21,7 @@ _RESULT_EXAMPLE: dict[str, Any] = {
     "image_id": 1,
     "task_id": None,
     "model_name": "dummy",
-    "model": "local/efficientnet-lite2/1",
+    "model": "local/efficientnet-lite2/1f75675a",
     "category": "pets",
     "category_name": {"chinese": "宠物萌照", "english": "Pet Photos"},
     "confidence": 0.97,
@@ -93,7 +93,7 @@ class ModelItem(BaseModel):
     provider: Annotated[str, Field(examples=["local"])]
     model: Annotated[
         str | None,
-        Field(description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/1"]),
+        Field(description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/1f75675a"]),
     ]
     is_default: Annotated[bool, Field(description="Used where no name is given.")]
     alias_of: Annotated[str | None, Field(description="The name that this one stands for.", examples=["local"])]
