@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from app import VERSION
-from app.cli import admin_key, classify, commands, evaluate, keys, reclassify, statistics, users
+from app.cli import admin_key, classify, commands, evaluate, keys, reclassify, statistics, train, users
 
 cli = typer.Typer(
     name="image-classifier",
@@ -24,6 +24,7 @@ cli = typer.Typer(
 cli.command("classify")(classify.classify)
 cli.command("stats")(statistics.stats)
 cli.command("evaluate")(evaluate.evaluate)
+cli.command("train")(train.train)
 cli.command("serve")(commands.serve)
 cli.command("migrate")(commands.migrate_database)
 cli.command("purge-logs")(commands.purge_logs)

@@ -52,6 +52,8 @@ class ModelSettings(SettingsGroup):
 
     Empty: on where it is the provider, else off.
     """
+    local_head: Path | None = Field(None, validation_alias="LOCAL_HEAD")
+    """The head of the local model, as `image-classifier train` has written it; empty: the built-in one."""
     further_models: dict[str, str] = Field({}, validation_alias="MODELS")
     """Comma-separated name=package.module:Class: further models that people may choose for their pictures."""
     fallback_models: tuple[str, ...] = Field((), validation_alias="FALLBACK_MODELS")

@@ -21,11 +21,11 @@ _RESULT_EXAMPLE: dict[str, Any] = {
     "image_id": 1,
     "task_id": None,
     "model_name": "dummy",
-    "model": "local/efficientnet-lite2/1",
+    "model": "local/efficientnet-lite2/1f75675a",
     "category": "pets",
     "category_name": {"chinese": "宠物萌照", "english": "Pet Photos"},
     "confidence": 0.97,
-    "description": "本地模型认为这张图片属于“宠物萌照”。",
+    "description": "本地模型认为这张图片属于“宠物萌照”，很可能是猫。",
     "from_cache": False,
     "processing_time_ms": 112,
     "request_id": EXAMPLE_REQUEST_ID,
@@ -93,7 +93,9 @@ class ModelItem(BaseModel):
     provider: Annotated[str, Field(examples=["local"])]
     model: Annotated[
         str | None,
-        Field(description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/1"]),
+        Field(
+            description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/1f75675a"]
+        ),
     ]
     is_default: Annotated[bool, Field(description="Used where no name is given.")]
     alias_of: Annotated[str | None, Field(description="The name that this one stands for.", examples=["local"])]

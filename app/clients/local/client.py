@@ -11,26 +11,25 @@ from dataclasses import dataclass
 import onnxruntime
 from loguru import logger
 
-from app.categories import CATEGORY_TEXTS, Category
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.calibration import ConfidenceSource, model_key, read_temperature, tempered
 from app.clients.errors import (
+    ModelConfigurationError,
     ModelError,
     ModelPreparing,
     ModelRejectedRequest,
     ModelUnreachable,
     ModelWeightsMissing,
 )
-from app.clients.local.features import UnreadablePhoto, extract_features, open_photo
-from app.clients.local.head import CATEGORY_ORDER, HEAD_VERSION, Head, load_head
+from app.clients.local.describing import describe
+from app.clients.local.features import Sight, UnreadablePhoto, look_at, open_photo
+from app.clients.local.head import CATEGORY_ORDER, HEAD_PATH, HeadUnusable, load_head
 from app.clients.local.network import Networks, WeightsMissing, load_networks
 from app.clients.local.provision import Provision
-from app.config.model import DescriptionLanguage, ModelSettings
+from app.config.model import ModelSettings
 from app.runtime import background
 from app.runtime.cgroups import available_cores
 
-SURE = 0.8
-"""From this confidence on, at least 95 % of the answers are right, as training measures across sources."""
 # Four attempts of a task at such a distance last longer than fetching and building do.
 PREPARING_RETRY_AFTER_SECONDS = 20.0
 
@@ -38,7 +37,6 @@ PREPARING_RETRY_AFTER_SECONDS = 20.0
 @dataclass(frozen=True, slots=True)
 class _Running:
     networks: Networks
-    head: Head
     threads: ThreadPoolExecutor
 
 
@@ -46,13 +44,17 @@ class LocalClient(ModelClient):
     """EfficientNet-Lite2, CenterFace and picture cues under a linear head; results count only while it is in use."""
 
     provider = "local"
-    default_model = f"local/efficientnet-lite2/{HEAD_VERSION}"
+    default_model = "local/efficientnet-lite2"
     is_paid = False
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
-        # LLM_MODEL may be left over from another provider; there is only one local model.
-        self.model = self.default_model
+        try:
+            self._head = load_head(settings.local_head or HEAD_PATH)
+        except HeadUnusable as error:
+            raise ModelConfigurationError(f"LOCAL_HEAD: {error}" if settings.local_head else str(error)) from None
+        # LLM_MODEL may be left over from another provider. Entries of two heads are told apart by the name.
+        self.model = f"{self.default_model}/{self._head.version}"
         self._temperature = read_temperature(settings.calibration_file, model_key(self.provider, self.model))
         self._running: _Running | None = None
         self._provision = Provision(on_change=self._forget_probe)
@@ -77,9 +79,8 @@ class LocalClient(ModelClient):
         self._probe_outcome = None
 
     async def _run(self, networks: Networks) -> None:
-        head = await asyncio.to_thread(load_head)
         threads = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="local-model")
-        self._running = _Running(networks, head, threads)
+        self._running = _Running(networks, threads)
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
         running = self._require_running()
@@ -87,7 +88,7 @@ class LocalClient(ModelClient):
         try:
             # A caller who gives up takes a photo that still waits out of the line; one that is being looked at is
             # finished and forgotten.
-            probabilities = await loop.run_in_executor(running.threads, _look, running, photo)
+            sight = await loop.run_in_executor(running.threads, _look, running.networks, photo)
         except UnreadablePhoto as error:
             raise ModelRejectedRequest("The local model cannot decode the prepared photo.") from error
         except asyncio.CancelledError:
@@ -96,7 +97,7 @@ class LocalClient(ModelClient):
                 raise
             # The caller was not cancelled: the client was closed while the photo waited in line.
             raise ModelUnreachable("The local model is shutting down.") from None
-        return self._result(probabilities)
+        return self._result(sight)
 
     async def _probe(self) -> None:
         self._require_running()
@@ -120,7 +121,9 @@ class LocalClient(ModelClient):
             return ModelWeightsMissing()
         return ModelPreparing(retry_after_seconds=PREPARING_RETRY_AFTER_SECONDS)
 
-    def _result(self, probabilities: dict[Category, float]) -> ModelResult:
+    def _result(self, sight: Sight) -> ModelResult:
+        [row] = self._head.probabilities(sight.features[None])
+        probabilities = {category: round(float(p), 4) for category, p in zip(CATEGORY_ORDER, row, strict=True)}
         category = max(probabilities, key=probabilities.__getitem__)
         confidence, source = probabilities[category], ConfidenceSource.PROBABILITIES
         if self._temperature is not None:
@@ -128,7 +131,7 @@ class LocalClient(ModelClient):
         return ModelResult(
             category=category,
             confidence=confidence,
-            description=describe(category, confidence, self.settings.description_language),
+            description=describe(category, confidence, sight, self.settings.description_language),
             response={
                 "model": self.model,
                 "runtime": f"onnxruntime {onnxruntime.__version__}",
@@ -138,21 +141,5 @@ class LocalClient(ModelClient):
         )
 
 
-def describe(category: Category, confidence: float, language: DescriptionLanguage) -> str:
-    """Say in one sentence what the local model can honestly say: the category, and whether it is sure."""
-    text = CATEGORY_TEXTS[category]
-    match language, confidence >= SURE:
-        case DescriptionLanguage.CHINESE, True:
-            return f"本地模型认为这张图片属于“{text.chinese}”。"
-        case DescriptionLanguage.CHINESE, False:
-            return f"本地模型不太确定，这张图片可能属于“{text.chinese}”。"
-        case _, True:
-            return f'The local model takes this picture for "{text.english}".'
-        case _:
-            return f'The local model is not sure; this picture may be "{text.english}".'
-
-
-def _look(running: _Running, photo: PreparedPhoto) -> dict[Category, float]:
-    features = extract_features(running.networks, open_photo(photo.jpeg))
-    probabilities = running.head.probabilities(features[None])[0]
-    return {category: round(float(p), 4) for category, p in zip(CATEGORY_ORDER, probabilities, strict=True)}
+def _look(networks: Networks, photo: PreparedPhoto) -> Sight:
+    return look_at(networks, open_photo(photo.jpeg))

@@ -16,6 +16,13 @@ FloatArray = NDArray[np.float32]
 
 LONG_EDGE = 640
 """Pixels of the long edge that the detector sees; smaller loses the faces of a group photo."""
+MAX_PIXELS = 640 * 480
+"""Width x height that it sees at most: what it needs of time and memory grows with them."""
+GLANCE_PIXELS = 90_000
+"""Size of the picture (width x height) in which it looks first whether there may be a face: a quarter of the time."""
+GLANCE_THRESHOLD = 0.2
+"""Up to this score of the glance it looks no closer: three of five photos, in one of 200 of which it would have found a
+face."""
 GRID = 4
 MULTIPLE = 32
 """The network halves its input five times, so both edges are multiples of 32."""
@@ -46,12 +53,22 @@ def find_faces(session: onnxruntime.InferenceSession, picture: Image.Image) -> F
     Returns:
         One row (left, top, right, bottom, score) per face, best first; shape (n, 5), edges in 0..1.
     """
-    factor = LONG_EDGE / max(picture.size)
+    glance, _, _ = _detect(session, picture, GLANCE_PIXELS)
+    if glance.max() <= GLANCE_THRESHOLD:
+        return np.zeros((0, 5), dtype=np.float32)
+    return suppress_overlaps(decode_faces(*_detect(session, picture, MAX_PIXELS)))
+
+
+def _detect(
+    session: onnxruntime.InferenceSession, picture: Image.Image, pixels_at_most: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Run the detector on the picture, resized to so many pixels, about, and at most 640 of them long."""
+    factor = min((pixels_at_most / (picture.width * picture.height)) ** 0.5, LONG_EDGE / max(picture.size))
     width, height = (max(MULTIPLE, round(edge * factor / MULTIPLE) * MULTIPLE) for edge in picture.size)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
     outputs: Any = session.run(None, {session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None]})
     heat_map, extents, offsets = (output[0] for output in outputs[:3])
-    return suppress_overlaps(decode_faces(heat_map[0], extents, offsets))
+    return heat_map[0], extents, offsets
 
 
 def decode_faces(heat_map: FloatArray, extents: FloatArray, offsets: FloatArray) -> FloatArray:

@@ -1,8 +1,11 @@
-"""The trained part: one linear layer and a softmax over standardised features; `train.py` writes its numbers.
+"""The trained part: one linear layer and a softmax over the features; `image-classifier train` writes its numbers.
 
-Eight rows of weights, 54 KB, kept in the repository: nothing is trained where the service runs.
+Eight rows of weights, kept in the repository: nothing is trained where the service runs. LOCAL_HEAD names another one.
 """
 
+import hashlib
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,34 +14,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.categories import Category
+from app.clients.local.features import FEATURE_BLOCKS
 
 FloatArray = NDArray[np.floating[Any]]
 
 HEAD_PATH = Path(__file__).resolve().parent / "head.npz"
-HEAD_VERSION = 1
-"""Goes up with every head that answers differently; it is part of the model's name in the cache and the log."""
 CATEGORY_ORDER = tuple(Category)
+_MAX_FILE_BYTES = 1_000_000
+_VERSION_DIGITS = 8
+
+
+class HeadUnusable(Exception):
+    """A file is no head for this version of the local model; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`mean` and `scale` have one number per feature, `weights` has shape (8, features), `bias` shape (8,)."""
+    """`weights` has shape (8, features), `bias` shape (8,)."""
 
-    mean: FloatArray
-    scale: FloatArray
     weights: FloatArray
     bias: FloatArray
+
+    @property
+    def version(self) -> str:
+        """The first digits of the SHA-256 of its numbers: two heads that answer differently have different ones."""
+        numbers = np.column_stack([self.weights, self.bias]).astype("<f4")
+        return hashlib.sha256(numbers.tobytes()).hexdigest()[:_VERSION_DIGITS]
 
     def probabilities(self, features: FloatArray) -> FloatArray:
         """Give the probability of each category, in the order of `Category`.
 
         Args:
-            features: shape (photos, features), as `features.extract_features` gives them.
+            features: shape (photos, features), as `features.look_at` gives them.
 
         Returns:
             Shape (photos, 8); each row sums to 1.
         """
-        return softmax((features - self.mean) / self.scale @ self.weights.T + self.bias)
+        return softmax(features @ self.weights.T + self.bias)
 
 
 def softmax(scores: FloatArray) -> NDArray[np.float64]:
@@ -48,30 +60,48 @@ def softmax(scores: FloatArray) -> NDArray[np.float64]:
     return probabilities
 
 
-def save_head(head: Head, path: Path = HEAD_PATH) -> None:
-    """Write the head as an `.npz` of float32 arrays; the same head gives the same bytes."""
+def save_head(head: Head, path: Path) -> None:
+    """Write the head as an `.npz` of float32 arrays; the same head gives the same bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = io.BytesIO()
     np.savez(
-        path,
+        content,
         allow_pickle=False,
         categories=np.array([category.value for category in CATEGORY_ORDER]),
-        mean=head.mean.astype(np.float32),
-        scale=head.scale.astype(np.float32),
+        blocks=np.array(FEATURE_BLOCKS),
         weights=head.weights.astype(np.float32),
         bias=head.bias.astype(np.float32),
     )
+    # A service that starts meanwhile reads the old file or the new one.
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content.getvalue())
+    new.replace(path)
 
 
 def load_head(path: Path = HEAD_PATH) -> Head:
     """Read a head.
 
     Raises:
-        ValueError: it was trained for other categories, or its arrays do not fit each other.
+        HeadUnusable: it cannot be read, was trained for other categories or features, or its numbers are none.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        if tuple(arrays["categories"]) != CATEGORY_ORDER:
-            raise ValueError(f"{path.name} was trained for other categories")
-        head = Head(**{name: arrays[name] for name in ("mean", "scale", "weights", "bias")})
-    count = head.mean.size
-    if head.weights.shape != (len(CATEGORY_ORDER), count) or head.scale.shape != (count,):
-        raise ValueError(f"the arrays of {path.name} do not fit each other")
-    return head
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise HeadUnusable(f"{path} is too large for a head.")
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            categories, blocks = arrays["categories"].tolist(), arrays["blocks"].tolist()
+            weights, bias = arrays["weights"], arrays["bias"]
+    except OSError as error:
+        raise HeadUnusable(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError):
+        raise HeadUnusable(f"{path} is not a head that `image-classifier train` has written.") from None
+    if categories != [category.value for category in CATEGORY_ORDER]:
+        raise HeadUnusable(f"{path} was trained for other categories.")
+    shapes = (len(CATEGORY_ORDER), sum(FEATURE_BLOCKS)), (len(CATEGORY_ORDER),)
+    if blocks != list(FEATURE_BLOCKS) or (weights.shape, bias.shape) != shapes:
+        raise HeadUnusable(f"{path} was trained for the features of another version: train it again.")
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (weights, bias)):
+        raise HeadUnusable(f"{path} holds something else than numbers.")
+    return Head(weights, bias)

@@ -1,12 +1,16 @@
 """Faces, cues, network input and head: the arithmetic of the local model."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.categories import Category
+from app.clients.local.classes import IMAGENET_GROUPS, class_indices
 from app.clients.local.cues import CUES, measure_cues
 from app.clients.local.faces import (
     FACE_FEATURES,
@@ -18,15 +22,16 @@ from app.clients.local.faces import (
 )
 from app.clients.local.features import (
     FEATURE_BLOCKS,
-    IMAGENET_GROUPS,
     LARGEST_EDGE,
     UnreadablePhoto,
-    extract_features,
+    class_probabilities,
     group_log_probabilities,
+    look_at,
+    looked_at,
     network_input,
     open_photo,
 )
-from app.clients.local.head import Head, load_head, save_head
+from app.clients.local.head import HEAD_PATH, Head, HeadUnusable, load_head, save_head
 from app.clients.local.network import load_networks
 
 SIZES = [(1, 1), (2, 1), (1, 1024), (1024, 1), (3, 3), (16, 17), (257, 1024), (1024, 768)]
@@ -42,7 +47,9 @@ def jpeg(picture: Image.Image) -> bytes:
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_pictures_of_any_shape_have_finite_features(size: tuple[int, int], mode: str) -> None:
     picture = open_photo(jpeg(Image.new(mode, size, 200)))
-    features = extract_features(load_networks(), picture)
+    sight = look_at(load_networks(), picture)
+    features = sight.features
+    assert sight.classes.sum() == pytest.approx(1, abs=1e-4)
     assert features.shape == (sum(FEATURE_BLOCKS),)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
@@ -65,9 +72,22 @@ def test_cues_of_a_flat_picture_and_of_noise_are_far_apart() -> None:
 
 
 def test_network_input_is_scaled_as_the_network_was_trained() -> None:
-    values = network_input(Image.new("RGB", (40, 30), (255, 127, 0)))
+    values = network_input(Image.new("RGB", (40, 30), (255, 127, 0)), (0, 0, 40, 30))
     assert values.shape == (1, 3, 260, 260)
     assert values[0, :, 0, 0] == pytest.approx([1.0, 0.0, -127 / 128])
+
+
+@pytest.mark.parametrize(
+    ("size", "ends"),
+    [((40, 30), ((0, 0, 30, 30), (10, 0, 40, 30))), ((30, 40), ((0, 0, 30, 30), (0, 10, 30, 40))), ((9, 9), None)],
+)
+def test_the_network_sees_the_whole_and_both_ends(size: tuple[int, int], ends: tuple[tuple[int, ...], ...]) -> None:
+    whole = (0, 0, *size)
+    assert looked_at(Image.new("RGB", size)) == (whole, *(ends or (whole, whole)))
+
+
+def test_indices_are_read() -> None:
+    assert class_indices("1 87-90 3") == (1, 87, 88, 89, 90, 3)
 
 
 def test_imagenet_groups_do_not_overlap() -> None:
@@ -80,7 +100,7 @@ def test_imagenet_groups_do_not_overlap() -> None:
 def test_group_probabilities_are_sums_of_the_softmax() -> None:
     logits = np.zeros(1000, dtype=np.float32)
     logits[207] = 1000  # golden retriever; a plain exponential would overflow
-    values = dict(zip(IMAGENET_GROUPS, group_log_probabilities(logits), strict=True))
+    values = dict(zip(IMAGENET_GROUPS, group_log_probabilities(class_probabilities(logits)), strict=True))
     assert values["pets"] == pytest.approx(0, abs=1e-3)
     assert values["food"] == pytest.approx(np.log(1e-4))
 
@@ -163,28 +183,61 @@ def test_no_face_is_found_where_there_is_none() -> None:
     assert find_faces(load_networks().faces, Image.new("RGB", (300, 200), "grey")).shape == (0, 5)
 
 
+def a_head(seed: int = 0) -> Head:
+    generator = np.random.default_rng(seed)
+    return Head(generator.random((8, sum(FEATURE_BLOCKS)), np.float32), generator.random(8, np.float32))
+
+
 def test_a_head_survives_being_saved_and_is_the_same_every_time(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    head = Head(generator.random(5), generator.random(5) + 1, generator.random((8, 5)), generator.random(8))
-    features = generator.random((3, 5))
+    head = a_head()
     save_head(head, tmp_path / "a.npz")
     save_head(head, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    assert load_head(tmp_path / "a.npz").probabilities(features) == pytest.approx(
-        head.probabilities(features), abs=1e-5
-    )
+    read = load_head(tmp_path / "a.npz")
+    features = np.random.default_rng(1).random((3, sum(FEATURE_BLOCKS)))
+    assert read.probabilities(features) == pytest.approx(head.probabilities(features), abs=1e-5)
+    assert read.version == head.version != a_head(1).version
+    assert HEAD_PATH.stat().st_size < 120_000
 
 
-def test_a_head_for_other_categories_or_with_a_pickle_inside_is_refused(tmp_path: Path) -> None:
-    numbers = {"mean": np.zeros(5), "scale": np.ones(5), "weights": np.zeros((8, 5)), "bias": np.zeros(8)}
-    np.savez(tmp_path / "other.npz", allow_pickle=False, categories=np.array(["cats", "dogs"]), **numbers)
-    with pytest.raises(ValueError, match="other categories"):
-        load_head(tmp_path / "other.npz")
-    np.savez(tmp_path / "pickle.npz", allow_pickle=True, categories=np.array([object()]), **numbers)
-    with pytest.raises(ValueError, match="pickle"):
-        load_head(tmp_path / "pickle.npz")
+def written(path: Path, **changes: object) -> Path:
+    """A head's file with other arrays."""
+    head = a_head()
+    arrays: dict[str, Any] = {
+        "categories": np.array([category.value for category in Category]),
+        "blocks": np.array(FEATURE_BLOCKS),
+        "weights": head.weights,
+        "bias": head.bias,
+        **changes,
+    }
+    np.savez(path, allow_pickle=True, **arrays)
+    return path
+
+
+UNUSABLE: dict[str, Callable[[Path], object]] = {
+    r"head.npz cannot be read \(No such file or directory\)": lambda path: path,
+    r"head.npz cannot be read \(Is a directory\)": lambda path: path.mkdir(),
+    "not a head": lambda path: path.write_bytes(b""),
+    "is not a head": lambda path: path.write_bytes(b"no archive at all"),
+    "head.npz is not": lambda path: path.write_bytes(HEAD_PATH.read_bytes()[:30_000]),
+    "has written": lambda path: written(path, categories=np.array([object()])),
+    "that `image-classifier train` has": lambda path: np.savez(path, weights=np.zeros(3)),
+    "other categories": lambda path: written(path, categories=np.array(["cats", "dogs"])),
+    "of another version": lambda path: written(path, blocks=np.array([1280, 7, 11, 16])),
+    "train it again": lambda path: written(path, weights=np.zeros((8, 3), np.float32)),
+    "else than numbers": lambda path: written(path, bias=np.full(8, np.nan, np.float32)),
+    "holds something else": lambda path: written(path, bias=np.array(["a"] * 8)),
+    "too large": lambda path: path.write_bytes(bytes(1_000_001)),
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_a_file_that_is_no_head_is_refused_with_the_reason(tmp_path: Path, reason: str) -> None:
+    UNUSABLE[reason](tmp_path / "head.npz")
+    with pytest.raises(HeadUnusable, match=reason):
+        load_head(tmp_path / "head.npz")
 
 
 def test_large_scores_do_not_overflow() -> None:
-    head = Head(np.zeros(1), np.ones(1), np.arange(8.0)[:, None] * 1e4, np.zeros(8))
+    head = Head(np.arange(8.0)[:, None] * 1e4, np.zeros(8))
     assert head.probabilities(np.ones((1, 1)))[0, -1] == pytest.approx(1)

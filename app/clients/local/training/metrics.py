@@ -11,6 +11,16 @@ from app.clients.local.head import CATEGORY_ORDER, FloatArray
 Labels = NDArray[np.intp]
 
 CONFIDENCE_BANDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0001)
+SURE = 0.8
+
+
+def summary(name: str, truth: Labels, probabilities: FloatArray) -> str:
+    """Return accuracy, log loss, and what a confidence of 0.8 is worth, in one line; arguments as of `report`."""
+    right, sure = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1) >= SURE
+    return (
+        f"{name}: accuracy {right.mean():.3f}, log loss {log_losses(truth, probabilities).mean():.3f},"
+        f" confidence >= {SURE}: {_coverage(right, sure)}"
+    )
 
 
 def log_losses(truth: Labels, probabilities: FloatArray) -> FloatArray:
@@ -44,10 +54,14 @@ def report(truth: Labels, probabilities: FloatArray) -> str:
         recall = _share(confusion[index, index], confusion[index].sum())
         precision = _share(confusion[index, index], confusion[:, index].sum())
         lines.append(f"{category:18s} {counts}   {recall} {precision}")
-    lines += ["", "confidence     photos  right"]
+    lines += ["", "confidence     photos   says  right"]
+    error = 0.0
     for low, high in pairwise(CONFIDENCE_BANDS):
         band = (confidence >= low) & (confidence < high)
-        lines.append(f"{low:.1f} to {min(high, 1):.1f}     {band.sum():6d}  {_share(right[band].sum(), band.sum())}")
+        says, is_right = _share(confidence[band].sum(), band.sum()), _share(right[band].sum(), band.sum())
+        lines.append(f"{low:.1f} to {min(high, 1):.1f}     {band.sum():6d}  {says}  {is_right}")
+        error += abs(float(confidence[band].sum() - right[band].sum())) / len(truth)
+    lines.append(f"expected calibration error {error:.3f}")
     return "\n".join(lines)
 
 
