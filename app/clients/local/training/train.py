@@ -65,7 +65,7 @@ def main() -> None:
         sys.exit("Training needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'")
     photos = find_labelled_photos(arguments.folder)
     truth = np.array([CATEGORY_ORDER.index(photo.category) for photo in photos])
-    views = np.array([_views(photo, load_networks()) for photo in photos], dtype=np.float64)
+    views = np.array([photo_views(photo, load_networks()) for photo in photos], dtype=np.float64)
     penalty = train(views, truth, [photo.source for photo in photos])
     head = fit_head(*_stack(views, truth), FEATURE_BLOCKS, penalty)
     save_head(head, arguments.output)
@@ -131,7 +131,8 @@ def assign_folds(sources: list[str], truth: Labels, seed: int) -> Labels:
     return fold_of[source_of]
 
 
-def _views(photo: LabelledPhoto, networks: Networks) -> list[NDArray[np.float32]]:
+def photo_views(photo: LabelledPhoto, networks: Networks) -> list[NDArray[np.float32]]:
+    """Return the features of all views of a photo, which the head is trained on; the first is the photo as it is."""
     picture = open_photo(prepare(photo).jpeg)
     return [extract_features(networks, view(picture)) for view in VIEWS]
 
