@@ -203,7 +203,15 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         health = HealthService(
             engine, heartbeat, model_client, replica, list(fallbacks.values()), looks_first=local_client
         )
-        stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
+        stats, dashboard = await enter(
+            open_statistics(
+                settings,
+                engine,
+                replica=replica,
+                health=health,
+                sure_answers=None if local_first is None else local_first.sure_answers,
+            )
+        )
 
         yield Resources(
             settings=settings,

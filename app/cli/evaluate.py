@@ -146,7 +146,7 @@ def _cascade(
     from app.config.model import LOCAL_PROVIDER
     from app.evaluation import tables
     from app.evaluation.candidates import NoCandidate, find_candidate
-    from app.evaluation.cascade import MIN_PHOTOS, Scored, measure
+    from app.evaluation.cascade import MIN_PHOTOS, Scored, choose_and_measure
     from app.evaluation.cost import costs_of_cascade
     from app.evaluation.run import hash_photos
 
@@ -173,7 +173,7 @@ def _cascade(
         answers = [(photo.labelled, file.answers[photo.sha256].probabilities) for photo in photos]
         scored = [Scored(photo.category, photo.source, said) for photo, said in answers if said is not None]
         repeats = 1
-    thresholds = measure(
+    thresholds = choose_and_measure(
         scored, settings.model.cascade_target_precision, repeats=repeats, cross_validated=cross_validate
     )
     file_of_thresholds = settings.model.cascade_file
@@ -192,15 +192,17 @@ def _cascade(
 
 
 def _cross_validated(photos: "list[HashedPhoto]") -> "tuple[list[Scored], int]":
-    from importlib.util import find_spec
+    from importlib.metadata import PackageNotFoundError, version
 
     from app.clients.local.network import WeightsMissing
     from app.clients.local.training.train import SEEDS
     from app.evaluation.cross_validation import cross_validated
 
-    if find_spec("sklearn") is None:
+    try:
+        version("scikit-learn")
+    except PackageNotFoundError:
         say("It needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'")
-        raise typer.Exit(2)
+        raise typer.Exit(2) from None
     try:
         with _progress("local", len(photos)) as advance:
             return cross_validated([each.labelled for each in photos], advance), len(SEEDS)

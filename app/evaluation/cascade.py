@@ -1,12 +1,14 @@
 """`evaluate --cascade`: chooses from where on the local model's answers count, and measures what comes of it.
 
 A threshold per category is a deferral rule as in selective classification (Geifman and El-Yaniv, Selective
-Classification for Deep Neural Networks, 2017): the lowest one that holds the target is taken, so that as many photos as
-possible are answered. What is measured is measured on sources that the thresholds were not chosen by.
+Classification for Deep Neural Networks, 2017): as many photos as possible are answered, as long as the share of right
+answers holds. A category has few photos, so what is known of it is drawn towards what is known of all (an empirical
+Bayes estimate, with the others as the prior). What is measured is measured on sources that the thresholds were not
+chosen by, and its interval has to hold the target, not its value alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -20,10 +22,18 @@ from app.evaluation.statistics import share
 
 MIN_PHOTOS = 100
 """Of fewer, hardly a category would have a threshold."""
-# The most that may be missed of a category that is not to leave the server, of those that it is chosen by.
-MAX_MISSED = 0.01
-# Thresholds are kept with as many decimals as the local model's probabilities have.
-_STEP = 1e-4
+# What is known of all categories weighs as much as so many photos of one.
+PRIOR_PHOTOS = 300
+# Of a category with fewer answers, none counts: others say too little about it.
+MIN_ANSWERS = 20
+# Steps by which the share that thresholds are chosen for rises until what is measured holds the target.
+_AIM_STEP = 0.0025
+_HIGHEST_AIM = 0.9975
+# What must not leave the server stays from this part of the lowest probability on that any such photo has: the next one
+# may have a lower one.
+KEPT_PART = 0.5
+# As many decimals as the local model's probabilities have.
+PROBABILITY_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +56,50 @@ class Choice(NamedTuple):
     kept_from: float
 
 
-def choose(scored: Sequence[Scored], target: float, *, repeats: int = 1) -> dict[Category, Choice]:
-    """Return the thresholds for a precision of `target`.
+def choose(scored: Sequence[Scored], aim: float, *, repeats: int = 1) -> dict[Category, Choice]:
+    """Return the thresholds at which a share of `aim` of each category's answers is right, by estimate.
 
-    A category's answers count from the lowest probability on at which the target holds for this category, even if the
-    next answer were wrong: right / (answers + 1). So one is never sure of with a few photos: at 0.97 it takes 33.
+    The estimate at a probability t, of the n answers of the category from t on, of which r are right, is
+    (r + k p) / (n + k + 1): p is the share of right answers from t on in all categories, k is PRIOR_PHOTOS, and the one
+    is the next answer, which may be wrong. The lowest t is taken that reaches `aim`.
 
     Args:
         scored: the photos; of those that were judged several times, each time.
-        target: the share of right answers.
+        aim: the share of right answers.
         repeats: how often each photo is among them.
     """
     return {
-        category: Choice(_sure_from(scored, category, target, repeats), _kept_from(scored, category))
+        category: Choice(_sure_from(scored, category, aim, repeats), _kept_from(scored, category))
         for category in Category
     }
 
 
-def measure(scored: Sequence[Scored], target: float, *, repeats: int = 1, cross_validated: bool) -> Thresholds:
-    """Return the thresholds chosen by all photos, and what is measured with those that other sources have chosen.
+def choose_and_measure(
+    scored: Sequence[Scored], target: float, *, repeats: int = 1, cross_validated: bool
+) -> Thresholds:
+    """Return the thresholds with which the lower end of the measured interval is at `target`, and what is measured.
+
+    Where no thresholds reach that, those are returned that come nearest; `right` says so.
 
     Args:
         scored: as with `choose`, all photos of the first time first.
         target: the share of right answers.
         repeats: how often each photo is among them.
         cross_validated: each was judged by a head that was trained on other sources.
+    """
+    found: list[Thresholds] = []
+    for aim in np.arange(target, max(target, _HIGHEST_AIM) + _AIM_STEP / 2, _AIM_STEP):
+        measured = measure(scored, float(aim), repeats=repeats, cross_validated=cross_validated)
+        found.append(replace(measured, target_precision=target))
+        if measured.right.low >= target:
+            return found[-1]
+    return max(found, key=lambda each: each.right.low)
+
+
+def measure(scored: Sequence[Scored], target: float, *, repeats: int = 1, cross_validated: bool) -> Thresholds:
+    """Return the thresholds chosen by all photos, and what is measured with those that other sources have chosen.
+
+    The arguments are those of `choose_and_measure`.
     """
     first = scored[: len(scored) // repeats]
     truth = np.array([CATEGORY_ORDER.index(each.truth) for each in first])
@@ -114,25 +143,26 @@ def measure(scored: Sequence[Scored], target: float, *, repeats: int = 1, cross_
     )
 
 
-def _sure_from(scored: Sequence[Scored], category: Category, target: float, repeats: int) -> float | None:
-    answers = sorted(
-        ((each.probabilities[category], each.truth is category) for each in scored if each.said is category),
-        reverse=True,
-    )
-    found, right = None, 0
-    for number, (probability, is_right) in enumerate(answers, 1):
-        right += is_right
-        is_last_of_its_kind = number == len(answers) or answers[number][0] < probability
-        if is_last_of_its_kind and right / (number + repeats) >= target:
+def _sure_from(scored: Sequence[Scored], category: Category, aim: float, repeats: int) -> float | None:
+    answers = sorted(((each.probabilities[each.said], each) for each in scored), key=lambda answer: -answer[0])
+    found: float | None = None
+    all_answers = all_right = own = own_right = 0
+    for place, (probability, each) in enumerate(answers):
+        is_right = each.said is each.truth
+        all_answers, all_right = all_answers + 1, all_right + is_right
+        if each.said is category:
+            own, own_right = own + 1, own_right + is_right
+        is_last_of_equals = place + 1 == len(answers) or answers[place + 1][0] < probability
+        expected = own_right / repeats + PRIOR_PHOTOS * all_right / all_answers
+        if own and is_last_of_equals and expected / (own / repeats + PRIOR_PHOTOS + 1) >= aim:
             found = probability
-    return found
+    return found if own >= MIN_ANSWERS * repeats else None
 
 
 def _kept_from(scored: Sequence[Scored], category: Category) -> float:
-    """Return the highest probability below which no more than MAX_MISSED of a category's photos are."""
-    own = sorted(each.probabilities[category] for each in scored if each.truth is category)
-    # Of none nothing is known: all stay.
-    return max(0.0, round(own[int(MAX_MISSED * len(own))] - _STEP, 4)) if own else 0.0
+    # Where there are none, nothing is known: all stay.
+    lowest = min((each.probabilities[category] for each in scored if each.truth is category), default=0.0)
+    return round(KEPT_PART * lowest, PROBABILITY_DIGITS)
 
 
 def _is_sure(each: Scored, choices: Mapping[Category, Choice]) -> bool:

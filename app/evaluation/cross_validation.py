@@ -13,7 +13,7 @@ from app.clients.local.head import CATEGORY_ORDER
 from app.clients.local.network import load_networks
 from app.clients.local.training.labelled import LabelledPhoto
 from app.clients.local.training.train import SEEDS, assign_folds, cross_validate, photo_views, train
-from app.evaluation.cascade import Scored
+from app.evaluation.cascade import PROBABILITY_DIGITS, Scored
 
 
 def cross_validated(photos: Sequence[LabelledPhoto], on_photo: Callable[[], object]) -> list[Scored]:
@@ -40,7 +40,9 @@ def cross_validated(photos: Sequence[LabelledPhoto], on_photo: Callable[[], obje
     runs = [cross_validate(stacked, truth, assign_folds(sources, truth, seed), penalty) for seed in SEEDS]
     return [
         Scored(
-            photo.category, photo.source, {key: round(float(p), 4) for key, p in zip(CATEGORY_ORDER, row, strict=True)}
+            photo.category,
+            photo.source,
+            {key: round(float(p), PROBABILITY_DIGITS) for key, p in zip(CATEGORY_ORDER, row, strict=True)},
         )
         for run in runs
         for photo, row in zip(photos, run, strict=True)

@@ -22,7 +22,7 @@ from app.clients.base import (
 )
 from app.clients.errors import ModelConfigurationError
 from app.clients.registry import create_further_client
-from app.clients.thresholds import Thresholds, thresholds_of
+from app.clients.thresholds import Measured, Thresholds, thresholds_of
 from app.config.model import LOCAL_PROVIDER, ModelSettings
 from app.observability import metrics
 from app.services.classification.fallbacks import Candidate, Given, Role
@@ -54,6 +54,11 @@ class LocalFirst:
         """The names that its final answers are kept under."""
         roles = [(self._is_cascade, self._cascade_model), (bool(self._kept), self._local_only_model)]
         return [model for is_used, model in roles if is_used]
+
+    @property
+    def sure_answers(self) -> Measured | None:
+        """What was measured of the answers that count because it is sure; None where there is no cascade."""
+        return self.thresholds.right if self._is_cascade else None
 
     def before(self, chain: Sequence[Candidate], *, is_chosen: bool = False) -> Sequence[Candidate]:
         """Return `chain` behind the local model, if a photo might leave the server or be paid for by it.
