@@ -7,9 +7,11 @@ import pytest
 
 from app.categories import Category
 from app.clients.errors import ModelConfigurationError
+from app.clients.local import LocalClient
 from app.clients.local.training import train
 from app.clients.local.training.labelled import LabelledPhoto
 from app.clients.thresholds import thresholds_of, write_thresholds
+from app.config.model import ModelSettings
 from app.evaluation import cross_validation
 from app.evaluation.cascade import Scored, choose, choose_and_measure, measure
 from tests.support.thresholds import thresholds
@@ -99,6 +101,15 @@ def test_thresholds_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert not other.is_sure(PETS, 1.0)
     assert other.stays(dict.fromkeys(Category, 0.1), frozenset({FOODS}))
     assert not other.stays(dict.fromkeys(Category, 0.09), frozenset(Category))
+
+
+def test_the_shipped_head_has_shipped_thresholds() -> None:
+    """Another head needs others (docs/local-model.md has the command)."""
+    shipped = thresholds_of(LocalClient.default_model, None)
+    assert shipped is not None
+    assert shipped.cross_validated
+    assert shipped.right.low >= shipped.target_precision >= ModelSettings().cascade_target_precision
+    assert all(each.kept_from < (each.sure_from or 1) for each in shipped.categories.values())
 
 
 def test_a_file_that_lacks_a_category_is_refused(tmp_path: Path) -> None:

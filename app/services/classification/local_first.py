@@ -67,22 +67,31 @@ class LocalFirst:
             chain: the models to ask.
             is_chosen: a user has named the model: only what must not leave is kept from it.
         """
-        saves = self._is_cascade and not is_chosen
-        if not (saves or self._kept) or all(each.client.provider == LOCAL_PROVIDER for each in chain):
+        may_be_final = bool(self._kept) or (self._is_cascade and not is_chosen)
+        if not may_be_final or all(each.client.provider == LOCAL_PROVIDER for each in chain):
             return chain
-        return [Candidate(self.client, judge=partial(self.judge, saves=saves)), *chain]
+        judge = partial(self.judge, is_chosen=is_chosen)
+        first, *others = chain
+        if first.client is self.client:
+            # It does not have to look twice, but nothing is sent that it could not look at.
+            return [
+                first._replace(judge=lambda result: judge(result) or Given(result, first.client.model, first.role)),
+                *others,
+            ]
+        return [Candidate(self.client, judge=judge), *chain]
 
-    def judge(self, result: ModelResult, *, saves: bool) -> Given | None:
+    def judge(self, result: ModelResult, *, is_chosen: bool = False) -> Given | None:
         """Return what the local model's answer is kept as, or None where another model is to be asked.
 
         Args:
             result: what the local model says.
-            saves: it is final where it is sure, too.
+            is_chosen: as with `before`.
         """
         probabilities = {Category(key): float(value) for key, value in result.response["probabilities"].items()}
         if self._kept and self.thresholds.stays(probabilities, self._kept):
             return self._given(result, self._local_only_model, Role.LOCAL_ONLY)
-        if saves and self.thresholds.is_sure(result.category, probabilities[result.category]):
+        is_cascade = self._is_cascade and not is_chosen
+        if is_cascade and self.thresholds.is_sure(result.category, probabilities[result.category]):
             return self._given(result, self._cascade_model, Role.CASCADE)
         return None
 

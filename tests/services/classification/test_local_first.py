@@ -23,6 +23,7 @@ from app.config.settings import Settings
 from app.database.tables.classification import CachedImage, ModelCallLease
 from app.database.tables.near_duplicates import PerceptualHash
 from app.main import create_app
+from app.observability import metrics
 from app.services.cache.reclassification import Selection, count, what_has_changed
 from app.services.classification.local_first import open_local_first
 from tests.fakes.images import noisy_jpeg
@@ -87,6 +88,7 @@ def service(settings: Settings, engine: AsyncEngine, second: FakeModelServer, tm
     return running
 
 
+KEEPING = {"local_only_categories": IDCARDS, "fallback_models": ("second",)}
 AS_CASCADE = {"provider": "cascade", "cascade_model": "custom"}
 
 
@@ -198,9 +200,8 @@ async def test_what_must_not_leave_the_server_is_sent_to_no_model(
 ) -> None:
     """By no way there is: uploads, batches, a fallback, the library with the service's model or another one."""
     model_server.default = failure(503)
-    kept = {"local_only_categories": IDCARDS, "fallback_models": ("second",)}
     everything = thresholds(kept_from={each: ALL_STAY if each in IDCARDS else NONE_STAYS for each in Category})
-    async with service(everything, model=kept) as api:
+    async with service(everything, model=KEEPING) as api:
         assert (await upload(api, photo(1))).json()["model"] == LOCAL_ONLY
         assert (await check(api, sha256(photo(1)))).json()["cached"]
         files = [("image", (name, data, "image/jpeg")) for name, data in (("2", photo(2)), ("3", noisy_jpeg(64, 48)))]
@@ -245,7 +246,25 @@ async def test_what_may_leave_goes_to_the_service_s_model(
     assert (model_server.call_count, second.call_count) == (1, 1)
 
 
-@pytest.mark.parametrize("model", [AS_CASCADE, {"local_only_categories": IDCARDS, "fallback_models": ("second",)}])
+async def test_where_it_is_the_service_s_model_it_looks_once(
+    service: Service, model_server: FakeModelServer, second: FakeModelServer
+) -> None:
+    before = answers_of_local()
+    async with service(thresholds(), model=KEEPING | {"provider": "local"}) as api:
+        assert (await upload(api, photo(1))).json()["model"] == LOCAL
+    async with service(thresholds(kept_from=ALL_STAY), model=KEEPING | {"provider": "local"}) as api:
+        assert (await upload(api, photo(2))).json()["model"] == LOCAL_ONLY
+    metrics.flush()
+    assert answers_of_local() - before == 2
+    assert [*model_server.calls, *second.calls] == []
+
+
+def answers_of_local() -> float:
+    samples = [sample for metric in metrics.MODEL_CALLS.collect() for sample in metric.samples]
+    return sum(each.value for each in samples if each.labels.get("model") == LOCAL and each.name.endswith("_total"))
+
+
+@pytest.mark.parametrize("model", [AS_CASCADE, KEEPING, KEEPING | {"provider": "local"}])
 async def test_what_the_local_model_cannot_look_at_is_not_sent(
     model: dict[str, Any],
     service: Service,
