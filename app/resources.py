@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from app.clients.registry import create_model_client
+from app.config.model import LOCAL_PROVIDER
 from app.config.settings import Settings
 from app.database.engine import connections_limit
 from app.database.lifespan import open_database, open_heartbeat, open_replica
@@ -25,6 +26,7 @@ from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import open_fallbacks
 from app.services.classification.lifespan import open_classifier
+from app.services.classification.local_first import open_local_first
 from app.services.classification.service import ClassifierService
 from app.services.device_tokens import DeviceTokenService
 from app.services.events.feed import TaskEvents
@@ -124,7 +126,9 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             share_bytes=max(int(CLIENT_SHARE * UPLOAD_MEMORY_BYTES), largest),
             reserve_bytes=largest,
         )
-        fallbacks = await enter(open_fallbacks(settings.model, model_client))
+        local_first = await enter(open_local_first(settings.model, model_client))
+        local_client = None if local_first is None else local_first.client
+        fallbacks = await enter(open_fallbacks(settings.model, model_client, local_client))
         spending = await enter(
             open_spending(settings, engine, spool=spool, model_client=model_client, fallbacks=fallbacks)
         )
@@ -161,6 +165,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 spool=spool,
                 model_client=model_client,
                 fallbacks=fallbacks,
+                local_first=local_first,
                 decoder=decoder,
                 spending=spending,
             )
@@ -175,7 +180,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 settings,
                 engine,
                 service_client=model_client,
-                fallbacks=fallbacks,
+                started=fallbacks | ({} if local_client is None else {LOCAL_PROVIDER: local_client}),
                 classifier=classifier,
                 library=library,
                 recorder=recorder,
@@ -198,8 +203,18 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         idempotency = await enter(open_idempotency(engine))
         feedback = await enter(open_feedback(settings, engine, cache=cache, request_log=log.service, audit=audit))
-        health = HealthService(engine, heartbeat, model_client, replica, list(fallbacks.values()))
-        stats, dashboard = await enter(open_statistics(settings, engine, replica=replica, health=health))
+        health = HealthService(
+            engine, heartbeat, model_client, replica, list(fallbacks.values()), looks_first=local_client
+        )
+        stats, dashboard = await enter(
+            open_statistics(
+                settings,
+                engine,
+                replica=replica,
+                health=health,
+                sure_answers=None if local_first is None else local_first.sure_answers,
+            )
+        )
 
         yield Resources(
             settings=settings,

@@ -5,6 +5,8 @@ What it asks is paid for outside the service: no budget limits it, and no entry 
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from app.config.settings import Settings
     from app.evaluation.answers import AnswerFile
     from app.evaluation.candidates import Candidate
+    from app.evaluation.cascade import Scored
     from app.evaluation.page import Judgement
     from app.evaluation.report import Judged
     from app.evaluation.run import HashedPhoto
@@ -47,6 +50,13 @@ def evaluate(
         int | None, typer.Option("--concurrency", "-c", min=1, max=MAX_CONCURRENCY, help="Photos at once.")
     ] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit the model's temperature and keep it.")] = False,
+    cascade: Annotated[
+        bool,
+        typer.Option("--cascade", help="Choose the local model's thresholds for LLM_PROVIDER=cascade and keep them."),
+    ] = False,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="With --cascade: by heads that have not seen a photo's source.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier answers, and ask again.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it may cost so much.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -55,7 +65,8 @@ def evaluate(
     """Measure a model on labelled photos: accuracy, calibration, time, cost; or two, side by side.
 
     Answers are kept in DATA_DIR/evaluations, so that the command goes on where it was stopped. The exit status is 1 if
-    the model could not be asked about all photos, 130 after Ctrl-C.
+    the model could not be asked about all photos, 130 after Ctrl-C. With --cascade only the local model is asked, and
+    the other one (--against, or the service's) is asked for its price alone.
     """
     from app.clients.local.training.labelled import find_labelled_photos
     from app.config.settings import load_settings
@@ -64,13 +75,20 @@ def evaluate(
     from app.evaluation.run import hash_photos
     from app.observability.logging import configure_logging
 
-    if calibrate and (prompt is not None or against_prompt is not None):
-        raise typer.BadParameter("--calibrate is for the prompt that the service asks with.")
-    if html is not None and not html.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {html.parent}.", param_hint="--html")
+    _check_options(
+        is_prompted=prompt is not None or against_prompt is not None,
+        asks_another=provider is not None,
+        calibrate=calibrate,
+        cascade=cascade,
+        cross_validate=cross_validate,
+        html=html,
+    )
     settings = load_settings()
     # Not to LOG_DIR, as of every command on the server itself; standard error shows what goes wrong.
     configure_logging(settings.model_copy(update={"log": settings.log.model_copy(update={"folder": None})}))
+    if cascade:
+        _cascade(folder, against, settings, cross_validate=cross_validate, fresh=fresh, as_json=as_json)
+        return
     named = [(provider, prompt)]
     if against is not None or against_prompt is not None:
         named.append((provider if against is None else against, against_prompt))
@@ -99,6 +117,106 @@ def evaluate(
     _tell([_judged(candidate, file, photos, settings) for candidate, file in asked], html, as_json=as_json)
     if missing:
         raise typer.Exit(1)
+
+
+def _check_options(
+    *, is_prompted: bool, asks_another: bool, calibrate: bool, cascade: bool, cross_validate: bool, html: Path | None
+) -> None:
+    if calibrate and is_prompted:
+        raise typer.BadParameter("--calibrate is for the prompt that the service asks with.")
+    if cross_validate and not cascade:
+        raise typer.BadParameter("--cross-validate is for --cascade.")
+    if cascade and (is_prompted or asks_another or calibrate or html is not None):
+        raise typer.BadParameter("--cascade takes --against, --cross-validate, --fresh and --json only.")
+    if html is not None and not html.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {html.parent}.", param_hint="--html")
+
+
+def _cascade(
+    folder: Path, against: str | None, settings: "Settings", *, cross_validate: bool, fresh: bool, as_json: bool
+) -> None:
+    """Choose, measure and keep the thresholds of the local model; tell what a cascade costs by the price of the other.
+
+    Raises:
+        Exit: there are too few photos, or the local model cannot look at them.
+    """
+    from app.clients.errors import ModelConfigurationError
+    from app.clients.local.training.labelled import find_labelled_photos
+    from app.clients.thresholds import write_thresholds
+    from app.config.model import LOCAL_PROVIDER
+    from app.evaluation import tables
+    from app.evaluation.candidates import NoCandidate, find_candidate
+    from app.evaluation.cascade import MIN_PHOTOS, Scored, choose_and_measure
+    from app.evaluation.cost import costs_of_cascade
+    from app.evaluation.run import hash_photos
+
+    try:
+        local = find_candidate(LOCAL_PROVIDER, None, settings)
+        other = find_candidate(against, None, settings)
+        photos, unreadable = hash_photos(find_labelled_photos(folder))
+    except (NoCandidate, ValueError) as error:
+        say(str(error))
+        raise typer.Exit(2) from None
+    for each in unreadable:
+        say(f"{each.path}: not a photo that the service takes")
+    if len(photos) < MIN_PHOTOS:
+        say(f"{len(photos)} photos are too few to choose thresholds by; {MIN_PHOTOS} are needed.")
+        raise typer.Exit(2)
+    if cross_validate:
+        scored, repeats = _cross_validated(photos)
+    else:
+        file = _answers(local, settings, fresh=fresh)
+        if fresh:
+            file.forget()
+        if _ask(local, file, photos, None):
+            raise typer.Exit(1)
+        answers = [(photo.labelled, file.answers[photo.sha256].probabilities) for photo in photos]
+        scored = [Scored(photo.category, photo.source, said) for photo, said in answers if said is not None]
+        repeats = 1
+    thresholds = choose_and_measure(
+        scored, settings.model.cascade_target_precision, repeats=repeats, cross_validated=cross_validate
+    )
+    file_of_thresholds = settings.model.cascade_file
+    try:
+        if file_of_thresholds is not None:
+            write_thresholds(file_of_thresholds, local.client.model, thresholds)
+    except (OSError, ModelConfigurationError) as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    costs = costs_of_cascade(other, _answers(other, settings, fresh=False).answers.values(), thresholds)
+    if as_json:
+        write_json(asdict(thresholds) | {"cost_per_thousand": costs, "currency": settings.spending.currency})
+    else:
+        tables.cascade(thresholds, costs, settings.spending.currency, Console())
+    say(f"The thresholds of {local.client.model} are in {file_of_thresholds}, for the next start of a service.")
+
+
+def _cross_validated(photos: "list[HashedPhoto]") -> "tuple[list[Scored], int]":
+    from importlib.metadata import PackageNotFoundError, version
+
+    from app.clients.local.network import WeightsMissing
+    from app.clients.local.training.train import SEEDS
+    from app.evaluation.cross_validation import cross_validated
+
+    try:
+        version("scikit-learn")
+    except PackageNotFoundError:
+        say("It needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'")
+        raise typer.Exit(2) from None
+    try:
+        with _progress("local", len(photos)) as advance:
+            return cross_validated([each.labelled for each in photos], advance), len(SEEDS)
+    except WeightsMissing:
+        say("The local model's weights are missing: make model")
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
+        task = progress.add_task(escape(printable(label)), total=total)
+        yield lambda: progress.advance(task)
 
 
 def _tell(judgements: "list[Judgement]", html: Path | None, *, as_json: bool) -> None:
@@ -183,9 +301,7 @@ def _ask(candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]"
     # A model in this process takes a core for a photo: with more at once, each would wait for the others.
     at_once = concurrency or (_DEFAULT_CONCURRENCY if candidate.client.is_paid else 1)
     at_once = min(at_once, candidate.client.settings.max_concurrency)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
-        task = progress.add_task(escape(printable(candidate.label)), total=left)
+    with _progress(candidate.label, left) as advance:
         try:
             outcome = asyncio.run(
                 ask(
@@ -193,7 +309,7 @@ def _ask(candidate: "Candidate", file: "AnswerFile", photos: "list[HashedPhoto]"
                     photos,
                     file,
                     concurrency=at_once,
-                    on_answer=lambda: progress.advance(task),
+                    on_answer=advance,
                     on_stop=lambda: say("Waiting for the photos under way; Ctrl-C again leaves at once."),
                 )
             )

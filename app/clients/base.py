@@ -51,6 +51,17 @@ LOCAL_MODEL_PREFIX = "local/"
 # Entries that an operator wants to have asked again (`image-classifier reclassify`) are marked in the same way; they
 # count for no model. As long as the other one, so that a look-up compares one beginning with both.
 MARKED_MODEL_PREFIX = "again/"
+# What the local model has answered for good, whichever model is configured: because it was sure, or because the photo
+# was not to leave the server (app/services/classification/local_first.py).
+CASCADE_MODEL_PREFIX = "cascade/"
+LOCAL_ONLY_MODEL_PREFIX = "local-only/"
+# No other client may have a name that begins with one of these.
+RESERVED_PREFIXES = {
+    LOCAL_MODEL_PREFIX: "results of LLM_PROVIDER=local",
+    MARKED_MODEL_PREFIX: "results that are to be asked again",
+    CASCADE_MODEL_PREFIX: "the local model's part of LLM_PROVIDER=cascade",
+    LOCAL_ONLY_MODEL_PREFIX: "results of LOCAL_ONLY_CATEGORIES",
+}
 
 # These say something about one picture, or about our rate, not about the model's health; or the model has not been
 # asked at all. An invalid answer counts: a model that answers garbage to every picture would be paid without an end.

@@ -12,9 +12,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from app.clients.adapter import METHODS, adapt, is_adaptable
-from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX, ModelClient
+from app.clients.base import LOCAL_MODEL_PREFIX, RESERVED_PREFIXES, ModelClient
 from app.clients.errors import ModelConfigurationError
-from app.config.model import MODEL_NAME_MAX_LENGTH, ModelSettings
+from app.config.model import LOCAL_PROVIDER, MODEL_NAME_MAX_LENGTH, ModelSettings
 
 ENTRY_POINT_GROUP = "image_classifier.models"
 
@@ -29,9 +29,13 @@ BUILT_IN_PROVIDERS = {
 def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER") -> ModelClient:
     """Return the client that `settings.provider` names; it is not started yet. `said_in` is where it was named.
 
+    Of a cascade it is the one that is asked where the local model is not sure.
+
     Raises:
         ModelConfigurationError: there is no such provider, it cannot be loaded, or it cannot work with the settings.
     """
+    if settings.is_cascade:
+        settings, said_in = settings.model_copy(update={"provider": settings.asked_provider}), "CASCADE_MODEL"
     origin = f"{said_in}={settings.provider}"
     client_class = _load_class(settings.provider, origin)
     try:
@@ -41,16 +45,12 @@ def create_model_client(settings: ModelSettings, *, said_in: str = "LLM_PROVIDER
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything
         # Its text may quote the key, so only its type is told.
         raise ModelConfigurationError(f"{origin} cannot be set up ({type(error).__name__}).") from None
-    if settings.provider != "local" and client.model.casefold().startswith(LOCAL_MODEL_PREFIX):
-        raise ModelConfigurationError(
-            f'{origin}: the model\'s name (LLM_MODEL) begins with "{LOCAL_MODEL_PREFIX}",'
-            " which marks results of LLM_PROVIDER=local."
-        )
-    if client.model.casefold().startswith(MARKED_MODEL_PREFIX):
-        raise ModelConfigurationError(
-            f'{origin}: the model\'s name (LLM_MODEL) begins with "{MARKED_MODEL_PREFIX}",'
-            " which marks results that are to be asked again."
-        )
+    for prefix, meaning in RESERVED_PREFIXES.items():
+        is_own = prefix == LOCAL_MODEL_PREFIX and settings.provider == LOCAL_PROVIDER
+        if client.model.casefold().startswith(prefix) and not is_own:
+            raise ModelConfigurationError(
+                f'{origin}: the model\'s name (LLM_MODEL) begins with "{prefix}", which marks {meaning}.'
+            )
     if len(client.model) > MODEL_NAME_MAX_LENGTH:
         raise ModelConfigurationError(
             f"{origin}: the model's name (LLM_MODEL) is longer than {MODEL_NAME_MAX_LENGTH} characters."

@@ -7,11 +7,13 @@ from typing import Any, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from app.categories import Category
 from app.config.source import SettingsGroup
 
 _NAMED_CLASS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})=(?P<target>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
 
 LOCAL_PROVIDER = "local"
+CASCADE_PROVIDER = "cascade"
 # Of any model, so that the tables hold it whole.
 MODEL_NAME_MAX_LENGTH = 255
 
@@ -25,7 +27,7 @@ class ModelSettings(SettingsGroup):
     """Which model looks at the photos, and how long we wait for it."""
 
     provider: str = Field(LOCAL_PROVIDER, validation_alias="LLM_PROVIDER", min_length=1)
-    """local, openai, claude, custom, the name of an installed plugin, or package.module:Class."""
+    """local, openai, claude, custom, cascade, the name of an installed plugin, or package.module:Class."""
     api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY")
     model: str | None = Field(None, validation_alias="LLM_MODEL")
     """Model name; empty: the provider's small current vision model."""
@@ -60,11 +62,33 @@ class ModelSettings(SettingsGroup):
     """Comma-separated names of MODELS, or local: each is asked where those before it cannot answer for now."""
     falls_back_on_refusal: bool = Field(False, validation_alias="FALLBACK_ON_REFUSAL")
     """Ask the next one too about a picture that a model has refused."""
+    cascade_model: str | None = Field(None, validation_alias="CASCADE_MODEL")
+    """With LLM_PROVIDER=cascade: what LLM_PROVIDER would be for the model that answers where the local one is not sure.
+
+    LLM_API_KEY, LLM_MODEL, LLM_BASE_URL and the prices are its own."""
+    cascade_target_precision: float = Field(0.97, validation_alias="CASCADE_TARGET_PRECISION", ge=0.5, lt=1)
+    """The share of right ones among the local model's answers that `evaluate --cascade` chooses thresholds for."""
+    cascade_file: Path | None = Field(None, validation_alias="CASCADE_FILE")
+    """The thresholds that `evaluate --cascade` has chosen, by model; where it has none, the shipped ones count.
+
+    Empty: cascade.json under DATA_DIR (`Settings` fills it in)."""
+    local_only_categories: frozenset[Category] = Field(frozenset(), validation_alias="LOCAL_ONLY_CATEGORIES")
+    """Comma-separated categories: what the local model takes for one of them is sent to no other model."""
 
     @field_validator("fallback_models", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("local_only_categories", mode="before")
+    @classmethod
+    def _split_categories(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        names = frozenset(filter(None, (part.strip() for part in value.split(","))))
+        if unknown := sorted(names - set(Category)):
+            raise ValueError(f"there is no category {', '.join(unknown)}; there are {', '.join(Category)}")
+        return names
 
     @field_validator("further_models", mode="before")
     @classmethod
@@ -85,6 +109,32 @@ class ModelSettings(SettingsGroup):
         if self.provider == LOCAL_PROVIDER and self.local_model is False:
             raise ValueError("LOCAL_MODEL=off needs another LLM_PROVIDER than local")
         return self
+
+    @model_validator(mode="after")
+    def _cascade_has_two_models(self) -> Self:
+        if self.provider == CASCADE_PROVIDER and not self.cascade_model:
+            raise ValueError(
+                "LLM_PROVIDER=cascade needs CASCADE_MODEL: openai, claude, custom, a plugin's name or"
+                " package.module:Class, whichever answers what the local model is not sure of"
+            )
+        if self.cascade_model in {CASCADE_PROVIDER, LOCAL_PROVIDER}:
+            raise ValueError(f"CASCADE_MODEL={self.cascade_model}: the local model is asked first anyway; name another")
+        return self
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the local model answers where it is sure."""
+        return self.provider == CASCADE_PROVIDER
+
+    @property
+    def asked_provider(self) -> str:
+        """What LLM_PROVIDER would be for the service's model alone, without the local one before it."""
+        return self.cascade_model or self.provider if self.is_cascade else self.provider
+
+    @property
+    def looks_locally(self) -> bool:
+        """Whether the local model runs beside a provider: it looks at photos before they are sent, or in its place."""
+        return self.provider == LOCAL_PROVIDER or self.is_cascade or bool(self.local_only_categories)
 
     @property
     def offers_local(self) -> bool:

@@ -196,10 +196,15 @@ class Settings(SettingsGroup):
 
     @field_validator("model")
     @classmethod
-    def _calibrated_under_data_dir(cls, value: ModelSettings, info: ValidationInfo) -> ModelSettings:
-        if value.calibration_file is not None or "data_dir" not in info.data:
+    def _measured_under_data_dir(cls, value: ModelSettings, info: ValidationInfo) -> ModelSettings:
+        if "data_dir" not in info.data:
             return value
-        return value.model_copy(update={"calibration_file": info.data["data_dir"] / "calibration.json"})
+        folder = info.data["data_dir"]
+        files = {
+            "calibration_file": value.calibration_file or folder / "calibration.json",
+            "cascade_file": value.cascade_file or folder / "cascade.json",
+        }
+        return value.model_copy(update=files)
 
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod

@@ -107,15 +107,15 @@ def _client_of(named: str | None, settings: Settings) -> tuple[ModelClient, Pric
         return client, price_of(client, spending, provider)
     changes: dict[str, object] = {
         "provider": provider,
-        "model": model or (own.model if provider == own.provider else None),
+        "model": model or (own.model if provider == own.asked_provider else None),
     }
-    if own.provider not in {provider, LOCAL_PROVIDER}:
+    if own.asked_provider not in {provider, LOCAL_PROVIDER}:
         changes |= {"api_key": None, "base_url": None}
     try:
         client = create_model_client(own.model_copy(update=changes), said_in="--provider or --against")
     except ModelConfigurationError as error:
         raise NoCandidate(f"{error} A file with its LLM_... variables may be named instead.") from None
-    if provider == own.provider and client.model != (own.model or client.default_model):
+    if provider == own.asked_provider and client.model != (own.model or client.default_model):
         # LLM_PRICE_... are those of LLM_MODEL.
         spending = spending.model_copy(update=dict.fromkeys(("input_price", "cached_input_price", "output_price")))
     return client, price_of(client, spending)
@@ -127,8 +127,9 @@ def _settings_of(file: Path, service: Settings) -> tuple[ModelSettings, Spending
         values: dict[str, Any] = dict.fromkeys(_OWN_VARIABLES) | {name: value for name, value in said.items() if value}
         if not values["LLM_PROVIDER"]:
             raise NoCandidate(f"{file} has no LLM_PROVIDER.")
-        # Temperatures of all models are in the file of the service.
-        model = ModelSettings(**values).model_copy(update={"calibration_file": service.model.calibration_file})
+        # What was measured of all models is in the files of the service.
+        of_service = {name: getattr(service.model, name) for name in ("calibration_file", "cascade_file")}
+        model = ModelSettings(**values).model_copy(update=of_service)
         return model, SpendingSettings(**values)
     except ValidationError as error:
         raise NoCandidate(f"{file}: " + "; ".join(problems_of(error))) from None

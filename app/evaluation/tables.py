@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.clients.thresholds import Measured, Thresholds
 from app.evaluation.report import Comparison, Judged, Report
 from app.evaluation.statistics import Share
 
@@ -61,6 +62,30 @@ def compare(comparison: Comparison, names: tuple[str, str], output: Console) -> 
     output.print(table, highlight=False)
 
 
+def cascade(thresholds: Thresholds, costs: tuple[float, float] | None, currency: str, output: Console) -> None:
+    """Print what a cascade answers by itself and how right that is; `costs` are of a thousand photos, with and without.
+
+    No model was asked for `costs`; they are what its price comes to.
+    """
+    summary = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    judged = "heads that have not seen their source" if thresholds.cross_validated else "the model itself"
+    summary.add_row("photos", f"{thresholds.photos} of {thresholds.sources} sources, judged by {judged}")
+    summary.add_row("target precision", f"{thresholds.target_precision}")
+    summary.add_row("answered locally", _of(thresholds.answered))
+    summary.add_row("right among them", _of(thresholds.right))
+    if costs is not None:
+        summary.add_row("a thousand photos cost", f"{costs[0]:.4f} {currency} in place of {costs[1]:.4f}")
+    output.print(summary, highlight=False)
+    heads = ("category", "sure from", "answered", "right among them", "kept from", "missed", "kept in vain")
+    table = Table(*heads, box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for category, each in thresholds.categories.items():
+        parts = (each.missed, each.kept_in_vain)
+        sure = number(each.sure_from, 4), _of(each.answered), _of(each.right)
+        table.add_row(category, *sure, number(each.kept_from, 4), *map(_of, parts))
+    output.print()
+    output.print(table, highlight=False)
+
+
 def worst(judged: Sequence[Judged], limit: int | None) -> list[Judged]:
     """Return the mistakes, those of which the model was surest first; at most `limit`, all where it is None."""
     wrong = [each for each in judged if each.category is not None and not each.is_right]
@@ -77,6 +102,12 @@ def interval(share: Share) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """Write a number, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _of(measured: Measured) -> str:
+    if not measured.whole:
+        return "-"
+    return f"{measured.share:.3f} ({measured.low:.3f} to {measured.high:.3f}; {measured.part} of {measured.whole})"
 
 
 def _short(share: Share) -> str:

@@ -46,7 +46,7 @@ def gunicorn_workers(settings: Settings) -> int:
 def worker_bytes(settings: Settings) -> int:
     """Return the memory that a worker may come to need: with a full cache, and with all uploads that it admits."""
     needed = WORKER_BYTES + UPLOAD_MEMORY_BYTES + CACHE_ENTRY_BYTES * settings.cache.memory_entries
-    return needed + LOCAL_MODEL_BYTES if settings.model.provider == "local" else needed
+    return needed + LOCAL_MODEL_BYTES if settings.model.looks_locally else needed
 
 
 def pool_limits(settings: Settings, processes: int | None = None) -> PoolLimits:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import InvalidRequest
 from app.schemas.common import EXAMPLE_HASH, EXAMPLE_MODEL, DataResponse
 from app.services.feedback.accuracy import Accuracy
+from app.services.statistics.cascade import CascadeFigures
 from app.services.statistics.rankings import HotImage, UserStats
 from app.services.statistics.service import CacheEfficiency, DayStats
 from app.services.statistics.shares import CategoryShare, PhotoShare
@@ -214,4 +215,20 @@ class TopImagesResponse(DataResponse[list[HotImage]]):
                 "lifetime_days": 9,
             }
         ]
+    )
+
+
+class CascadeResponse(DataResponse[CascadeFigures]):
+    model_config = _example(
+        {
+            "sure": 781,
+            "kept": 24,
+            "sent": 262,
+            "calls_saved": 805,
+            "share_saved": 75.45,
+            "estimated_saving": 8.05,
+            "precision": {"value": 0.985, "low": 0.972, "high": 0.992},
+            "expected_mistakes": 11.7,
+            "currency": "CNY",
+        }
     )

@@ -51,12 +51,15 @@ class HealthService:
         model_client: ModelClient,
         replica: Replica | None = None,
         fallbacks: Sequence[ModelClient] = (),
+        *,
+        looks_first: ModelClient | None = None,
     ) -> None:
         self._engine = engine
         self._heartbeat = heartbeat
         self._model_client = model_client
         self._replica = replica
         self._fallbacks = fallbacks
+        self._looks_first = looks_first
 
     async def check(self) -> Health:
         """Check the database, its replica and the model side by side; raises nothing."""
@@ -66,7 +69,14 @@ class HealthService:
         return Health(database=database, model=model, fallback=fallback, replica_connected=replica)
 
     async def _models(self) -> tuple[ModelHealth, ModelHealth | None]:
-        """Return how the service's model is, and which other one is asked while it cannot be used."""
+        """Return how the service's model is, and which other one is asked while it cannot be used.
+
+        What has to look first is told in its place while it cannot: no other is asked then.
+        """
+        if self._looks_first is not None:
+            first = await self._looks_first.health()
+            if not first.available:
+                return first, None
         model = await self._model_client.health()
         if model.available:
             return model, None

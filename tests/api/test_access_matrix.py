@@ -70,6 +70,7 @@ ROUTES: dict[str, str] = {
     "GET /api/v1/stats/spending": Scope.STATS,
     "GET /api/v1/stats/accuracy": Scope.STATS,
     "GET /api/v1/stats/new-photos": Scope.STATS,
+    "GET /api/v1/stats/cascade": Scope.STATS,
     "GET /api/v1/stats/cache-efficiency": Scope.STATS,
     "GET /api/v1/stats/category-distribution": Scope.STATS,
     "GET /api/v1/stats/users/top": Scope.STATS,

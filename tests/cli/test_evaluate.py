@@ -1,6 +1,7 @@
 """`evaluate`: a model behind HTTP is asked about labelled photos, once, after the price was told."""
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.categories import Category
+from app.clients.calibration import ConfidenceSource
+from app.config.settings import Settings
+from app.evaluation.answers import Answer, AnswerFile
+from app.evaluation.candidates import find_candidate
 from tests.fakes.model_replies import failure, likely, refusal
 from tests.fakes.model_server import API_KEY, FakeModelServer
 from tests.servers.waiting import wait_until
@@ -225,3 +231,47 @@ async def test_what_cannot_be_evaluated_is_told(photos: Path, server: FakeModelS
     await asyncio.to_thread(empty.mkdir)
     assert (await evaluate(empty, environment)).status == 2
     assert server.call_count == 0
+
+
+async def test_thresholds_of_the_cascade_are_chosen_and_what_it_saves_is_told(
+    server: FakeModelServer, tmp_path: Path
+) -> None:
+    """The local model has looked at the photos before: it is right about all pets, and about half of the rest."""
+    environment = variables(
+        server, CASCADE_FILE=str(tmp_path / "kept" / "cascade.json"), DATA_DIR=str(tmp_path / "data")
+    )
+    settings = Settings(data_dir=tmp_path / "data")
+    local = find_candidate("local", None, settings)
+    answers = AnswerFile(settings.data_dir / "evaluations", local.client.model, local.key)
+    folder = tmp_path / "photos"
+    for number in range(120):
+        truth = Category.PETS if number < 80 else Category.FOODS
+        said = truth if number % 2 or truth is Category.PETS else Category.OTHER
+        file = folder / truth / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (2 * number, 250 - 2 * number, 31 * number % 256)).save(file)
+        likely = dict.fromkeys(Category, 0.004) | {said: 0.97 if truth is Category.PETS else 0.6}
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        answers.keep(Answer(digest, 0.1, said, likely[said], ConfidenceSource.PROBABILITIES, likely))
+    answers.close()
+
+    done = await evaluate(folder, environment, "--cascade", "--json")
+    assert done.status == 0, done.messages
+    assert server.call_count == 0
+    result = json.loads(done.output)
+    assert (result["photos"], result["answered"]["part"], result["right"]["part"]) == (120, 80, 80)
+    assert result["categories"]["pets"]["sure_from"] == 0.97
+    assert result["categories"]["foods"]["sure_from"] is None
+    with_cascade, alone = result["cost_per_thousand"]
+    assert with_cascade == pytest.approx(alone / 3)
+    kept = json.loads((tmp_path / "kept" / "cascade.json").read_text(encoding="utf-8"))
+    assert list(kept["models"]) == [local.client.model]
+
+    table = await evaluate(folder, environment, "--cascade")
+    assert "answered locally" in table.output
+    assert "0.667" in table.output
+    few = await evaluate(folder / "pets", environment, "--cascade")
+    assert few.status == 2
+    wrong = await evaluate(folder, environment, "--cascade", "--calibrate")
+    assert wrong.status == 2
+    assert "--cascade takes" in wrong.messages

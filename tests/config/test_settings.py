@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from app.categories import Category
 from app.config.database import DatabaseSettings
 from app.config.model import ModelSettings
 from app.config.settings import CacheSettings, ImageSettings, Settings, StatisticsSettings, load_settings
@@ -200,3 +201,27 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"LLM_PROVIDER": "cascade"}, "needs CASCADE_MODEL"),
+        ({"LLM_PROVIDER": "cascade", "CASCADE_MODEL": "local"}, "CASCADE_MODEL=local: the local model is asked first"),
+        ({"LLM_PROVIDER": "cascade", "CASCADE_MODEL": "cascade"}, "CASCADE_MODEL=cascade"),
+        ({"LOCAL_ONLY_CATEGORIES": "idcard,passport"}, "there is no category passport; there are"),
+        ({"CASCADE_TARGET_PRECISION": "1"}, "less than 1"),
+    ],
+)
+def test_a_cascade_that_cannot_be(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelSettings.model_validate(values)
+
+
+def test_a_cascade_asks_its_own_model_and_both_need_memory() -> None:
+    cascade = ModelSettings.model_validate({"LLM_PROVIDER": "cascade", "CASCADE_MODEL": "openai"})
+    assert (cascade.is_cascade, cascade.asked_provider, cascade.looks_locally) == (True, "openai", True)
+    kept = ModelSettings.model_validate({"LLM_PROVIDER": "openai", "LOCAL_ONLY_CATEGORIES": "idcard, screenshot"})
+    assert kept.local_only_categories == {Category.IDCARD, Category.SCREENSHOT}
+    assert (kept.is_cascade, kept.asked_provider, kept.looks_locally) == (False, "openai", True)
+    assert not ModelSettings.model_validate({"LLM_PROVIDER": "openai"}).looks_locally

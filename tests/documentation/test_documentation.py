@@ -80,7 +80,7 @@ def test_env_example_shows_the_default(variable: str) -> None:
     elif shown:
         assert getattr(group.model_validate({variable: shown}), field_name) == default
     else:
-        assert default in (None, {}, (), SecretStr(""))
+        assert default in (None, {}, (), frozenset(), SecretStr(""))
 
 
 def test_trusted_proxies_are_those_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:

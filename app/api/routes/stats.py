@@ -14,6 +14,7 @@ from app.errors import DatabaseUnavailable, InvalidRequest, ServerBusy
 from app.schemas.stats import (
     AccuracyResponse,
     CacheEfficiencyResponse,
+    CascadeResponse,
     CategoryDistributionResponse,
     DayStatsResponse,
     Metric,
@@ -157,6 +158,12 @@ async def new_photos(
 ) -> NewPhotosResponse:
     """How the photos that became known spread over models, formats, or tenths of confidence."""
     return NewPhotosResponse(data=await stats.new_photos(kind, _days(stats, first, last)))
+
+
+@router.get("/cascade")
+async def cascade(stats: StatsDep, first: FirstDay = None, last: LastDay = None) -> CascadeResponse:
+    """What the local model has answered in the place of the one that is paid: calls saved, price in accuracy."""
+    return CascadeResponse(data=await stats.cascade(_days(stats, first, last)))
 
 
 @router.get("/users/top")

@@ -15,7 +15,12 @@ from sqlalchemy import ColumnElement, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
-from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX
+from app.clients.base import (
+    CASCADE_MODEL_PREFIX,
+    LOCAL_MODEL_PREFIX,
+    LOCAL_ONLY_MODEL_PREFIX,
+    MARKED_MODEL_PREFIX,
+)
 from app.config.model import MODEL_NAME_MAX_LENGTH, DescriptionLanguage
 from app.database.tables.classification import CachedImage
 from app.database.transactions import read, write
@@ -28,6 +33,8 @@ MARK_RANGE = 500
 # Each process reads the changes of the last minute every second (app/services/cache/invalidation.py): 30 000 of them
 # take it a few hundredths, and MAX_CHANGES is not reached.
 MARKED_PER_SECOND = 500
+# The local model would say the same again, before the service's own is asked.
+_LOOKED_FIRST = (CASCADE_MODEL_PREFIX, LOCAL_ONLY_MODEL_PREFIX)
 # What the newest entries say is what the service has been asked with of late.
 NEWEST = 20
 _HAN = "[\u4e00-\u9fff]"
@@ -42,7 +49,7 @@ class Selection:
     `model` is the one that will be asked, `below` a confidence, `made_by` the name of a model, `language` that of the
     descriptions from now on. Never are: entries that people have corrected, those that are asked again anyway, and,
     unless `made_by` or `language` say so, those of `model` itself. The local model is not asked in the place of a paid
-    one, unless `made_by` names that.
+    one, unless `made_by` names that; what it has answered in the place of one, only if `made_by` names it.
     """
 
     model: str
@@ -66,6 +73,8 @@ class Selection:
             found.append(_entry.model_used == self.made_by)
         elif self.language is None:
             found.append(_entry.model_used != self.model)
+        if self.made_by is None:
+            found += [~_entry.model_used.startswith(prefix, autoescape=True) for prefix in _LOOKED_FIRST]
         if self.category is not None:
             found.append(_entry.category == self.category.value)
         if self.below is not None:
@@ -145,7 +154,7 @@ async def what_has_changed(engine: AsyncEngine, model: str, language: Descriptio
         (made_by, description)
         for made_by, description in await read(engine, find)
         if made_by not in PEOPLE
-        and not made_by.startswith(MARKED_MODEL_PREFIX)
+        and not made_by.startswith((MARKED_MODEL_PREFIX, *_LOOKED_FIRST))
         and made_by.startswith(LOCAL_MODEL_PREFIX) == is_local
     ]
     if not rows:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from app.clients.base import ModelClient, ModelResult, PreparedPhoto
+from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, PreparedPhoto
 from app.clients.errors import ModelTimeout
 from app.errors import BudgetExhausted
 from app.observability.tracing import span
 from app.photo import PhotoInfo
-from app.services.classification.fallbacks import Candidate, ask_in_turn
+from app.services.classification.fallbacks import Candidate, Given, Role, ask_in_turn
+from app.services.classification.local_first import LocalFirst
 from app.services.classification.store import ClassificationStore
 from app.services.photos import PhotoPreparer, UploadedPhoto
 from app.services.request_log.record import Caller
@@ -27,18 +28,26 @@ class Turn(NamedTuple):
 
 
 class ModelAsking:
-    """Asks the models of `chain`: the service's, and those that follow where it cannot answer."""
+    """Asks the models of `chain`: the service's, and those that follow where it cannot answer.
+
+    `local_first`, where there is one, comes before all of them, and before a model that a user names.
+    """
 
     def __init__(
         self,
         chain: Sequence[Candidate],
         *,
+        local_first: LocalFirst | None,
         falls_back_on_refusal: bool,
         preparer: PhotoPreparer,
         store: ClassificationStore,
         spending: Spending,
     ) -> None:
-        self.chain = chain
+        self.chain = chain if local_first is None else local_first.before(chain)
+        first, *others = (candidate.client.model for candidate in chain)
+        final = [] if local_first is None else local_first.models
+        self.lasting_models = [first, *final, *(each for each in others if not each.startswith(LOCAL_MODEL_PREFIX))]
+        self._local_first = local_first
         self._falls_back_on_refusal = falls_back_on_refusal
         self._preparer = preparer
         self._store = store
@@ -47,6 +56,16 @@ class ModelAsking:
     def turn(self) -> Turn:
         """Return what may be asked about a photo whose time begins now."""
         return Turn(self.chain, time.monotonic() + self.chain[0].client.settings.total_timeout_seconds)
+
+    def turn_of(self, client: ModelClient, name: str) -> Turn:
+        """Return the same for a model that a user has named."""
+        chosen: Sequence[Candidate] = [Candidate(client, name, Role.CHOSEN)]
+        chain = chosen if self._local_first is None else self._local_first.before(chosen, is_chosen=True)
+        return Turn(chain, time.monotonic() + client.settings.total_timeout_seconds)
+
+    def costs_nothing(self, turn: Turn) -> bool:
+        """Whether no call of this turn can cost anything."""
+        return all(self._spending.is_free(each.client, each.name) for each in turn.chain)
 
     def bill(self, candidate: Candidate, caller: Caller) -> Bill:
         """Return the bill of a caller for calls of a model."""
@@ -63,7 +82,9 @@ class ModelAsking:
         try:
             return await ask(turn)
         except BudgetExhausted:
-            free = [each for each in self.chain if self._spending.is_free(each.client, each.name)]
+            free = [
+                each for each in self.chain if each.judge is None and self._spending.is_free(each.client, each.name)
+            ]
             if not free:
                 raise
             return await ask(turn._replace(chain=free))
@@ -83,12 +104,11 @@ class ModelAsking:
                 upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
             )
 
-    async def ask(
-        self, turn: Turn, prepared: PreparedPhoto, caller: Caller, bill: Bill, lease: str
-    ) -> tuple[ModelResult, ModelClient]:
+    async def ask(self, turn: Turn, prepared: PreparedPhoto, caller: Caller, bill: Bill, lease: str) -> Given:
         """Return what a model says, and which; `lease` is the hash that holds the reservation.
 
         Raises:
+            BudgetExhausted: the budget has no room for those that would have to be paid.
             ModelError: none gave a valid answer.
         """
         return await ask_in_turn(
@@ -98,4 +118,5 @@ class ModelAsking:
             deadline=turn.deadline,
             falls_back_on_refusal=self._falls_back_on_refusal,
             can_pay=lambda candidate: self._store.turn_to(lease, bill, self.bill(candidate, caller)),
+            unpaid=lambda: self._spending.refusal(bill, bill.budget_scopes),
         )

@@ -11,6 +11,7 @@ from app.database.heartbeat import Heartbeat
 from app.runtime.fair_queue import FairQueue
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import Candidate, Role
+from app.services.classification.local_first import LocalFirst
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
 from app.services.near_duplicates.service import NearDuplicates
@@ -30,6 +31,7 @@ async def open_classifier(
     spool: Spool,
     model_client: ModelClient,
     fallbacks: Mapping[str, ModelClient],
+    local_first: LocalFirst | None,
     decoder: FairQueue,
     spending: Spending,
 ) -> AsyncIterator[ClassifierService]:
@@ -44,6 +46,7 @@ async def open_classifier(
         spool: takes answers that the database does not.
         model_client: the model of the service, started.
         fallbacks: those that are asked where it cannot answer, by name, started.
+        local_first: has the local model look before any of them; None: they are asked at once.
         decoder: prepares photos for them.
         spending: what new photos may cost.
     """
@@ -54,6 +57,7 @@ async def open_classifier(
             Candidate(model_client),
             *(Candidate(client, name, Role.FALLBACK) for name, client in fallbacks.items()),
         ],
+        local_first=local_first,
         falls_back_on_refusal=settings.model.falls_back_on_refusal,
         decoder=decoder,
         image_settings=settings.image,

@@ -4,12 +4,11 @@ No connection is held while the model works: each step is a short transaction of
 """
 
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient
+from app.clients.base import ModelClient
 from app.config.settings import ImageSettings
 from app.errors import HashMismatch, InvalidRequest, LimitReached
 from app.observability import metrics
@@ -22,6 +21,7 @@ from app.services.cache.entry import CachedResult, answer_of, entry_of
 from app.services.cache.service import CacheService
 from app.services.classification.asking import ModelAsking, Turn
 from app.services.classification.fallbacks import Candidate, Role
+from app.services.classification.local_first import LocalFirst
 from app.services.classification.outcomes import ApartResult, Outcome
 from app.services.classification.similar import SimilarPhotos
 from app.services.classification.store import ClassificationStore
@@ -40,8 +40,8 @@ T = TypeVar("T")
 class ClassifierService:
     """Looks photos up and classifies them.
 
-    `chain` holds the service's model and those that are asked where it cannot answer, `decoder` is the queue of those
-    whose pixels are decoded. Without `near_duplicates` photos are known by their bytes alone.
+    `chain` holds the service's model and those asked where it cannot answer, `local_first` is what looks before them,
+    `decoder` the queue of those whose pixels are decoded. Without `near_duplicates` photos are known by bytes alone.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class ClassifierService:
         store: ClassificationStore,
         spending: Spending,
         near_duplicates: NearDuplicates | None,
+        local_first: LocalFirst | None = None,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
-        self._chain = chain
         self._preparer = PhotoPreparer(decoder, image_settings)
         self._store = store
         self._spending = spending
         self._similar = SimilarPhotos(near_duplicates, self._preparer)
         self._asking = ModelAsking(
             chain,
+            local_first=local_first,
             falls_back_on_refusal=falls_back_on_refusal,
             preparer=self._preparer,
             store=store,
@@ -76,8 +77,7 @@ class ClassifierService:
     @property
     def lasting_models(self) -> list[str]:
         """The models whose answers are kept for good: not those of the local model as a fallback."""
-        first, *others = (candidate.client.model for candidate in self._chain)
-        return [first, *(model for model in others if not model.startswith(LOCAL_MODEL_PREFIX))]
+        return self._asking.lasting_models
 
     async def look_up(
         self,
@@ -214,12 +214,12 @@ class ClassifierService:
             Exception: `keep` raised it.
         """
         info = self._preparer.inspect(upload.data)
-        turn = Turn([Candidate(client, name, Role.CHOSEN)], time.monotonic() + client.settings.total_timeout_seconds)
-        bill = self._spending.bill(client, caller, name)
+        turn = self._asking.turn_of(client, name)
+        bill = self._asking.bill(turn.chain[0], caller)
+        if bill.is_free and self._asking.costs_nothing(turn):
+            return await self._ask_and_keep(turn, upload, info, caller, bill, None, keep)
         # The lease of no photo: it holds the reservation.
         lease = secrets.token_hex(32)
-        if bill.is_free:
-            return await self._ask_and_keep(turn, upload, info, caller, bill, lease, keep)
         async with self._store.turn(lease, turn.deadline, bill):
             return await self._ask_and_keep(turn, upload, info, caller, bill, lease, keep)
 
@@ -286,15 +286,16 @@ class ClassifierService:
                 self._store.released_with(image_hash, bill)
             if outcome is not None:
                 return outcome
-            result, client = await self._asking.ask(turn, prepared, caller, bill, image_hash)
+            given = await self._asking.ask(turn, prepared, caller, bill, image_hash)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
                     image_hash,
-                    result,
-                    model=client.model,
+                    given.result,
+                    model=given.model,
                     photo_format=info.format.value,
                     bill=bill,
-                    perceptual_hash=perceptual_hash,
+                    # Of what is not to leave the server, no more is kept than has to be.
+                    perceptual_hash=None if given.role is Role.LOCAL_ONLY else perceptual_hash,
                 )
             return Outcome(saved, from_cache=False)
 
@@ -334,15 +335,15 @@ class ClassifierService:
         info: PhotoInfo,
         caller: Caller,
         bill: Bill,
-        lease: str,
+        lease: str | None,
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T:
-        """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
+        """Have `keep` write down in one transaction what is said and what it cost, and release the lease, if any."""
         prepared = await self._asking.prepare(turn, upload, info, caller)
-        answer, client = await self._asking.ask(turn, prepared, caller, bill, lease)
-        result = entry_of(answer, client.model, bill.cost_micros)
-        statements = [] if bill.is_free else self._store.release_statements(lease, bill)
+        given = await self._asking.ask(turn, prepared, caller, bill, lease or "")
+        result = entry_of(given.result, given.model, bill.cost_micros)
+        statements = [] if lease is None else self._store.release_statements(lease, bill)
         kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))
-        if is_released:
+        if is_released and lease is not None:
             self._store.released_with(lease, bill)
         return kept

@@ -222,9 +222,9 @@ class ClassificationStore:
         await self._saving.wait_for_spooled(image_hash, deadline)
 
     async def turn_to(self, image_hash: str, bill: Bill, other: Bill) -> bool:
-        """Make the calls from now on those of the model of `other`, and say whether the next one can be paid."""
+        """Make the calls from now on those of `other`'s model; say whether the next can be paid. Raises as `run`."""
         bill.turn_to(other)
-        return await self._reserve_more(image_hash, bill, 1)
+        return await self._reserve(image_hash, bill)
 
     def release_statements(self, image_hash: str, bill: Bill) -> list[Statement]:
         """Return what belongs to a transaction that keeps the answer elsewhere than in the cache.
@@ -297,12 +297,16 @@ class ClassificationStore:
         return Refused(self._spending.refusal(bill, scopes)) if scopes else Held()
 
     async def _reserve_more(self, image_hash: str, bill: Bill, calls: int) -> bool:
+        """Do as `_reserve` before a model is asked again; a database that is away has no room either."""
+        try:
+            return await self._reserve(image_hash, bill)
+        except AppError:
+            return False
+
+    async def _reserve(self, image_hash: str, bill: Bill) -> bool:
         """Reserve for another call for the photo, whose lease this process owns; say whether the budgets have room.
 
-        Args:
-            image_hash: the photo.
-            bill: knows what the calls before have cost.
-            calls: how many there will be, with the next one.
+        The bill knows what the calls before have cost. Raises as `pipeline.run`.
         """
         budgets = [limit for limit in bill.limits if isinstance(limit, Budget)]
         if not budgets or bill.costs_nothing_now:
@@ -310,10 +314,7 @@ class ClassificationStore:
         needed = bill.reserve_micros
         raised = reservation_raised(image_hash, self._heartbeat.process_id, budgets, needed)
         check = Statement("SELECT reserved_micros FROM model_call_lease WHERE image_hash = %s", (image_hash,))
-        try:
-            *_, rows = await run(self._engine, [*self._spending.openings(budgets), raised, check], writes=True)
-        except AppError:
-            return False
+        *_, rows = await run(self._engine, [*self._spending.openings(budgets), raised, check], writes=True)
         return bool(rows) and rows[0][0] >= needed
 
     def _look_up(self, image_hash: str) -> Statement:

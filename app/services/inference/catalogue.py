@@ -16,7 +16,7 @@ from loguru import logger
 from app.clients.base import ModelClient
 from app.clients.errors import ModelConfigurationError, ModelError, ModelNotFound, ModelTimeout
 from app.clients.registry import BUILT_IN_PROVIDERS, create_further_client, plugin_names
-from app.config.model import ModelSettings
+from app.config.model import CASCADE_PROVIDER, ModelSettings
 from app.errors import UnknownModel
 from app.runtime.background import SingleFlight
 
@@ -47,21 +47,21 @@ class ModelCatalogue:
     Args:
         service_client: the model of the service (LLM_PROVIDER), started; its maker closes it.
         settings: also says which further models there are.
-        fallbacks: those of them that are started already, by name; their maker closes them.
+        started: those of them that are started already, by name; their maker closes them.
 
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
 
     def __init__(
-        self, service_client: ModelClient, settings: ModelSettings, fallbacks: Mapping[str, ModelClient] | None = None
+        self, service_client: ModelClient, settings: ModelSettings, started: Mapping[str, ModelClient] | None = None
     ) -> None:
         self.service_client = service_client
-        self._started = fallbacks or {}
+        self._started = started or {}
         self._settings = settings
         self._service_name = service_client.provider if ":" in settings.provider else settings.provider
         self._aliases = {SERVICE_ALIAS: self._service_name, DEFAULT_MODEL_NAME: self._service_name}
-        reserved = {self._service_name, *self._aliases, *BUILT_IN_PROVIDERS}
+        reserved = {self._service_name, *self._aliases, *BUILT_IN_PROVIDERS, CASCADE_PROVIDER}
         if clashes := sorted(reserved & set(settings.further_models)):
             raise ModelConfigurationError(f"MODELS: {', '.join(clashes)} means something else already.")
         # Name -> what LLM_PROVIDER would be called for it.

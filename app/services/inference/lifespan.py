@@ -24,7 +24,7 @@ async def open_inference(
     engine: AsyncEngine,
     *,
     service_client: ModelClient,
-    fallbacks: Mapping[str, ModelClient],
+    started: Mapping[str, ModelClient],
     classifier: ClassifierService,
     library: LibraryService,
     recorder: RequestRecorder,
@@ -37,7 +37,7 @@ async def open_inference(
         settings: what models and pictures are taken.
         engine: the database.
         service_client: the model of the service, started.
-        fallbacks: those of FALLBACK_MODELS by name, started.
+        started: others that run already, by name.
         classifier: asks models.
         library: has the pictures.
         recorder: logs what was answered.
@@ -47,7 +47,7 @@ async def open_inference(
     Raises:
         ModelConfigurationError: a name of MODELS means something else already.
     """
-    models = ModelCatalogue(service_client, settings.model, fallbacks)
+    models = ModelCatalogue(service_client, settings.model, started)
     results = InferenceResults(engine, spool)
     inference = InferenceService(
         results=results,

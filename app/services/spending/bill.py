@@ -64,7 +64,12 @@ class Bill:
     @property
     def has_budget(self) -> bool:
         """Whether money limits it."""
-        return any(isinstance(limit, Budget) for limit in self.limits)
+        return bool(self.budget_scopes)
+
+    @property
+    def budget_scopes(self) -> set[str]:
+        """The scopes of the limits that are about money."""
+        return {limit.scope for limit in self.limits if isinstance(limit, Budget)}
 
     @property
     def is_free(self) -> bool:

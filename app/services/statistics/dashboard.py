@@ -17,6 +17,7 @@ from app.categories import CATEGORY_TEXTS
 from app.errors import AppError, DatabaseUnavailable, ServerBusy
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.services.health import DatabaseState, HealthService
+from app.services.statistics.cascade import CascadeFigures
 from app.services.statistics.service import StatsService
 from app.services.statistics.shares import Days
 from app.services.statistics.spending import SpendingGroup, SpendingShare
@@ -72,6 +73,7 @@ class DashboardFeed:
             "categories": (self._categories, 4.0),
             "cache": (stats.cache_efficiency, 4.0),
             "spending": (self._spending, 4.0),
+            "cascade": (self._cascade, 4.0),
             "users": (lambda: stats.top_users(TOP_ENTRIES), 4.0),
             "images": (self._images, 4.0),
             "accuracy": (stats.latest_accuracy, 60.0),
@@ -164,6 +166,10 @@ class DashboardFeed:
     async def _spending(self) -> list[SpendingShare]:
         today = self._stats.today()
         return (await self._stats.spending(SpendingGroup.MODEL, Days(today, today)))[:TOP_ENTRIES]
+
+    async def _cascade(self) -> CascadeFigures:
+        today = self._stats.today()
+        return await self._stats.cascade(Days(today, today))
 
     async def _categories(self) -> list[dict[str, Any]]:
         """All eight, also those without requests, with their names."""

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clients.thresholds import Measured
 from app.config.settings import Settings
 from app.database.replica import Replica
 from app.services.health import HealthService
@@ -14,7 +15,12 @@ from app.services.statistics.service import StatsService
 
 @asynccontextmanager
 async def open_statistics(
-    settings: Settings, engine: AsyncEngine, *, replica: Replica | None, health: HealthService
+    settings: Settings,
+    engine: AsyncEngine,
+    *,
+    replica: Replica | None,
+    health: HealthService,
+    sure_answers: Measured | None = None,
 ) -> AsyncIterator[tuple[StatsService, DashboardFeed]]:
     """Show figures for the length of the block, whose end ends the dashboard's streams.
 
@@ -23,8 +29,11 @@ async def open_statistics(
         engine: the main database.
         replica: is read in its place, if there is one.
         health: is part of the dashboard.
+        sure_answers: what was measured of the local model's answers in a cascade; None: there is none.
     """
-    stats = StatsService(engine, settings.statistics, replica, currency=settings.spending.currency)
+    stats = StatsService(
+        engine, settings.statistics, replica, currency=settings.spending.currency, sure_answers=sure_answers
+    )
     dashboard = DashboardFeed(stats, health)
     try:
         yield stats, dashboard

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.categories import Category
+from app.clients.thresholds import Measured
 from app.clock import day_in_utc, utc_now
 from app.config.settings import StatisticsSettings
 from app.database.replica import Replica
@@ -31,6 +32,7 @@ from app.database.transactions import read
 from app.errors import ServerBusy
 from app.services.feedback.accuracy import Accuracy, read_accuracy
 from app.services.request_log.rollups import ADDRESS, USER, PhotoKind
+from app.services.statistics.cascade import CascadeFigures, cascade_figures
 from app.services.statistics.rankings import HotImage, UserStats, read_top_images, read_top_users
 from app.services.statistics.rounding import money, percent, ratio
 from app.services.statistics.shares import CategoryShare, Days, PhotoShare, read_category_shares, read_photo_shares
@@ -85,12 +87,22 @@ class CacheEfficiency:
 
 
 class StatsService:
-    """Computes the figures that ops people watch; `currency` is that of all money."""
+    """Computes the figures that ops people watch.
+
+    `currency` is that of all money, `sure_answers` what was measured of the local model in a cascade.
+    """
 
     def __init__(
-        self, engine: AsyncEngine, settings: StatisticsSettings, replica: Replica | None = None, *, currency: str
+        self,
+        engine: AsyncEngine,
+        settings: StatisticsSettings,
+        replica: Replica | None = None,
+        *,
+        currency: str,
+        sure_answers: Measured | None = None,
     ) -> None:
         self.currency = currency
+        self._sure_answers = sure_answers
         self._engine = engine
         self._settings = settings
         self._replica = replica
@@ -212,8 +224,17 @@ class StatsService:
 
     async def new_photos(self, kind: PhotoKind, days: Days) -> list[PhotoShare]:
         """Shares in the photos that became known in `days`: those that a model was asked about, with success."""
+        zone = self._settings.timezone
+        if days.are_one:
+            return await read_photo_shares(self._read, kind, days, zone)
         async with self._turn():
-            return await read_photo_shares(self._read, kind, days, self._settings.timezone)
+            return await read_photo_shares(self._read, kind, days, zone)
+
+    async def cascade(self, days: Days) -> CascadeFigures:
+        """What the local model has answered in these days in the place of the one that is paid."""
+        photos = await self.new_photos(PhotoKind.MODEL, days)
+        spending = await self.spending(SpendingGroup.MODEL, days)
+        return cascade_figures(photos, spending, self._sure_answers, self.currency)
 
     async def accuracy(self, days: Days | None = None) -> list[Accuracy]:
         """How often models were right, by what users have said in `days`; left out, the last ACCURACY_DAYS."""

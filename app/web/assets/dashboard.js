@@ -84,7 +84,7 @@ function sparkline(name, points, key) {
 }
 
 function showTiles() {
-  const { today, cache, hour, day, spending } = parts;
+  const { today, cache, cascade, hour, day, spending } = parts;
   const quarters = parts["15min"];
   const latest = quarters?.at(-1);
   if (today) {
@@ -94,7 +94,9 @@ function showTiles() {
     tile("requests", compact(figures.total_requests), latest ? t("noteRequests", { count: compact(latest.requests) }) : "");
     tile("hitRate", rate(figures.cache_hit_rate), t(figures.similar_hits ? "noteHitsSimilar" : "noteHits", { count: compact(figures.cache_hits), similar: compact(figures.similar_hits), money: money(figures.saved_by_similar) }));
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
-    tile("spent", money(figures.estimated_cost), spending ? t("noteSpent", { calls: compact(spending.reduce((sum, { calls }) => sum + calls, 0)), photos: compact(figures.cache_misses) }) : "");
+    const calls = compact(spending?.reduce((sum, { calls }) => sum + calls, 0) ?? 0);
+    const spent = { calls, photos: compact(figures.cache_misses), saved: compact(cascade?.calls_saved ?? 0) };
+    tile("spent", money(figures.estimated_cost), spending ? t(cascade?.calls_saved ? "noteSpentSaved" : "noteSpent", spent) : "");
     tile("users", compact(figures.unique_users), t("noteUsers", { count: compact(figures.unique_ips) }));
     const errors = Object.entries(today.errors);
     const worst = errors.length ? t("noteErrors", { count: compact(errors[0][1]), code: errors[0][0] }) : "";
@@ -296,6 +298,7 @@ const SHOWN_BY = {
   images: [showTables],
   users: [showTables],
   spending: [showTiles, showSpending],
+  cascade: [showTiles],
   health: [showHealth, showConnection],
 };
 

@@ -215,6 +215,7 @@ async def test_all_have_one_total_time(
             deadline=began + TIMEOUT_SECONDS,
             falls_back_on_refusal=False,
             can_pay=_pays,
+            unpaid=ModelTimeout,
         )
     # An attempt may take half a minute; there was none of it left.
     assert time.monotonic() - began < settings.model.timeout_seconds / 2
