@@ -21,6 +21,7 @@ from app.services.api_keys.lifespan import open_api_keys
 from app.services.api_keys.service import ApiKeyService
 from app.services.audit.lifespan import open_audit
 from app.services.audit.service import AuditLog
+from app.services.batches.lifespan import open_batches
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import open_fallbacks
@@ -183,6 +184,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         # Now that each kind of entry has what writes it.
         await enter(running(spool.run(), name="spool"))
+        patience_seconds = int(settings.task.batch_deadline_hours * 3600)
         tasks = await enter(
             open_tasks(
                 settings,
@@ -191,6 +193,23 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 inference=inference,
                 on_change=events.announce,
                 signal=signal,
+                patience_seconds=lambda name: patience_seconds if models.is_batched(name) else 0,
+                is_worker=is_worker,
+            )
+        )
+        await enter(
+            open_batches(
+                settings,
+                engine,
+                heartbeat,
+                client=model_client,
+                cache=cache,
+                rollups=log.rollups,
+                library=library,
+                inference=inference,
+                decoder=decoder,
+                spending=spending,
+                wake=tasks.wake,
                 is_worker=is_worker,
             )
         )

@@ -103,6 +103,10 @@ MONEY_SAVED_BY_SIMILAR = _counter("money_saved_by_similar_total", "Their share o
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
+BATCH_PHOTOS = _counter(
+    "batch_photos_total", "Photos of batches: submitted, and what came of them.", "provider", "outcome"
+)
+
 # Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.
 TASKS_UNFINISHED = Gauge(
     f"{PREFIX}_tasks_unfinished",

@@ -77,7 +77,22 @@ class LLMClient(ModelClient):
             answers.append(answer)
             if isinstance(parsed, ModelAnswerInvalid):
                 raise parsed
-        confidence, facts = self._confidence(answer, parsed)
+        return self._result(parsed, answers)
+
+    def judged(self, answer: LLMAnswer) -> tuple[ModelCall, ModelResult | ModelAnswerInvalid | ModelRefused]:
+        """Return the call that an answer was, and what it says, or what is wrong with it; nothing is asked or noted."""
+        call, parsed = _read(answer)
+        if not isinstance(parsed, ParsedAnswer):
+            return call, parsed
+        return call, self._result(parsed, [answer])
+
+    def count_tokens(self, input_tokens: int, output_tokens: int) -> None:
+        """Count the tokens of an answer in the metrics; in the event loop."""
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), input_tokens)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), output_tokens)
+
+    def _result(self, parsed: ParsedAnswer, answers: list[LLMAnswer]) -> ModelResult:
+        confidence, facts = self._confidence(answers[-1], parsed)
         return ModelResult(parsed.category, confidence, parsed.description, _response(answers) | facts)
 
     def _confidence(self, answer: LLMAnswer, parsed: ParsedAnswer) -> tuple[float, dict[str, Any]]:
@@ -106,28 +121,32 @@ class LLMClient(ModelClient):
             ModelError: as `_ask`; ModelRefused also where the answer is a refusal.
         """
         answer = await self._ask(jpeg, correction)
-        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), answer.input_tokens)
-        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), answer.output_tokens)
-        parsed: ParsedAnswer | ModelAnswerInvalid
-        outcome = CallOutcome.ANSWERED
-        try:
-            parsed = _parse(answer)
-        except ModelAnswerInvalid as error:
-            outcome, parsed = CallOutcome.INVALID, error
-        if answer.refused:
-            outcome = CallOutcome.REFUSED
-        note_call(
-            ModelCall(
-                outcome,
-                is_charged=True,
-                input_tokens=answer.input_tokens,
-                cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
-                output_tokens=answer.output_tokens,
-            )
-        )
-        if answer.refused:
-            raise ModelRefused
+        self.count_tokens(answer.input_tokens, answer.output_tokens)
+        call, parsed = _read(answer)
+        note_call(call)
+        if isinstance(parsed, ModelRefused):
+            raise parsed
         return answer, parsed
+
+
+def _read(answer: LLMAnswer) -> tuple[ModelCall, ParsedAnswer | ModelAnswerInvalid | ModelRefused]:
+    """Return the call that an answer was, and what it says, or what is wrong with it."""
+    parsed: ParsedAnswer | ModelAnswerInvalid | ModelRefused
+    outcome = CallOutcome.ANSWERED
+    try:
+        parsed = _parse(answer)
+    except ModelAnswerInvalid as error:
+        outcome, parsed = CallOutcome.INVALID, error
+    if answer.refused:
+        outcome, parsed = CallOutcome.REFUSED, ModelRefused()
+    call = ModelCall(
+        outcome,
+        is_charged=True,
+        input_tokens=answer.input_tokens,
+        cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
+        output_tokens=answer.output_tokens,
+    )
+    return call, parsed
 
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from app.clients.base import ModelClient, ModelResult, PreparedPhoto
-from app.clients.errors import ModelTimeout
+from app.clients.errors import ModelError, ModelTimeout
 from app.errors import BudgetExhausted
 from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.services.classification.fallbacks import Candidate, ask_in_turn
 from app.services.classification.store import ClassificationStore
-from app.services.photos import PhotoPreparer, UploadedPhoto
+from app.services.photos import PhotoPreparer, Prepaid, UploadedPhoto
 from app.services.request_log.record import Caller
 from app.services.spending.bill import Bill
 from app.services.spending.service import Spending
@@ -48,9 +48,10 @@ class ModelAsking:
         """Return what may be asked about a photo whose time begins now."""
         return Turn(self.chain, time.monotonic() + self.chain[0].client.settings.total_timeout_seconds)
 
-    def bill(self, candidate: Candidate, caller: Caller) -> Bill:
+    def bill(self, candidate: Candidate, caller: Caller, prepaid: Prepaid | None = None) -> Bill:
         """Return the bill of a caller for calls of a model."""
-        return self._spending.bill(candidate.client, caller, candidate.name)
+        prepaid_micros = None if prepaid is None else prepaid.cost_micros
+        return self._spending.bill(candidate.client, caller, candidate.name, prepaid_micros=prepaid_micros)
 
     async def with_budget(self, ask: Callable[[Turn], Awaitable[R]]) -> R:
         """Have `ask` take the models in their turn; where the budget is used up, only those that cost nothing.
@@ -84,13 +85,25 @@ class ModelAsking:
             )
 
     async def ask(
-        self, turn: Turn, prepared: PreparedPhoto, caller: Caller, bill: Bill, lease: str
+        self,
+        turn: Turn,
+        prepared: PreparedPhoto,
+        caller: Caller,
+        bill: Bill,
+        lease: str,
+        prepaid: Prepaid | None = None,
     ) -> tuple[ModelResult, ModelClient]:
         """Return what a model says, and which; `lease` is the hash that holds the reservation.
+
+        What the service's model has said in a batch is that.
 
         Raises:
             ModelError: none gave a valid answer.
         """
+        if prepaid is not None:
+            if isinstance(prepaid.outcome, ModelError):
+                raise prepaid.outcome
+            return prepaid.outcome, turn.chain[0].client
         return await ask_in_turn(
             turn.chain,
             prepared,

@@ -273,7 +273,7 @@ class ClassifierService:
     async def _find_or_ask_model(self, turn: Turn, upload: UploadedPhoto, info: PhotoInfo, caller: Caller) -> Outcome:
         """Return what the database knows by now, else what it knows of a similar photo, else what a model says."""
         image_hash = upload.sha256
-        bill = self._asking.bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.chain[0], caller, upload.prepaid)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return Outcome(found, from_cache=True)
@@ -281,12 +281,13 @@ class ClassifierService:
             prepared = await self._asking.prepare(turn, upload, info, caller)
             perceptual_hash = await self._similar.hash_of(prepared, caller)
             release = [*self._store.release_statements(image_hash, bill), *photo_uncounted(bill.limits)]
-            outcome, is_released = await self._similar.answer(image_hash, perceptual_hash, release)
-            if is_released:
-                self._store.released_with(image_hash, bill)
-            if outcome is not None:
-                return outcome
-            result, client = await self._asking.ask(turn, prepared, caller, bill, image_hash)
+            if upload.prepaid is None:
+                outcome, is_released = await self._similar.answer(image_hash, perceptual_hash, release)
+                if is_released:
+                    self._store.released_with(image_hash, bill)
+                if outcome is not None:
+                    return outcome
+            result, client = await self._asking.ask(turn, prepared, caller, bill, image_hash, upload.prepaid)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
                     image_hash,
@@ -317,7 +318,7 @@ class ClassifierService:
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T | None:
         image_hash = upload.sha256
-        bill = self._asking.bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.chain[0], caller, upload.prepaid)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return None
@@ -339,7 +340,7 @@ class ClassifierService:
     ) -> T:
         """Have `keep` write down in one transaction what the model says and what it cost, and release the lease."""
         prepared = await self._asking.prepare(turn, upload, info, caller)
-        answer, client = await self._asking.ask(turn, prepared, caller, bill, lease)
+        answer, client = await self._asking.ask(turn, prepared, caller, bill, lease, upload.prepaid)
         result = entry_of(answer, client.model, bill.cost_micros)
         statements = [] if bill.is_free else self._store.release_statements(lease, bill)
         kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))

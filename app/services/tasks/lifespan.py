@@ -24,6 +24,7 @@ async def open_tasks(
     inference: Inference,
     on_change: Callable[[], None],
     signal: RedisSignal | None,
+    patience_seconds: Callable[[str], int],
     is_worker: bool,
 ) -> AsyncIterator[TaskService]:
     """Keep tasks, and run them for the length of the block if this process is to.
@@ -35,6 +36,7 @@ async def open_tasks(
         inference: what runs a task.
         on_change: tells those who listen that an event was committed; never fails.
         signal: wakes the runners of other processes, if there is one; without it they look each second.
+        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
         is_worker: this process serves nothing. One that serves runs tasks unless TASK_WORKERS is outside.
     """
     runner: TaskRunner | None = None
@@ -52,7 +54,7 @@ async def open_tasks(
         if signal is not None:
             signal.send(Topic.NEW_TASKS)
 
-    tasks = TaskService(engine, wake=wake, on_change=on_change)
+    tasks = TaskService(engine, wake=wake, on_change=on_change, patience_seconds=patience_seconds)
     if runner is None:
         yield tasks
         return

@@ -25,6 +25,8 @@ from app.services.idempotency.key import Keep
 from app.services.idempotency.rows import insert_answer
 from app.services.tasks.record import (
     UNFINISHED,
+    Priority,
+    Rank,
     Task,
     TaskStatus,
     database_time,
@@ -57,15 +59,34 @@ class TaskService:
         engine: the database.
         wake: has the runners of this process and of others look for tasks now; never fails.
         on_change: tells those who listen that an event was committed; never fails.
+        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
     """
 
-    def __init__(self, engine: AsyncEngine, *, wake: Callable[[], None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        wake: Callable[[], None],
+        on_change: Callable[[], None],
+        patience_seconds: Callable[[str], int],
+    ) -> None:
+        self.wake = wake
         self._engine = engine
-        self._wake = wake
         self._on_change = on_change
+        self._patience_seconds = patience_seconds
 
-    async def submit(self, account_id: int, image_id: int, model_name: str, *, keep: Keep[Task] | None = None) -> Task:
+    async def submit(
+        self,
+        account_id: int,
+        image_id: int,
+        model_name: str,
+        *,
+        priority: Priority = Priority.NORMAL,
+        keep: Keep[Task] | None = None,
+    ) -> Task:
         """Make a task of a model that is known to exist. The answer is kept as `keep` says.
+
+        One of low priority is due when it has waited long enough for a batch, or at once where there are none.
 
         Raises:
             DuplicateRowError: another request with the same key has made one.
@@ -73,6 +94,8 @@ class TaskService:
             TooManyTasks: MAX_UNFINISHED of the account's tasks are waiting or running.
         """
         task_id = secrets.token_hex(16)
+        rank = Rank.LOW if priority is Priority.LOW else Rank.SINGLE
+        patience = self._patience_seconds(model_name) if rank is Rank.LOW else 0
 
         async def insert_task(connection: AsyncConnection) -> Task:
             if known := await select_tasks(connection, InferenceTask.id == task_id):
@@ -84,7 +107,9 @@ class TaskService:
             if await connection.scalar(image) is None:
                 raise ImageNotFound
             unfinished = select(InferenceTask.id).where(
-                InferenceTask.user_id == account_id, InferenceTask.status.in_([status.value for status in UNFINISHED])
+                InferenceTask.user_id == account_id,
+                InferenceTask.job_id.is_(None),
+                InferenceTask.status.in_([status.value for status in UNFINISHED]),
             )
             count = select(func.count()).select_from(unfinished.limit(MAX_UNFINISHED).subquery())
             if (await connection.scalar(count) or 0) >= MAX_UNFINISHED:
@@ -97,9 +122,10 @@ class TaskService:
                     image_id=image_id,
                     model_name=model_name,
                     status=TaskStatus.PENDING.value,
-                    due_at=database_time(connection.dialect.name),
+                    due_at=database_time(connection.dialect.name, patience),
                     created_at=now,
                     updated_at=now,
+                    priority=rank,
                 )
             )
             (task,) = await select_tasks(connection, InferenceTask.id == task_id)
@@ -115,7 +141,7 @@ class TaskService:
             raise ImageNotFound from None
         # The task is a trace of its own; this is the way to it from the request's.
         tracing.describe(task_id=task_id)
-        self._wake()
+        self.wake()
         self._on_change()
         return task
 

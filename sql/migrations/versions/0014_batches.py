@@ -29,9 +29,7 @@ def upgrade() -> None:
         sa.Column(
             "cancelled", TinyInteger, nullable=False, server_default=sa.text("'0'"), comment="是否已取消(0-否 1-是)"
         ),
-        sa.Column(
-            "created_at", sa.DateTime, nullable=False, server_default=current_timestamp(), comment="创建时间"
-        ),
+        sa.Column("created_at", sa.DateTime, nullable=False, server_default=current_timestamp(), comment="创建时间"),
         comment="异步推理任务组",
     )
     create_index("inference_job", "idx_user_id", "user_id", "created_at")
@@ -61,9 +59,7 @@ def upgrade() -> None:
         _micros("reserved_micros", "预留费用(CURRENCY的百万分之一)"),
         sa.Column("owner", sa.String(64), comment="处理进程"),
         sa.Column("due_at", Milliseconds, nullable=False, comment="下一步的时间"),
-        sa.Column(
-            "steps", UnsignedInteger, nullable=False, server_default=sa.text("'0'"), comment="当前状态下的步数"
-        ),
+        sa.Column("steps", UnsignedInteger, nullable=False, server_default=sa.text("'0'"), comment="当前状态下的步数"),
         sa.Column("submitting_at", sa.DateTime, comment="开始提交的时间"),
         sa.Column("deadline_at", Milliseconds, nullable=False, comment="截止时间"),
         sa.Column("error_code", sa.String(64), comment="错误码"),
