@@ -52,6 +52,7 @@ from app.services.spool.lifespan import open_spool
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
+from app.services.tasks.jobs import JobService
 from app.services.tasks.lifespan import open_tasks
 from app.services.tasks.service import TaskService
 
@@ -85,6 +86,7 @@ class Resources:
     library: LibraryService
     task_events: TaskEvents
     tasks: TaskService
+    jobs: JobService
     idempotency: IdempotencyService
 
 
@@ -185,7 +187,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         # Now that each kind of entry has what writes it.
         await enter(running(spool.run(), name="spool"))
         patience_seconds = int(settings.task.batch_deadline_hours * 3600)
-        tasks = await enter(
+        tasks, jobs = await enter(
             open_tasks(
                 settings,
                 engine,
@@ -238,5 +240,6 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             library=library,
             task_events=events,
             tasks=tasks,
+            jobs=jobs,
             idempotency=idempotency,
         )

@@ -98,7 +98,7 @@ TOP_LEVEL = {
 
 MAX_MODULES = 12
 # They are lists of like things: a resource each, a provider each, a command each, a table of one feature each.
-MAX_MODULES_OF = {"api/routes": 16, "clients/llm": 15, "cli": 14, "database/tables": 15, "schemas": 15}
+MAX_MODULES_OF = {"api/routes": 17, "clients/llm": 15, "cli": 14, "database/tables": 16, "schemas": 16}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -67,6 +67,7 @@ _AREAS = (
     (f"{API_PREFIX}/cache", Area.ADMINISTRATION),
     (f"{API_PREFIX}/tokens", Area.ADMINISTRATION),
     (f"{API_PREFIX}/users", Area.ADMINISTRATION),
+    (f"{API_PREFIX}/jobs", Area.ACCOUNTS),
     (API_PREFIX, Area.CLASSIFICATION),
     ("/metrics", Area.METRICS),
     ("/users", Area.ACCOUNTS),

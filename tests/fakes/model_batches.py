@@ -37,12 +37,14 @@ class FakeBatches:
     """All batches and files of a server.
 
     `end_by_themselves`: a batch has ended when it is first looked at. `unanswered` creations get no response, though
-    the batch is there. `has_api` is False for a proxy that knows no batches.
+    the batch is there, and `delay_seconds` comes before each answer from the first batch on. `has_api` is False for a
+    proxy that knows no batches.
     """
 
     next_reply: Callable[[], Reply]
     end_by_themselves: bool = False
     unanswered: int = 0
+    delay_seconds: float = 0.0
     has_api: bool = True
     made: list[FakeBatch] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -144,7 +146,7 @@ class FakeBatches:
         return _json(body_of(batch))
 
     def _openai_body(self, batch: FakeBatch) -> dict[str, Any]:
-        files = {"output_file_id": None, "error_file_id": None}
+        files: dict[str, str | None] = {"output_file_id": None, "error_file_id": None}
         if batch.status in {"completed", "cancelled", "expired"}:
             lines = _openai_lines(batch)
             for name, some in (
@@ -152,9 +154,9 @@ class FakeBatches:
                 ("error_file_id", [line for line in lines if line["error"] is not None]),
             ):
                 if some:
-                    files[name] = f"{batch.id}-{name}"
-                    if files[name] not in self.deleted:
-                        self.files[f"{batch.id}-{name}"] = "\n".join(map(json.dumps, some)).encode()
+                    files[name] = file_id = f"{batch.id}-{name}"
+                    if file_id not in self.deleted:
+                        self.files[file_id] = "\n".join(map(json.dumps, some)).encode()
         return {
             "id": batch.id,
             "object": "batch",

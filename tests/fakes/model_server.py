@@ -104,6 +104,7 @@ class FakeModelServer:
             self.probes.append(request.path)
             return _render(refused, anthropic=anthropic) if refused else self._models(request.path, anthropic=anthropic)
         if (answer := None if refused else self.batches.handle(request, anthropic=anthropic)) is not None:
+            await asyncio.sleep(self.batches.delay_seconds if self.batches.made else 0)
             return answer
         if request.method != "POST" or request.path != ("/v1/messages" if anthropic else "/v1/chat/completions"):
             return _render(failure(404, message="Unknown path."), anthropic=anthropic)

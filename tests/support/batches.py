@@ -50,6 +50,12 @@ class Album:
     async def ask(self, image_id: int, priority: Priority = Priority.LOW) -> str:
         return (await self.resources.tasks.submit(self.account_id, image_id, "default", priority=priority)).id
 
+    async def ask_all(self) -> list[str]:
+        """Ask about all pictures in one transaction, so that they are in one batch."""
+        job = await self.resources.jobs.create(self.account_id, self.images, "default", Priority.LOW)
+        page = await self.resources.jobs.page(self.account_id, job.id, skip=0, limit=100, status=None)
+        return [task.id for task in page.items]
+
     async def task(self, task_id: str) -> Task:
         return await self.resources.tasks.get(self.account_id, task_id)
 
@@ -69,12 +75,12 @@ class Album:
 
 
 @asynccontextmanager
-async def album(settings: Settings, photos: int = 3) -> AsyncIterator[Album]:
-    """Run the service with an account that has so many different pictures."""
+async def album(settings: Settings, photos: int, *, copies: int = 0) -> AsyncIterator[Album]:
+    """Run the service with an account that has so many different pictures, and copies of the first."""
     async with open_resources(settings) as resources:
         account = await resources.accounts.register("testuser", "test@example.com", "testpassword123")
         images = []
-        for number in range(photos):
+        for number in [*range(photos), *[0] * copies]:
             data = jpeg_photo(64 + number, 64)
             added = await resources.library.add(account.id, UploadedPhoto(data, hashlib.sha256(data).hexdigest()))
             images.append(added.id)

@@ -185,6 +185,15 @@ class InferenceResults:
         """Return what a task of this account has stored, or None."""
         return await self._select_one(account_id, InferenceResult.task_id == task_id)
 
+    async def of_ids(self, account_id: int, result_ids: Collection[int]) -> dict[int, Inference]:
+        """Return those of some results that this account has, by their ids."""
+        query = select(*_COLUMNS).where(InferenceResult.user_id == account_id, InferenceResult.id.in_(result_ids))
+
+        async def select_rows(connection: AsyncConnection) -> dict[int, Inference]:
+            return {row.id: _inference(row) for row in await connection.execute(query)}
+
+        return await read(self._engine, select_rows) if result_ids else {}
+
     async def of_batch(self, item_id: str, model: str) -> Prepaid | None:
         """Return what a batch of a model has brought for one of its photos: an answer or a refusal; None if neither."""
         item = ModelBatchItem

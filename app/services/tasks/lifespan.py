@@ -10,6 +10,7 @@ from app.database.heartbeat import Heartbeat
 from app.runtime.background import running
 from app.services.events.redis_signal import RedisSignal, Topic
 from app.services.tasks.claims import TaskClaims
+from app.services.tasks.jobs import JobService
 from app.services.tasks.retention import TaskRetention
 from app.services.tasks.runner import Inference, TaskRunner
 from app.services.tasks.service import TaskService
@@ -26,7 +27,7 @@ async def open_tasks(
     signal: RedisSignal | None,
     patience_seconds: Callable[[str], int],
     is_worker: bool,
-) -> AsyncIterator[TaskService]:
+) -> AsyncIterator[tuple[TaskService, JobService]]:
     """Keep tasks, and run them for the length of the block if this process is to.
 
     Args:
@@ -55,9 +56,10 @@ async def open_tasks(
             signal.send(Topic.NEW_TASKS)
 
     tasks = TaskService(engine, wake=wake, on_change=on_change, patience_seconds=patience_seconds)
+    jobs = JobService(engine, wake=wake, on_change=on_change, patience_seconds=patience_seconds)
     if runner is None:
-        yield tasks
+        yield tasks, jobs
         return
     retention = TaskRetention(engine, settings.task.keep_days)
     async with running(retention.run(), name="tasks-retention"), runner.running():
-        yield tasks
+        yield tasks, jobs

@@ -33,9 +33,8 @@ async def test_photos_that_can_wait_go_through_a_batch_at_half_the_price(
 ) -> None:
     model_server.script(classification("foods"), classification("foods"))
     batches = model_server.batches
-    async with album(batch_settings(settings, model_server, provider, batch_wait_seconds=1), photos=2) as ours:
-        # The second one is of a photo that is in the batch already.
-        tasks = [await ours.ask(each) for each in (ours.images[0], ours.images[1], ours.images[1])]
+    async with album(batch_settings(settings, model_server, provider), photos=2, copies=1) as ours:
+        tasks = await ours.ask_all()
         await until(lambda: bool(batches.made), "a batch")
         assert {(await ours.task(each)).status.value for each in tasks} == {"pending"}
         batches.finish()
@@ -61,8 +60,8 @@ async def test_each_photo_of_a_batch_has_an_end_of_its_own(
     # Answered, refused, an answer that is none, an error of the server, and one that the batch had no time for.
     model_server.script(classification("pets"), refusal(), answer("Hm."), failure(500))
     batches = model_server.batches
-    async with album(batch_settings(settings, model_server, provider, batch_wait_seconds=1), photos=5) as ours:
-        tasks = [await ours.ask(each) for each in ours.images]
+    async with album(batch_settings(settings, model_server, provider), photos=5) as ours:
+        tasks = await ours.ask_all()
         await until(lambda: bool(batches.made), "a batch")
         batches.finish(answered=4, status="expired")
         ended = await ours.completed(*tasks)
@@ -125,7 +124,7 @@ async def test_a_batch_whose_submission_was_not_answered_is_not_submitted_again(
     batches.unanswered = 1
     batches.end_by_themselves = True
     async with album(batch_settings(settings, model_server, provider), photos=2) as ours:
-        await ours.results(*[await ours.ask(each) for each in ours.images])
+        await ours.results(*await ours.ask_all())
     assert sum(len(batch.requests) for batch in batches.made) == 2
     assert model_server.call_count == 0
     assert await ledger(engine) == [("answered", HALF)] * 2
@@ -136,8 +135,8 @@ async def test_past_its_deadline_a_batch_is_cancelled_and_the_rest_asked_directl
     settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
 ) -> None:
     batches = model_server.batches
-    async with album(batch_settings(settings, model_server, "openai", batch_wait_seconds=1), photos=2) as ours:
-        tasks = [await ours.ask(each) for each in ours.images]
+    async with album(batch_settings(settings, model_server, "openai"), photos=2) as ours:
+        tasks = await ours.ask_all()
         await until(lambda: bool(batches.made), "a batch")
         async with engine.begin() as connection:
             await connection.execute(update(ModelBatch).values(deadline_at=ModelBatch.created_at))
@@ -155,10 +154,10 @@ async def test_a_batch_waits_for_room_in_the_budget(
 ) -> None:
     """Two photos at half a cent do not fit into nine tenths of a cent; with a larger budget they do."""
     batches = model_server.batches
-    changed = batch_settings(settings, model_server, "claude", batch_wait_seconds=1)
+    changed = batch_settings(settings, model_server, "claude")
     small = changed.model_copy(update={"spending": spending_settings(daily_budget=Decimal("0.009"))})
     async with album(small, photos=2) as ours:
-        tasks = [await ours.ask(each) for each in ours.images]
+        tasks = await ours.ask_all()
 
         async def waits() -> bool:
             async with engine.connect() as connection:
