@@ -116,6 +116,19 @@ TASKS_UNFINISHED = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+BATCHES_UNFINISHED = Gauge(
+    f"{PREFIX}_batches_unfinished",
+    "Batches that have not ended, of all instances together.",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+BATCH_OLDEST_SECONDS = Gauge(
+    f"{PREFIX}_batch_oldest_seconds",
+    "Age of the oldest batch that has not ended, in seconds; 0: there is none.",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+
 PROCESSES = _sum_gauge("processes", "Processes that serve.")
 PROCESS_CPU_SECONDS = _counter("process_cpu_seconds_total", "CPU time of these processes, in seconds.")
 PROCESS_RESIDENT_BYTES = _sum_gauge("process_resident_bytes", "Memory of these processes (RSS), in bytes.")

@@ -113,6 +113,7 @@ PARAMETERS = {
     "request_id": "req_0_0",
     "image_id": "1",
     "task_id": "none",
+    "job_id": "none",
     "result_id": "1",
     "user_id:path": "phone-1",
 }

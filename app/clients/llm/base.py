@@ -29,9 +29,10 @@ _MODEL_NAME_MAX_CHARACTERS = 200
 class LLMAnswer:
     """One answer of a model: its text, what it cost in tokens, and the name of the model as the server gives it.
 
-    `cached_input_tokens` are part of `input_tokens`. `cut_off` is true when the token limit ended the answer, `refused`
-    when the safety filter of the model or of its provider stands behind it, `thought` when thoughts came with it.
-    `probabilities` are those of the categories, by the tokens' log-probabilities, where the server gives them.
+    `cached_input_tokens` and `cache_write_tokens` are part of `input_tokens`. `cut_off` is true when the token limit
+    ended the answer, `refused` when the safety filter of the model or of its provider stands behind it, `thought` when
+    thoughts came with it. `probabilities` are those of the categories, by the tokens' log-probabilities, where the
+    server gives them.
     """
 
     text: str
@@ -41,6 +42,7 @@ class LLMAnswer:
     cut_off: bool = False
     refused: bool = False
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     thought: bool = False
     probabilities: dict[Category, float] | None = None
 
@@ -144,6 +146,7 @@ def _read(answer: LLMAnswer) -> tuple[ModelCall, ParsedAnswer | ModelAnswerInval
         is_charged=True,
         input_tokens=answer.input_tokens,
         cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
+        cache_write_tokens=min(answer.cache_write_tokens, answer.input_tokens),
         output_tokens=answer.output_tokens,
     )
     return call, parsed

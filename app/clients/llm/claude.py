@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import anthropic
-from anthropic.types import Message, MessageParam, OutputConfigParam
+from anthropic.types import Message, MessageParam, OutputConfigParam, TextBlockParam
 
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMAnswer
@@ -65,7 +65,7 @@ class ClaudeClient(HostedClient):
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": self.settings.max_tokens,
-            "system": self.prompt.instructions,
+            "system": self._fixed_part(),
             "messages": self._turns(jpeg, correction),
         }
         if form.thinking_mode is Thinking.OFF:
@@ -86,6 +86,7 @@ class ClaudeClient(HostedClient):
             text="".join(block.text for block in blocks if block.type == "text"),
             input_tokens=sum(token_count(message.usage, name) for name in _INPUT_COUNTS),
             cached_input_tokens=token_count(message.usage, "cache_read_input_tokens"),
+            cache_write_tokens=token_count(message.usage, "cache_creation_input_tokens"),
             output_tokens=token_count(message.usage, "output_tokens"),
             model=text_or_none(message.model),
             cut_off=message.stop_reason in _CUT_OFF_REASONS,
@@ -97,6 +98,10 @@ class ClaudeClient(HostedClient):
 
     async def _close(self) -> None:
         await self.sdk.close()
+
+    def _fixed_part(self) -> list[TextBlockParam]:
+        """Return the instructions, marked as what the provider may keep: all photos have them in common."""
+        return [{"type": "text", "text": self.prompt.instructions, "cache_control": {"type": "ephemeral"}}]
 
     def _turns(self, jpeg: bytes, correction: Correction | None) -> list[MessageParam]:
         question = self.prompt.question

@@ -51,7 +51,7 @@ class BoundedClient(httpx2.AsyncClient):
     responses are files (`reads_files`).
     """
 
-    max_bytes = RESPONSE_MAX_BYTES
+    max_bytes: int
     reads_files = False
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -88,7 +88,7 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
     for name in ("openai", "anthropic"):
         logging.getLogger(name).setLevel(logging.INFO)
     connections = settings.max_concurrency + 1
-    return BoundedClient(
+    client = BoundedClient(
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
         timeout=httpx2.Timeout(
             settings.timeout_seconds, connect=min(CONNECT_TIMEOUT_SECONDS, settings.timeout_seconds)
@@ -96,6 +96,8 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
         follow_redirects=False,
         verify=_tls_context(),
     )
+    client.max_bytes = RESPONSE_MAX_BYTES
+    return client
 
 
 @cache

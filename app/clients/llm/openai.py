@@ -9,6 +9,10 @@ from typing import Any, ClassVar, Literal
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat.chat_completion_content_part_text_param import (
+    ChatCompletionContentPartTextParam,
+    PromptCacheBreakpoint,
+)
 from openai.types.chat.completion_create_params import ResponseFormat
 
 from app.clients.errors import ModelConfigurationError, ModelResponseInvalid
@@ -22,6 +26,7 @@ from app.clients.llm.parsing import has_thoughts
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
 from app.clients.llm.request_form import (
     AnswerFormat,
+    Caching,
     Instructions,
     Logprobs,
     Picture,
@@ -70,6 +75,7 @@ class OpenAIClient(HostedClient):
         thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_COMPLETION_TOKENS, TokenLimit.MAX_TOKENS),
         logprobs=tuple(Logprobs),
+        caching=tuple(Caching),
     )
     requires_api_key: ClassVar[bool] = True
 
@@ -112,6 +118,7 @@ class OpenAIClient(HostedClient):
             "reasoning_effort": _REASONING.get(form.thinking_mode, openai.omit),
             "logprobs": asks_logprobs or openai.omit,
             "top_logprobs": TOP_LOGPROBS if asks_logprobs else openai.omit,
+            "prompt_cache_options": {"mode": "explicit"} if _marks_fixed_part(form) else openai.omit,
         }
         return {name: value for name, value in fields.items() if value is not openai.omit}
 
@@ -132,6 +139,7 @@ class OpenAIClient(HostedClient):
             text=text,
             input_tokens=token_count(usage, "prompt_tokens"),
             cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+            cache_write_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cache_write_tokens"),
             output_tokens=token_count(usage, "completion_tokens"),
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
@@ -166,13 +174,21 @@ class OpenAIClient(HostedClient):
             }
         ]
         if form.instructions[0] is Instructions.SYSTEM:
-            messages.insert(0, {"role": "system", "content": self.prompt.instructions})
+            instructions: str | list[ChatCompletionContentPartTextParam] = self.prompt.instructions
+            if _marks_fixed_part(form):
+                mark: PromptCacheBreakpoint = {"mode": "explicit"}
+                instructions = [{"type": "text", "text": self.prompt.instructions, "prompt_cache_breakpoint": mark}]
+            messages.insert(0, {"role": "system", "content": instructions})
         if correction and correction.answer:
             messages += [
                 {"role": "assistant", "content": correction.answer},
                 {"role": "user", "content": correction.request},
             ]
         return messages
+
+
+def _marks_fixed_part(form: RequestForm) -> bool:
+    return form.caching[0] is Caching.FIXED_PART and form.instructions[0] is Instructions.SYSTEM
 
 
 def _text(content: object) -> str:

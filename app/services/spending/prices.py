@@ -14,6 +14,10 @@ MICROS = 1_000_000
 # Of the usual price, for calls in a batch: https://developers.openai.com/api/docs/guides/batch and
 # https://platform.claude.com/docs/en/build-with-claude/batch-processing.
 BATCH_SHARE = Decimal("0.5")
+# What a provider takes into its cache costs 1.25 times the price of input:
+# https://developers.openai.com/api/docs/guides/prompt-caching (from GPT-5.6 on) and
+# https://platform.claude.com/docs/en/build-with-claude/prompt-caching (for five minutes).
+CACHE_WRITE_SURCHARGE = Decimal("0.25")
 # One whose tokens are not known yet.
 BATCHED_CALL = ModelCall(CallOutcome.ANSWERED, is_charged=True, is_batched=True)
 
@@ -44,6 +48,7 @@ class Price:
         cost = share * (
             (call.input_tokens - call.cached_input_tokens) * self.tokens.input
             + call.cached_input_tokens * self.tokens.cached_input
+            + call.cache_write_tokens * self.tokens.input * CACHE_WRITE_SURCHARGE
             + call.output_tokens * self.tokens.output
         )
         return int(cost.to_integral_value(ROUND_HALF_UP))

@@ -101,7 +101,7 @@ class JobService:
         *,
         wake: Callable[[], None],
         on_change: Callable[[], None],
-        patience_seconds: Callable[[str], int],
+        patience_seconds: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._engine = engine
         self._wake = wake

@@ -25,8 +25,8 @@ async def open_tasks(
     inference: Inference,
     on_change: Callable[[], None],
     signal: RedisSignal | None,
-    patience_seconds: Callable[[str], int],
     is_worker: bool,
+    patience_seconds: Callable[[str], int] = lambda _: 0,
 ) -> AsyncIterator[tuple[TaskService, JobService]]:
     """Keep tasks, and run them for the length of the block if this process is to.
 
@@ -37,8 +37,8 @@ async def open_tasks(
         inference: what runs a task.
         on_change: tells those who listen that an event was committed; never fails.
         signal: wakes the runners of other processes, if there is one; without it they look each second.
-        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
         is_worker: this process serves nothing. One that serves runs tasks unless TASK_WORKERS is outside.
+        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
     """
     runner: TaskRunner | None = None
     if is_worker or settings.task.workers == "inside":

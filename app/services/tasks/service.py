@@ -8,6 +8,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, select, update
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.accounts import User
+from app.database.tables.batches import ModelBatch
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
@@ -68,7 +70,7 @@ class TaskService:
         *,
         wake: Callable[[], None],
         on_change: Callable[[], None],
-        patience_seconds: Callable[[str], int],
+        patience_seconds: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self.wake = wake
         self._engine = engine
@@ -168,25 +170,33 @@ class TaskService:
         return await read(self._engine, select_page)
 
     async def show_unfinished(self) -> None:
-        """Put into the metrics how many tasks wait and run; NaN where the database does not tell within a second."""
+        """Put into the metrics which tasks and batches wait and run; NaN where the database is too slow to tell."""
         query = (
             select(InferenceTask.status, func.count())
             .where(InferenceTask.status.in_([status.value for status in UNFINISHED]))
             .group_by(InferenceTask.status)
         )
 
-        async def count(connection: AsyncConnection) -> dict[str, int]:
-            return {row[0]: row[1] for row in await connection.execute(query)}
+        has_not_ended = ModelBatch.status.not_in(["ended", "failed"])
+        batches = select(func.count(), func.min(ModelBatch.created_at)).where(has_not_ended)
+
+        async def count(connection: AsyncConnection) -> tuple[dict[str, int], int, datetime | None]:
+            number, oldest = (await connection.execute(batches)).one()
+            return {row[0]: row[1] for row in await connection.execute(query)}, number, oldest
 
         absent = 0.0
         counted: dict[str, int] = {}
+        in_batches, oldest = 0, None
         try:
             async with asyncio.timeout(GAUGE_TIMEOUT_SECONDS):
-                counted = await read(self._engine, count, max_attempts=1)
+                counted, in_batches, oldest = await read(self._engine, count, max_attempts=1)
         except (AppError, SQLAlchemyError, OSError):
             absent = math.nan
         for status in UNFINISHED:
             metrics.TASKS_UNFINISHED.labels(status.value).set(counted.get(status.value, absent))
+        metrics.BATCHES_UNFINISHED.set(in_batches or absent)
+        age = 0.0 if oldest is None else (utc_now() - oldest).total_seconds()
+        metrics.BATCH_OLDEST_SECONDS.set(max(0.0, age) or absent)
 
     async def cancel(self, account_id: int, task_id: str) -> Task:
         """Cancel a task that has not begun, or that waits for its next attempt.
