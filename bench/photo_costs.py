@@ -55,14 +55,14 @@ def rows_of(model: dict[str, Any]) -> Iterator[list[str]]:
 
 def fixed_tokens(model: dict[str, Any]) -> int:
     """Return about how many tokens all photos have in common."""
-    return math.ceil(len(build_prompt(DescriptionLanguage.CHINESE).instructions) / model["characters_per_token"])
+    return math.ceil(len(build_prompt(DescriptionLanguage.CHINESE).instructions) / float(model["characters_per_token"]))
 
 
 def picture_tokens(model: dict[str, Any], edge: int) -> int:
     """Return how many tokens a photo of `RATIO` has whose long edge is `edge` pixels."""
     long, short = edge, edge * RATIO[1] // RATIO[0]
     patches = math.ceil(long / model["patch_pixels"]) * math.ceil(short / model["patch_pixels"])
-    return math.ceil(patches * model["tokens_per_patch"])
+    return math.ceil(patches * float(model["tokens_per_patch"]))
 
 
 def _row(model: dict[str, Any], edge: int, detail: str, shown: int) -> list[str]:

@@ -244,7 +244,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   `result_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '结果',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
   `updated_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '修改时间',
-  `priority` TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '优先级(0-单个 1-任务组 2-可等待)',
+  `priority` TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '优先级(0-单个 1-任务组 2-可等待 3-批次中)',
   `batch_item` VARCHAR(32) DEFAULT NULL COMMENT '模型批次中的请求ID',
   `job_id` VARCHAR(32) DEFAULT NULL COMMENT '任务组ID',
   PRIMARY KEY (`id`),
@@ -570,6 +570,7 @@ CREATE TABLE IF NOT EXISTS `model_batch` (
   `updated_at` DATETIME NOT NULL COMMENT '修改时间',
   PRIMARY KEY (`id`),
   KEY `idx_status` (`status`, `due_at`),
+  KEY `idx_reserved_micros` (`reserved_micros`),
   KEY `idx_updated_at` (`updated_at`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='模型批次';

@@ -47,6 +47,8 @@ class ModelBatch(Base):
 
     __table_args__ = (
         Index("idx_status", "status", "due_at"),
+        # What is reserved is summed up at each new photo.
+        Index("idx_reserved_micros", "reserved_micros"),
         Index("idx_updated_at", "updated_at"),
         {"comment": "模型批次", **TABLE_OPTIONS},
     )

@@ -70,7 +70,7 @@ class InferenceTask(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="修改时间")
     priority: Mapped[int] = mapped_column(
-        TinyUnsignedInteger, server_default=text("'0'"), comment="优先级(0-单个 1-任务组 2-可等待)"
+        TinyUnsignedInteger, server_default=text("'0'"), comment="优先级(0-单个 1-任务组 2-可等待 3-批次中)"
     )
     batch_item: Mapped[str | None] = mapped_column(String(32), comment="模型批次中的请求ID")
     job_id: Mapped[str | None] = mapped_column(String(32), comment="任务组ID")

@@ -87,7 +87,6 @@ def is_waiting(dialect: str) -> ColumnElement[bool]:
         row.status == TaskStatus.PENDING.value,
         row.priority == Rank.LOW,
         row.due_at > database_time(dialect),
-        row.batch_item.is_(None),
         # Else it waits for its next attempt.
         row.attempts == 0,
     )
@@ -133,7 +132,7 @@ async def collect(
     found = select(task.id, task.due_at, task.user_id, task.image_id, image.sha256).join(
         image, image.id == task.image_id
     )
-    rows = (await connection.execute(found.where(task.id.in_(ids), task.batch_item.is_(None)))).all()
+    rows = (await connection.execute(found.where(task.id.in_(ids), is_waiting(connection.dialect.name)))).all()
     if not rows:
         return None
     items: dict[tuple[int, str], dict[str, Any]] = {}
@@ -171,7 +170,8 @@ async def collect(
     )
     await connection.execute(insert(ModelBatchItem), list(items.values()))
     into_batch = update(task).where(task.id == bindparam("task"), task.status == TaskStatus.PENDING.value)
-    await connection.execute(into_batch.values(batch_item=bindparam("item"), due_at=bindparam("due")), changes)
+    batched = {"batch_item": bindparam("item"), "due_at": bindparam("due"), "priority": Rank.BATCHED}
+    await connection.execute(into_batch.values(**batched), changes)
     return await _select(connection, ModelBatch.id == batch_id)
 
 
@@ -245,7 +245,7 @@ async def wait_again(connection: AsyncConnection, item_ids: Collection[str]) -> 
     """Take photos out of their batch, so that their tasks wait for another one."""
     for some in _chunks(list(item_ids)):
         pending = InferenceTask.batch_item.in_(some), InferenceTask.status == TaskStatus.PENDING.value
-        back = {"batch_item": None, "updated_at": utc_now()}
+        back = {"batch_item": None, "priority": Rank.LOW, "updated_at": utc_now()}
         await connection.execute(update(InferenceTask).where(*pending).values(**back))
         await connection.execute(delete(ModelBatchItem).where(ModelBatchItem.id.in_(some)))
 

@@ -50,15 +50,16 @@ class BatchSpending:
         Raises:
             NoRoomError: the budget has no room.
         """
+        bill = self._bill(None)
+        budgets = [each for each in bill.limits if isinstance(each, Budget)]
+        # As every claim does: first the row of all, then those of users.
+        for opening in self._spending.openings(budgets):
+            await execute(connection, opening)
         allowed: set[str] = set()
         for user_id in sorted({item.user_id for item in items}):
             theirs = sorted(item.id for item in items if item.user_id == user_id)
             limits = [each for each in self._bill(user_id).limits if isinstance(each, PhotoLimit)]
             allowed.update(theirs[: await self._count(connection, limits, len(theirs))])
-        bill = self._bill(None)
-        budgets = [each for each in bill.limits if isinstance(each, Budget)]
-        for opening in self._spending.openings(budgets):
-            await execute(connection, opening)
         micros = bill.batch_reserve_micros * len(allowed)
         if not (await execute(connection, batch_reserved(batch_id, budgets, micros))).rowcount:
             raise NoRoomError

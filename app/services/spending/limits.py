@@ -14,7 +14,7 @@ from app.database.statements import Statement, inserted_rows, timestamp_text, up
 from app.errors import AppError
 
 _KEYS = ("scope", "window_start")
-_BATCHES = "SELECT COALESCE(SUM(reserved_micros), 0) AS micros FROM model_batch"
+_BATCHES = "SELECT COALESCE(SUM(reserved_micros), 0) AS micros FROM model_batch WHERE reserved_micros > 0"
 
 
 @dataclass(frozen=True, slots=True)

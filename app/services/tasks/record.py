@@ -34,16 +34,20 @@ class Priority(StrEnum):
 
 
 class Rank(IntEnum):
-    """In which order due tasks are run: an album does not stand before a single photo."""
+    """In which order due tasks are run: an album does not stand before a single photo.
+
+    BATCHED is LOW for tasks that are in a batch: those that wait for one are found without reading them.
+    """
 
     SINGLE = 0
     JOB = 1
     LOW = 2
+    BATCHED = 3
 
     @property
     def priority(self) -> Priority:
         """What the client has said."""
-        return Priority.LOW if self is Rank.LOW else Priority.NORMAL
+        return Priority.LOW if self >= Rank.LOW else Priority.NORMAL
 
 
 UNFINISHED = (TaskStatus.PENDING, TaskStatus.PROCESSING)

@@ -177,7 +177,7 @@ class TaskService:
             .group_by(InferenceTask.status)
         )
 
-        has_not_ended = ModelBatch.status.not_in(["ended", "failed"])
+        has_not_ended = ModelBatch.status.in_(["collecting", "submitting", "running"])
         batches = select(func.count(), func.min(ModelBatch.created_at)).where(has_not_ended)
 
         async def count(connection: AsyncConnection) -> tuple[dict[str, int], int, datetime | None]:

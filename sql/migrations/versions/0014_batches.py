@@ -39,7 +39,7 @@ def upgrade() -> None:
         TinyUnsignedInteger,
         nullable=False,
         server_default=sa.text("'0'"),
-        comment="优先级(0-单个 1-任务组 2-可等待)",
+        comment="优先级(0-单个 1-任务组 2-可等待 3-批次中)",
     )
     add_column("inference_task", priority)
     add_column("inference_task", sa.Column("batch_item", sa.String(32), comment="模型批次中的请求ID"))
@@ -68,6 +68,7 @@ def upgrade() -> None:
         comment="模型批次",
     )
     create_index("model_batch", "idx_status", "status", "due_at")
+    create_index("model_batch", "idx_reserved_micros", "reserved_micros")
     create_index("model_batch", "idx_updated_at", "updated_at")
     create_table(
         "model_batch_item",
