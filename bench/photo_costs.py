@@ -61,7 +61,8 @@ def fixed_tokens(model: dict[str, Any]) -> int:
 def picture_tokens(model: dict[str, Any], edge: int) -> int:
     """Return how many tokens a photo of `RATIO` has whose long edge is `edge` pixels."""
     long, short = edge, edge * RATIO[1] // RATIO[0]
-    patches = math.ceil(long / model["patch_pixels"]) * math.ceil(short / model["patch_pixels"])
+    pixels = float(model["patch_pixels"])
+    patches = math.ceil(long / pixels) * math.ceil(short / pixels)
     return math.ceil(patches * float(model["tokens_per_patch"]))
 
 
