@@ -38,7 +38,7 @@ PLAYS: dict[str, tuple[tuple[str, ...], int]] = {
     "admin": (("/api/v1/",), 26),
     "account": (("/users/", "/images/", "/models", "/api/v1/jobs"), 26),
     "device": (("/api/v1/classify",), 4),
-    "signed": (("/api/v1/",), 21),
+    "signed": (("/api/v1/",), 26),
 }
 
 
