@@ -12,6 +12,7 @@ AppError 500 internal_error
 │   ├── ImageTooComplex image_too_complex
 │   ├── UnknownModel unknown_model
 │   ├── InvalidIdempotencyKey invalid_idempotency_key
+│   ├── JobTooLarge job_too_large
 │   └── WeakPassword weak_password
 ├── ApiKeyRequired 401 api_key_required
 │   └── InvalidApiKey invalid_api_key                wrong, expired or revoked
@@ -33,6 +34,7 @@ AppError 500 internal_error
 │   ├── CacheEntryNotFound cache_entry_not_found
 │   ├── ImageNotFound image_not_found                also for another account's, as all below
 │   ├── TaskNotFound task_not_found
+│   ├── JobNotFound job_not_found
 │   └── ResultNotFound result_not_found
 ├── MethodNotAllowed 405 method_not_allowed
 ├── Conflict 409 conflict
@@ -40,6 +42,7 @@ AppError 500 internal_error
 │   ├── EmailTaken email_taken
 │   ├── TaskNotPending task_not_pending
 │   ├── NothingToUndo nothing_to_undo
+│   ├── JobCancelled job_cancelled
 │   ├── IdempotencyKeyReused idempotency_key_reused  by another request
 │   └── IdempotencyKeyInUse idempotency_key_in_use   by the same request, which is not answered yet
 ├── RequestTimeout 408 request_timeout
@@ -143,6 +146,11 @@ class UnknownModel(InvalidRequest):
 class InvalidIdempotencyKey(InvalidRequest):
     code = "invalid_idempotency_key"
     message = "Send one Idempotency-Key of 1 to 255 visible ASCII characters, such as a UUID."
+
+
+class JobTooLarge(InvalidRequest):
+    code = "job_too_large"
+    message = "A job has at most 10000 pictures. Begin another one for the rest."
 
 
 class WeakPassword(InvalidRequest):
@@ -259,6 +267,11 @@ class TaskNotFound(NotFound):
     message = "You have no task with this id. Finished tasks are kept for a limited time."
 
 
+class JobNotFound(NotFound):
+    code = "job_not_found"
+    message = "You have no job with this id. Finished jobs are kept for a limited time."
+
+
 class ResultNotFound(NotFound):
     code = "result_not_found"
     message = "You have no result with this id."
@@ -294,6 +307,11 @@ class TaskNotPending(Conflict):
 class NothingToUndo(Conflict):
     code = "nothing_to_undo"
     message = "Nothing was done to this entry by hand that can be undone."
+
+
+class JobCancelled(Conflict):
+    code = "job_cancelled"
+    message = "This job is cancelled: it takes no further pictures."
 
 
 class IdempotencyKeyReused(Conflict):

@@ -35,6 +35,7 @@ from app.api.routes import (
     health,
     images,
     inference,
+    jobs,
     metrics,
     models,
     privacy,
@@ -162,6 +163,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     for module in (classify, categories, feedback, stats, requests, cache, review, tokens, privacy):
         api.include_router(module.router, dependencies=[TAKES_KEY], responses=describe_errors(*KEY_ERRORS))
     api.include_router(health.router)
+    api.include_router(jobs.router)
     root = APIRouter()
     root.include_router(api)
     # Where load balancers look for it; the specification's nginx has this path, too.

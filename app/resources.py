@@ -22,6 +22,7 @@ from app.services.api_keys.lifespan import open_api_keys
 from app.services.api_keys.service import ApiKeyService
 from app.services.audit.lifespan import open_audit
 from app.services.audit.service import AuditLog
+from app.services.batches.lifespan import open_batches
 from app.services.cache.lifespan import open_cache
 from app.services.cache.service import CacheService
 from app.services.classification.fallbacks import open_fallbacks
@@ -54,6 +55,7 @@ from app.services.spool.lifespan import open_spool
 from app.services.statistics.dashboard import DashboardFeed
 from app.services.statistics.lifespan import open_statistics
 from app.services.statistics.service import StatsService
+from app.services.tasks.jobs import JobService
 from app.services.tasks.lifespan import open_tasks
 from app.services.tasks.service import TaskService
 
@@ -87,6 +89,7 @@ class Resources:
     library: LibraryService
     task_events: TaskEvents
     tasks: TaskService
+    jobs: JobService
     idempotency: IdempotencyService
     feedback: FeedbackServices
 
@@ -190,7 +193,8 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
         )
         # Now that each kind of entry has what writes it.
         await enter(running(spool.run(), name="spool"))
-        tasks = await enter(
+        patience_seconds = int(settings.task.batch_deadline_hours * 3600)
+        tasks, jobs = await enter(
             open_tasks(
                 settings,
                 engine,
@@ -198,6 +202,25 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 inference=inference,
                 on_change=events.announce,
                 signal=signal,
+                patience_seconds=lambda name: patience_seconds if models.is_batched(name) else 0,
+                is_worker=is_worker,
+            )
+        )
+        await enter(
+            open_batches(
+                settings,
+                engine,
+                heartbeat,
+                client=model_client,
+                local_first=local_first,
+                lasting_models=classifier.lasting_models,
+                cache=cache,
+                rollups=log.rollups,
+                library=library,
+                inference=inference,
+                decoder=decoder,
+                spending=spending,
+                wake=tasks.wake,
                 is_worker=is_worker,
             )
         )
@@ -237,6 +260,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
             library=library,
             task_events=events,
             tasks=tasks,
+            jobs=jobs,
             idempotency=idempotency,
             feedback=feedback,
         )

@@ -244,9 +244,14 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   `result_id` BIGINT UNSIGNED DEFAULT NULL COMMENT '结果',
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
   `updated_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '修改时间',
+  `priority` TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '优先级(0-单个 1-任务组 2-可等待 3-批次中)',
+  `batch_item` VARCHAR(32) DEFAULT NULL COMMENT '模型批次中的请求ID',
+  `job_id` VARCHAR(32) DEFAULT NULL COMMENT '任务组ID',
   PRIMARY KEY (`id`),
   KEY `idx_updated_at` (`updated_at`),
-  KEY `idx_status` (`status`, `due_at`),
+  KEY `idx_queue` (`status`, `priority`, `due_at`),
+  KEY `idx_batch_item` (`batch_item`),
+  KEY `idx_job_id` (`job_id`, `status`),
   KEY `idx_image_id` (`image_id`),
   KEY `idx_user_id` (`user_id`, `created_at`),
   KEY `idx_user_status` (`user_id`, `status`),
@@ -568,6 +573,66 @@ CREATE TABLE IF NOT EXISTS `cache_history` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='缓存条目的人工修改历史';
 
+-- An album: tasks that are asked for, looked at and cancelled together.
+CREATE TABLE IF NOT EXISTS `inference_job` (
+  `id` VARCHAR(32) NOT NULL COMMENT '任务组ID',
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `model_name` VARCHAR(100) NOT NULL COMMENT '所要的模型',
+  `priority` TINYINT UNSIGNED NOT NULL COMMENT '优先级(1-任务组 2-可等待)',
+  `cancelled` TINYINT(1) NOT NULL DEFAULT 0 COMMENT '是否已取消(0-否 1-是)',
+  `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '创建时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_user_id` (`user_id`, `created_at`),
+  KEY `idx_created_at` (`created_at`),
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='异步推理任务组';
+
+-- Photos that a provider looks at together, at a lower price.
+CREATE TABLE IF NOT EXISTS `model_batch` (
+  `id` VARCHAR(32) NOT NULL COMMENT '批次ID',
+  `provider` VARCHAR(100) NOT NULL COMMENT '服务商',
+  `model` VARCHAR(255) NOT NULL COMMENT '模型',
+  `status` VARCHAR(16) NOT NULL COMMENT '状态',
+  `provider_batch_id` VARCHAR(255) DEFAULT NULL COMMENT '服务商的批次ID',
+  `photos` INTEGER UNSIGNED NOT NULL COMMENT '图片数',
+  `reserved_micros` BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '预留费用(CURRENCY的百万分之一)',
+  `owner` VARCHAR(64) DEFAULT NULL COMMENT '处理进程',
+  `due_at` DATETIME(3) NOT NULL COMMENT '下一步的时间',
+  `steps` INTEGER UNSIGNED NOT NULL DEFAULT 0 COMMENT '当前状态下的步数',
+  `submitting_at` DATETIME DEFAULT NULL COMMENT '开始提交的时间',
+  `deadline_at` DATETIME(3) NOT NULL COMMENT '截止时间',
+  `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
+  `created_at` DATETIME NOT NULL COMMENT '创建时间',
+  `updated_at` DATETIME NOT NULL COMMENT '修改时间',
+  PRIMARY KEY (`id`),
+  KEY `idx_status` (`status`, `due_at`),
+  KEY `idx_reserved_micros` (`reserved_micros`),
+  KEY `idx_updated_at` (`updated_at`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='模型批次';
+
+-- A photo of a batch, and what the provider said of it.
+CREATE TABLE IF NOT EXISTS `model_batch_item` (
+  `id` VARCHAR(32) NOT NULL COMMENT '请求ID(custom_id)',
+  `batch_id` VARCHAR(32) NOT NULL COMMENT '批次ID',
+  `user_id` BIGINT UNSIGNED NOT NULL COMMENT '用户',
+  `image_id` BIGINT UNSIGNED NOT NULL COMMENT '图片',
+  `image_hash` VARCHAR(64) NOT NULL COMMENT 'SHA-256哈希值',
+  `outcome` VARCHAR(16) DEFAULT NULL COMMENT '结果: answered, invalid, refused, failed',
+  `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
+  `answer` JSON DEFAULT NULL COMMENT '模型的回答',
+  `cost_micros` BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '费用(CURRENCY的百万分之一)',
+  PRIMARY KEY (`id`),
+  KEY `idx_batch_id` (`batch_id`),
+  KEY `idx_user_id` (`user_id`),
+  KEY `idx_image_id` (`image_id`),
+  FOREIGN KEY (`batch_id`) REFERENCES `model_batch` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`user_id`) REFERENCES `users` (`id`) ON DELETE CASCADE,
+  FOREIGN KEY (`image_id`) REFERENCES `library_image` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='模型批次中的图片';
+
 -- Which migration this file corresponds to, so that the service goes on from here.
 CREATE TABLE IF NOT EXISTS `alembic_version` (
   `version_num` VARCHAR(32) NOT NULL,
@@ -575,4 +640,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0013' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0014' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -52,6 +52,17 @@ SERVICES: dict[str, set[str]] = {
     "accounts": {"audit", "library", "privacy", "request_log", "throttle"},
     "api_keys": {"audit", "throttle"},
     "audit": set(),
+    "batches": {
+        "cache",
+        "classification",
+        "inference",
+        "library",
+        "near_duplicates",
+        "photos",
+        "request_log",
+        "spending",
+        "tasks",
+    },
     "cache": {"idempotency", "redis", "request_log"},
     "classification": {"cache", "idempotency", "near_duplicates", "photos", "request_log", "spending", "spool"},
     "device_tokens": {"accounts", "api_keys", "signatures"},
@@ -88,7 +99,7 @@ TOP_LEVEL = {
 
 MAX_MODULES = 12
 # They are lists of like things: a resource each, a provider each, a command each, a table of one feature each.
-MAX_MODULES_OF = {"api/routes": 18, "clients/llm": 15, "cli": 14, "database/tables": 16, "schemas": 15}
+MAX_MODULES_OF = {"api/routes": 19, "clients/llm": 15, "cli": 14, "database/tables": 17, "schemas": 16}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -150,6 +150,53 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     assert model_server.call_count <= len(BATCHES) * (IMAGES_PER_BATCH + 8)
 
 
+@pytest.mark.parametrize("database_kind", ["mysql"], indirect=True)
+@pytest.mark.parametrize("killed_while", ["submitting", "running"])
+def test_a_batch_outlives_the_worker_that_has_submitted_it(
+    outside: dict[str, str], model_server: FakeModelServer, killed_while: str
+) -> None:
+    """The one is killed before it hears that the batch is there: the next one asks the provider for it."""
+    provider, url, model = {
+        "submitting": ("openai", model_server.openai_url, "gpt-6-luna"),
+        "running": ("claude", model_server.anthropic_url, "claude-haiku-5-5"),
+    }[killed_while]
+    batches = model_server.batches
+    batches.delay_seconds = 600 if killed_while == "submitting" else 0
+    environment = {**outside, "LLM_PROVIDER": provider, "LLM_BASE_URL": url, "LLM_MODEL": model}
+    environment |= {"BATCH_WAIT_SECONDS": "0", "COST_PER_API_CALL": "0.01"}
+    with ExitStack() as stack:
+        first = stack.enter_context(worker(environment))
+        service = stack.enter_context(service_with(environment))
+        wait_for_workers(first)
+        images = [service.upload(64 + number) for number in range(IMAGES_PER_BATCH)]
+        body = {"image_ids": images, "model_name": "default", "priority": "low"}
+        job = service.client.post("/api/v1/jobs", json=body).raise_for_status()
+        path = f"/api/v1/jobs/{job.json()['data']['job_id']}"
+        wait_until(lambda: bool(batches.made), "a batch")
+        if killed_while == "running":
+            wait_until(lambda: "is submitted as" in first.output(), "the submission to be noted")
+        first.send_signal(signal.SIGKILL)
+        assert first.wait(10) == 128 + signal.SIGKILL
+        batches.delay_seconds = 0
+        batches.end_by_themselves = True
+        stack.enter_context(worker(environment))
+
+        def data_of(path: str) -> Any:
+            return service.client.get(path).raise_for_status().json()["data"]
+
+        wait_until(lambda: data_of(path)["status"] == "finished", "the job", within_seconds=300, poll_seconds=0.2)
+        assert data_of(path)["counts"]["completed"] == IMAGES_PER_BATCH
+        pictures = data_of(f"{path}/images")["items"]
+        (spent,) = data_of("/api/v1/stats/spending?by=model")["groups"]
+    assert [picture["image_id"] for picture in pictures] == images
+    assert not any(picture["result"]["from_cache"] for picture in pictures)
+    # Each photo was shown to the model once, and paid once, at half the price.
+    assert [len(batch.requests) for batch in batches.made] == [IMAGES_PER_BATCH]
+    assert model_server.call_count == 0
+    assert (spent["calls"], spent["cost"]) == (IMAGES_PER_BATCH, IMAGES_PER_BATCH * 0.005)
+    assert batches.violations == []
+
+
 @contextmanager
 def sockets_of(service: Service) -> Iterator[list[ClientConnection]]:
     """So many that one process can hardly have them all."""

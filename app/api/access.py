@@ -74,6 +74,7 @@ _AREAS = (
     (REVIEW_API_PATH, Area.ADMINISTRATION),
     (REVIEW_PATH, Area.ADMINISTRATION),
     (f"{API_PREFIX}/users", Area.ADMINISTRATION),
+    (f"{API_PREFIX}/jobs", Area.ACCOUNTS),
     (API_PREFIX, Area.CLASSIFICATION),
     ("/metrics", Area.METRICS),
     ("/users", Area.ACCOUNTS),

@@ -35,6 +35,7 @@ from app.services.privacy.service import PrivacyService
 from app.services.request_log.record import Caller, user_id_of_account
 from app.services.request_log.service import RequestLogService
 from app.services.statistics.service import StatsService
+from app.services.tasks.jobs import JobService
 from app.services.tasks.service import TaskService
 
 
@@ -192,6 +193,7 @@ AccountsDep = Annotated[AccountService, _opened(lambda resources: resources.acco
 InferenceDep = Annotated[InferenceService, _opened(lambda resources: resources.inference)]
 ModelsDep = Annotated[ModelCatalogue, _opened(lambda resources: resources.models)]
 LibraryDep = Annotated[LibraryService, _opened(lambda resources: resources.library)]
+JobsDep = Annotated[JobService, _opened(lambda resources: resources.jobs)]
 TasksDep = Annotated[TaskService, _opened(lambda resources: resources.tasks)]
 DeviceTokensDep = Annotated[DeviceTokenService, _opened(lambda resources: resources.device_tokens)]
 CurrentAccount = Annotated[Account, Depends(get_current_account)]

@@ -29,7 +29,8 @@ class ModelCall:
     """One call of a model.
 
     `is_charged` is false where the provider does not ask for money: it answered with an error, or was not reached.
-    `cached_input_tokens`, which cost less, are part of `input_tokens`.
+    `cached_input_tokens`, which cost less, and `cache_write_tokens`, which cost more, are part of `input_tokens`.
+    `is_batched`: it was in a batch, whose price is lower.
     """
 
     outcome: CallOutcome
@@ -37,7 +38,9 @@ class ModelCall:
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    cache_write_tokens: int = 0
     called_at: datetime = field(default_factory=utc_now)
+    is_batched: bool = False
 
 
 class CallMeter:

@@ -159,6 +159,11 @@ class TaskSettings(SettingsGroup):
     """How often a task is tried before it counts as failed."""
     keep_days: int = Field(30, validation_alias="TASK_KEEP_DAYS", ge=1, le=3650)
     """Finished tasks are deleted after this time; their results stay."""
+    batch_deadline_hours: float = Field(24, validation_alias="BATCH_DEADLINE_HOURS", ge=0, le=48)
+    """How long a task of low priority waits for a batch before the model is asked directly; 0: there are no batches."""
+    batch_wait_seconds: int = Field(60, validation_alias="BATCH_WAIT_SECONDS", ge=0, le=3600)
+    """How long a photo waits for others to fill its batch; as long after that, it is looked whether the batch is done,
+    and from then on less and less often."""
 
 
 class Settings(SettingsGroup):

@@ -26,3 +26,11 @@ def add_column(table: str, column: sa.Column[Any]) -> None:
     """Add a column at the end of a table if it is not there."""
     if column.name not in {each["name"] for each in sa.inspect(op.get_bind()).get_columns(table)}:
         op.add_column(table, column)
+
+
+def drop_index(table: str, name: str) -> None:
+    """Drop an index if it is there; named as in `create_index`."""
+    if op.get_context().dialect.name == "sqlite":
+        name = f"{table}_{name}"
+    if name in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        op.drop_index(name, table)

@@ -106,11 +106,28 @@ CORRECTIONS = _counter("corrections_total", "Entries that people have changed, b
 
 TASKS = _counter("tasks_total", "Runs of tasks by their end: completed, retried, failed.", "outcome")
 
+BATCH_PHOTOS = _counter(
+    "batch_photos_total", "Photos of batches: submitted, and what came of them.", "provider", "outcome"
+)
+
 # Of the whole installation: the worker that answers a scrape asks the database, and the last value counts.
 TASKS_UNFINISHED = Gauge(
     f"{PREFIX}_tasks_unfinished",
     "Tasks that wait or run, of all instances together.",
     ("status",),
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+
+BATCHES_UNFINISHED = Gauge(
+    f"{PREFIX}_batches_unfinished",
+    "Batches that have not ended, of all instances together.",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+BATCH_OLDEST_SECONDS = Gauge(
+    f"{PREFIX}_batch_oldest_seconds",
+    "Age of the oldest batch that has not ended, in seconds; 0: there is none.",
     registry=REGISTRY,
     multiprocess_mode="livemostrecent",
 )

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from app.categories import Category
 from app.schemas.categories import CATEGORY_NAMES, CategoryNames
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, RequestId, Timestamp
+from app.services.tasks.record import Priority
 
 # Ids are unsigned in MySQL; SQLite's end here.
 ID_MAX = 2**63 - 1
@@ -42,6 +43,14 @@ class InferenceRequest(BaseModel):
     model_name: Annotated[
         str, Field(min_length=1, max_length=MODEL_NAME_MAX_LENGTH, description="A name of `GET /models`.")
     ] = DEFAULT_MODEL_NAME
+
+
+class AsyncInferenceRequest(InferenceRequest):
+    """The same, for later."""
+
+    priority: Annotated[
+        Priority, Field(description="`low`: it can wait up to a day, and costs half where the model has batches.")
+    ] = Priority.NORMAL
 
 
 class InferenceResponse(BaseModel):

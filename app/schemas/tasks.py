@@ -5,12 +5,13 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.common import EXAMPLE_TIMESTAMP, Timestamp
-from app.services.tasks.record import TaskStatus
+from app.services.tasks.record import Priority, TaskStatus
 
 EXAMPLE_TASK_ID = "5f0c3a8e9d2b47c1a6e4f8b0d7392c15"
 _URL = f"/images/inference/tasks/{EXAMPLE_TASK_ID}"
 
 TaskId = Annotated[str, Field(description="32 hex digits.", examples=[EXAMPLE_TASK_ID])]
+PriorityField = Annotated[Priority, Field(description="`low`: it may wait for a batch, at half the price.")]
 StatusField = Annotated[TaskStatus, Field(description="`completed`, `failed` and `cancelled` are final.")]
 
 
@@ -32,6 +33,7 @@ class TaskAccepted(BaseModel):
     ]
     image_id: Annotated[int, Field(examples=[1])]
     model_name: Annotated[str, Field(examples=["dummy"])]
+    priority: PriorityField
     created_at: Timestamp
 
 
@@ -46,6 +48,8 @@ class TaskAnswer(BaseModel):
                     "status": "completed",
                     "image_id": 1,
                     "model_name": "dummy",
+                    "priority": "normal",
+                    "job_id": None,
                     "attempts": 1,
                     "result_id": 2,
                     "result_url": "/images/inference/2",
@@ -61,6 +65,8 @@ class TaskAnswer(BaseModel):
     status: StatusField
     image_id: int
     model_name: str
+    priority: PriorityField
+    job_id: Annotated[str | None, Field(description="The job that it is part of, or null.")]
     attempts: Annotated[int, Field(ge=0, description="How often it was begun.")]
     result_id: int | None
     result_url: Annotated[str | None, Field(description="Where the result is, once it is completed.")]

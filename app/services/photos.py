@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app import photo
-from app.clients.base import PreparedPhoto
+from app.clients.base import ModelResult, PreparedPhoto
+from app.clients.errors import ModelError
 from app.config.settings import ImageSettings
 from app.errors import AppError, CorruptImage, ImageTooComplex, ServerBusy, TooManyPixels, UnsupportedImageFormat
 from app.observability import metrics
@@ -32,15 +33,24 @@ PERCEPTUAL_HASH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Prepaid:
+    """What a batch has brought for a photo, and what that has cost; the ledger has it already."""
+
+    outcome: ModelResult | ModelError
+    cost_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class UploadedPhoto:
     """An upload in memory and the SHA-256 (64 lower-case hex digits) that the server computed from its bytes.
 
-    `filename` is what the client calls it, as it was sent: anything may be in it.
+    `filename` is what the client calls it, as it was sent: anything may be in it. With `prepaid` no model is asked.
     """
 
     data: bytes = field(repr=False)
     sha256: str
     filename: str = field(default="", repr=False)
+    prepaid: Prepaid | None = None
 
 
 class PhotoPreparer:

@@ -36,7 +36,7 @@ UPLOADS = ("/api/v1/classify", "/images/upload")
 PLAYS: dict[str, tuple[tuple[str, ...], int]] = {
     "anonymous": (("/",), 47),
     "admin": (("/api/v1/",), 26),
-    "account": (("/users/", "/images/", "/models"), 21),
+    "account": (("/users/", "/images/", "/models", "/api/v1/jobs"), 26),
     "device": (("/api/v1/classify", "/api/v1/feedback"), 5),
     "signed": (("/api/v1/",), 26),
 }

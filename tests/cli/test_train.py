@@ -10,7 +10,7 @@ from PIL import Image
 
 from app.clients.local.head import load_head
 from app.config.settings import PROJECT_ROOT
-from tests.support.command_line import maintain
+from tests.support.command_line import run
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 
 async def test_a_head_is_trained_compared_and_written(photos: Path, tmp_path: Path) -> None:
     head = tmp_path / "own.npz"
-    done = await maintain("train", str(photos), "--output", str(head), cwd=tmp_path)
+    done = await run("train", str(photos), "--output", str(head), cwd=tmp_path)
     assert done.status == 0, done.messages
     assert "notes.txt: not a photo that the service takes" in done.messages
     version = load_head(head).version
@@ -37,7 +37,7 @@ async def test_a_head_is_trained_compared_and_written(photos: Path, tmp_path: Pa
     assert f"new head ({version}): accuracy 1.000" in done.output
     assert f"LOCAL_HEAD={head} uses it" in done.output
     # Compared with itself it is no better, where each photo is judged by one that has not seen it.
-    again = await maintain("train", str(photos), cwd=tmp_path, LOCAL_HEAD=str(head), DATA_DIR=str(tmp_path))
+    again = await run("train", str(photos), cwd=tmp_path, LOCAL_HEAD=str(head), DATA_DIR=str(tmp_path))
     assert f"head in use ({version}): accuracy 1.000" in again.output
     assert (again.status, "keep the one in use" in again.messages) == (1, True)
     assert (tmp_path / "head.npz").read_bytes() == head.read_bytes()
@@ -49,7 +49,7 @@ async def test_what_cannot_be_trained_is_said(photos: Path, tmp_path: Path) -> N
         ((photos,), {"LOCAL_HEAD": str(tmp_path / "none.npz"), "DATA_DIR": str(tmp_path)}, "none.npz cannot be read"),
         ((photos / "pets",), {"DATA_DIR": str(tmp_path)}, "no photos in folders named after the categories"),
     ):
-        done = await maintain("train", *map(str, arguments), cwd=tmp_path, **variables)
+        done = await run("train", *map(str, arguments), cwd=tmp_path, **variables)
         assert (done.status, reason in done.messages.replace("\n", "")) == (2, True), done.messages
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.fakes.http_server import HTTPRequest, HTTPResponse, running_http_server
+from tests.fakes.model_batches import FakeBatches
 from tests.fakes.model_replies import Reply, classification, failure
 from tests.fakes.model_wire import (
     THINKING_SWITCHES,
@@ -54,6 +55,7 @@ class FakeModelServer:
     `owned_by` is what its list of models says of each: vLLM runs them, others route names that they do not list.
     `thinks_unless` is the field that has to switch thoughts off, else they come with the answer.
     `delay_seconds` comes before every answer. `calls` are the paid calls, `probes` the paths of the free ones.
+    `batches` are those of both providers.
     """
 
     url: str = ""
@@ -70,7 +72,11 @@ class FakeModelServer:
     violations: list[str] = field(default_factory=list)
     concurrent: int = 0
     most_concurrent: int = 0
+    batches: FakeBatches = field(init=False)
     _script: deque[Reply] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.batches = FakeBatches(lambda: self._script.popleft() if self._script else self.default)
 
     @property
     def openai_url(self) -> str:
@@ -97,6 +103,9 @@ class FakeModelServer:
         if request.method == "GET" and request.path.startswith("/v1/models"):
             self.probes.append(request.path)
             return _render(refused, anthropic=anthropic) if refused else self._models(request.path, anthropic=anthropic)
+        if (answer := None if refused else self.batches.handle(request, anthropic=anthropic)) is not None:
+            await asyncio.sleep(self.batches.delay_seconds if self.batches.made else 0)
+            return answer
         if request.method != "POST" or request.path != ("/v1/messages" if anthropic else "/v1/chat/completions"):
             return _render(failure(404, message="Unknown path."), anthropic=anthropic)
         body = json.loads(request.body)

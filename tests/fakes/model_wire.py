@@ -24,6 +24,7 @@ _OPENAI_FIELDS = {
     "stream",
     "logprobs",
     "top_logprobs",
+    "prompt_cache_options",
 }
 # Of servers that speak OpenAI's language with words of their own; what each says for "without thoughts".
 THINKING_SWITCHES: dict[str, Any] = {
@@ -53,6 +54,8 @@ def openai_complaints(body: dict[str, Any], refuses: set[str]) -> Iterator[str]:
     yield from _openai_format_complaints(body, refuses)
     if "logprobs" in body and "logprobs" in refuses:
         yield "Logprobs is not enabled for this model."
+    if "prompt_cache_options" in body and "prompt_cache" in refuses:
+        yield "Unknown parameter: 'prompt_cache_options'."
     if "top_logprobs" in body and not (body.get("logprobs") is True and 0 <= body["top_logprobs"] <= 20):
         yield "'top_logprobs' is from 0 to 20, and needs 'logprobs'."
     if "image" in refuses:

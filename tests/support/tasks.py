@@ -35,6 +35,7 @@ class FakeInference:
         model_name: str,
         *,
         task_id: str | None = None,
+        batch_item: str | None = None,
         on_saved: Callable[[AsyncConnection, int], Awaitable[None]] | None = None,
     ) -> object:
         self.calls.append(task_id)
@@ -77,7 +78,7 @@ def claims_on(engine: AsyncEngine, *, max_attempts: int = 3) -> TaskClaims:
 
 def tasks_on(engine: AsyncEngine) -> TaskService:
     """Tasks that wake no runner."""
-    return TaskService(engine, wake=lambda: None, on_change=lambda: None)
+    return TaskService(engine, wake=lambda: None, on_change=lambda: None, patience_seconds=lambda _: 0)
 
 
 async def let_it_stall(engine: AsyncEngine, claims: TaskClaims) -> None:

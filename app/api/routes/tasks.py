@@ -26,7 +26,7 @@ from app.errors import (
     TooManyTasks,
     UnknownModel,
 )
-from app.schemas.inference import ID_MAX, InferenceRequest
+from app.schemas.inference import ID_MAX, AsyncInferenceRequest
 from app.schemas.tasks import EXAMPLE_TASK_ID, TaskAccepted, TaskAnswer, TaskList
 from app.services.tasks.record import Task, TaskStatus
 
@@ -49,7 +49,7 @@ _ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailab
 )
 async def submit(
     request: Request,
-    body: InferenceRequest,
+    body: AsyncInferenceRequest,
     account: CurrentAccount,
     models: ModelsDep,
     tasks: TasksDep,
@@ -61,7 +61,7 @@ async def submit(
         request,
         key,
         owner_of_account(account),
-        lambda keep: tasks.submit(account.id, body.image_id, body.model_name, keep=keep),
+        lambda keep: tasks.submit(account.id, body.image_id, body.model_name, priority=body.priority, keep=keep),
         _accepted,
         fingerprint=[body.model_dump_json()],
         image_id_of=lambda task: task.image_id,
@@ -77,6 +77,7 @@ def _accepted(task: Task) -> TaskAccepted:
         result_url=task.url,
         image_id=task.image_id,
         model_name=task.model_name,
+        priority=task.priority.priority,
         created_at=task.created_at,
     )
 

@@ -29,9 +29,10 @@ _MODEL_NAME_MAX_CHARACTERS = 200
 class LLMAnswer:
     """One answer of a model: its text, what it cost in tokens, and the name of the model as the server gives it.
 
-    `cached_input_tokens` are part of `input_tokens`. `cut_off` is true when the token limit ended the answer, `refused`
-    when the safety filter of the model or of its provider stands behind it, `thought` when thoughts came with it.
-    `probabilities` are those of the categories, by the tokens' log-probabilities, where the server gives them.
+    `cached_input_tokens` and `cache_write_tokens` are part of `input_tokens`. `cut_off` is true when the token limit
+    ended the answer, `refused` when the safety filter of the model or of its provider stands behind it, `thought` when
+    thoughts came with it. `probabilities` are those of the categories, by the tokens' log-probabilities, where the
+    server gives them.
     """
 
     text: str
@@ -41,6 +42,7 @@ class LLMAnswer:
     cut_off: bool = False
     refused: bool = False
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     thought: bool = False
     probabilities: dict[Category, float] | None = None
 
@@ -77,7 +79,22 @@ class LLMClient(ModelClient):
             answers.append(answer)
             if isinstance(parsed, ModelAnswerInvalid):
                 raise parsed
-        confidence, facts = self._confidence(answer, parsed)
+        return self._result(parsed, answers)
+
+    def judged(self, answer: LLMAnswer) -> tuple[ModelCall, ModelResult | ModelAnswerInvalid | ModelRefused]:
+        """Return the call that an answer was, and what it says, or what is wrong with it; nothing is asked or noted."""
+        call, parsed = _read(answer)
+        if not isinstance(parsed, ParsedAnswer):
+            return call, parsed
+        return call, self._result(parsed, [answer])
+
+    def count_tokens(self, input_tokens: int, output_tokens: int) -> None:
+        """Count the tokens of an answer in the metrics; in the event loop."""
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), input_tokens)
+        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), output_tokens)
+
+    def _result(self, parsed: ParsedAnswer, answers: list[LLMAnswer]) -> ModelResult:
+        confidence, facts = self._confidence(answers[-1], parsed)
         return ModelResult(parsed.category, confidence, parsed.description, _response(answers) | facts)
 
     def _confidence(self, answer: LLMAnswer, parsed: ParsedAnswer) -> tuple[float, dict[str, Any]]:
@@ -106,28 +123,33 @@ class LLMClient(ModelClient):
             ModelError: as `_ask`; ModelRefused also where the answer is a refusal.
         """
         answer = await self._ask(jpeg, correction)
-        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "input"), answer.input_tokens)
-        metrics.count(metrics.MODEL_TOKENS.labels(self.provider, "output"), answer.output_tokens)
-        parsed: ParsedAnswer | ModelAnswerInvalid
-        outcome = CallOutcome.ANSWERED
-        try:
-            parsed = _parse(answer)
-        except ModelAnswerInvalid as error:
-            outcome, parsed = CallOutcome.INVALID, error
-        if answer.refused:
-            outcome = CallOutcome.REFUSED
-        note_call(
-            ModelCall(
-                outcome,
-                is_charged=True,
-                input_tokens=answer.input_tokens,
-                cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
-                output_tokens=answer.output_tokens,
-            )
-        )
-        if answer.refused:
-            raise ModelRefused
+        self.count_tokens(answer.input_tokens, answer.output_tokens)
+        call, parsed = _read(answer)
+        note_call(call)
+        if isinstance(parsed, ModelRefused):
+            raise parsed
         return answer, parsed
+
+
+def _read(answer: LLMAnswer) -> tuple[ModelCall, ParsedAnswer | ModelAnswerInvalid | ModelRefused]:
+    """Return the call that an answer was, and what it says, or what is wrong with it."""
+    parsed: ParsedAnswer | ModelAnswerInvalid | ModelRefused
+    outcome = CallOutcome.ANSWERED
+    try:
+        parsed = _parse(answer)
+    except ModelAnswerInvalid as error:
+        outcome, parsed = CallOutcome.INVALID, error
+    if answer.refused:
+        outcome, parsed = CallOutcome.REFUSED, ModelRefused()
+    call = ModelCall(
+        outcome,
+        is_charged=True,
+        input_tokens=answer.input_tokens,
+        cached_input_tokens=min(answer.cached_input_tokens, answer.input_tokens),
+        cache_write_tokens=min(answer.cache_write_tokens, answer.input_tokens),
+        output_tokens=answer.output_tokens,
+    )
+    return call, parsed
 
 
 def _parse(answer: LLMAnswer) -> ParsedAnswer:

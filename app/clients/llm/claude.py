@@ -1,9 +1,9 @@
 """Anthropic's Messages API through the official SDK, set up from our settings and not from the SDK's own variables."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anthropic
-from anthropic.types import MessageParam, OutputConfigParam
+from anthropic.types import Message, MessageParam, OutputConfigParam, TextBlockParam
 
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMAnswer
@@ -41,7 +41,7 @@ class ClaudeClient(HostedClient):
         if key is None:
             raise ModelConfigurationError("LLM_PROVIDER=claude needs LLM_API_KEY.")
         http_client = create_http_client(settings)
-        self._sdk = anthropic.AsyncAnthropic(
+        self.sdk = anthropic.AsyncAnthropic(
             api_key=key,
             base_url=checked_base_url(settings.base_url or _BASE_URL),
             max_retries=0,
@@ -51,28 +51,42 @@ class ClaudeClient(HostedClient):
             open_telemetry=False,
         )
         # The SDK imports them at their first use, which would stop the event loop in the middle of a request.
-        self._messages, self._models = self._sdk.messages, self._sdk.models
+        self._messages, self._models = self.sdk.messages, self.sdk.models
 
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+        return self.read(await self._messages.create(**self._body(form, jpeg, correction)))
+
+    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
         output: OutputConfigParam = {}
         if form.format is AnswerFormat.JSON_SCHEMA:
             output["format"] = {"type": "json_schema", "schema": ANSWER_SCHEMA}
         if form.thinking_mode is Thinking.LOW:
             output["effort"] = "low"
-        message = await self._messages.create(
-            model=self.model,
-            max_tokens=self.settings.max_tokens,
-            system=self.prompt.instructions,
-            messages=self._turns(jpeg, correction),
-            thinking={"type": "disabled"} if form.thinking_mode is Thinking.OFF else anthropic.omit,
-            output_config=output or anthropic.omit,
-        )
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.settings.max_tokens,
+            "system": self._fixed_part(),
+            "messages": self._turns(jpeg, correction),
+        }
+        if form.thinking_mode is Thinking.OFF:
+            body["thinking"] = {"type": "disabled"}
+        if output:
+            body["output_config"] = output
+        return body
+
+    def read(self, message: Message) -> LLMAnswer:
+        """Return the answer in a message.
+
+        Raises:
+            AttributeError, TypeError: it is not what the API promises.
+        """
         refused = message.stop_reason == "refusal"
         blocks = [] if refused else checked(message.content, list)
         return LLMAnswer(
             text="".join(block.text for block in blocks if block.type == "text"),
             input_tokens=sum(token_count(message.usage, name) for name in _INPUT_COUNTS),
             cached_input_tokens=token_count(message.usage, "cache_read_input_tokens"),
+            cache_write_tokens=token_count(message.usage, "cache_creation_input_tokens"),
             output_tokens=token_count(message.usage, "output_tokens"),
             model=text_or_none(message.model),
             cut_off=message.stop_reason in _CUT_OFF_REASONS,
@@ -83,7 +97,11 @@ class ClaudeClient(HostedClient):
         return await self._models.retrieve(self.model)
 
     async def _close(self) -> None:
-        await self._sdk.close()
+        await self.sdk.close()
+
+    def _fixed_part(self) -> list[TextBlockParam]:
+        """Return the instructions, marked as what the provider may keep: all photos have them in common."""
+        return [{"type": "text", "text": self.prompt.instructions, "cache_control": {"type": "ephemeral"}}]
 
     def _turns(self, jpeg: bytes, correction: Correction | None) -> list[MessageParam]:
         question = self.prompt.question

@@ -69,7 +69,7 @@ class CustomClient(OpenAIClient):
 
     async def _listed_models(self) -> tuple[set[str], set[object]]:
         """Return the names of the models that the server lists, and whose it says they are."""
-        page = await self._models.list(extra_headers=self._headers)
+        page = await self._models.list(extra_headers=self.headers)
         names = {_base_name(model.id) for model in page.data}
         return names, {getattr(model, "owned_by", None) for model in page.data}
 

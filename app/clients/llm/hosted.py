@@ -7,7 +7,7 @@ import asyncio
 import base64
 import time
 from abc import abstractmethod
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx2
 from loguru import logger
@@ -52,6 +52,14 @@ class HostedClient(LLMClient):
         Raises:
             Exception: what the SDK raises, or reading a response that is not what the API promises.
         """
+
+    @abstractmethod
+    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
+        """Return the fields of a request that have the same name in the SDK's call and on the wire."""
+
+    def batch_request(self, jpeg: bytes) -> dict[str, Any]:
+        """Return the request about a picture as it stands in a batch, in the form that is known to work."""
+        return self._body(self._form, jpeg, None)
 
     @abstractmethod
     async def _retrieve_model(self) -> object:

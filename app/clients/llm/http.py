@@ -45,10 +45,14 @@ _BODY_HEADERS = {"content-encoding", "content-length", "transfer-encoding", "con
 
 
 class BoundedClient(httpx2.AsyncClient):
-    """An HTTP client that reads at most `RESPONSE_MAX_BYTES` of a response, counted after decompression.
+    """An HTTP client that reads at most `max_bytes` of a response, counted after decompression.
 
-    What is an error in truth gets the status of one, and an event stream becomes one answer (`body.settled`).
+    What is an error in truth gets the status of one, and an event stream becomes one answer (`body.settled`), unless
+    responses are files (`reads_files`).
     """
+
+    max_bytes: int
+    reads_files = False
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send `request` and return the whole response.
@@ -62,13 +66,13 @@ class BoundedClient(httpx2.AsyncClient):
         try:
             async for chunk in response.aiter_bytes():
                 body += chunk
-                if len(body) > RESPONSE_MAX_BYTES:
+                if len(body) > self.max_bytes:
                     raise httpx2.ReadError("The response is too large.", request=request)
         finally:
             await response.aclose()
         headers = [item for item in response.headers.multi_items() if item[0].lower() not in _BODY_HEADERS]
         status, content = response.status_code, bytes(body)
-        if response.is_success:
+        if response.is_success and not self.reads_files:
             status, content = settled(status, content)
         return httpx2.Response(status, headers=headers, content=content, request=request)
 
@@ -84,7 +88,7 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
     for name in ("openai", "anthropic"):
         logging.getLogger(name).setLevel(logging.INFO)
     connections = settings.max_concurrency + 1
-    return BoundedClient(
+    client = BoundedClient(
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
         timeout=httpx2.Timeout(
             settings.timeout_seconds, connect=min(CONNECT_TIMEOUT_SECONDS, settings.timeout_seconds)
@@ -92,6 +96,8 @@ def create_http_client(settings: ModelSettings) -> BoundedClient:
         follow_redirects=False,
         verify=_tls_context(),
     )
+    client.max_bytes = RESPONSE_MAX_BYTES
+    return client
 
 
 @cache

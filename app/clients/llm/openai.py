@@ -5,10 +5,14 @@ never decide where a photo goes.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import openai
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat.chat_completion_content_part_text_param import (
+    ChatCompletionContentPartTextParam,
+    PromptCacheBreakpoint,
+)
 from openai.types.chat.completion_create_params import ResponseFormat
 
 from app.clients.errors import ModelConfigurationError, ModelResponseInvalid
@@ -22,6 +26,7 @@ from app.clients.llm.parsing import has_thoughts
 from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
 from app.clients.llm.request_form import (
     AnswerFormat,
+    Caching,
     Instructions,
     Logprobs,
     Picture,
@@ -70,6 +75,7 @@ class OpenAIClient(HostedClient):
         thinking=(Thinking.OFF, Thinking.LOW, Thinking.UNSAID),
         token_limits=(TokenLimit.MAX_COMPLETION_TOKENS, TokenLimit.MAX_TOKENS),
         logprobs=tuple(Logprobs),
+        caching=tuple(Caching),
     )
     requires_api_key: ClassVar[bool] = True
 
@@ -79,7 +85,7 @@ class OpenAIClient(HostedClient):
         if key is None and self.requires_api_key:
             raise ModelConfigurationError(f"LLM_PROVIDER={self.provider} needs LLM_API_KEY.")
         http_client = create_http_client(settings)
-        self._sdk = openai.AsyncOpenAI(
+        self.sdk = openai.AsyncOpenAI(
             api_key=key or _NO_KEY,
             base_url=checked_base_url(settings.base_url or _BASE_URL),
             max_retries=0,
@@ -87,27 +93,41 @@ class OpenAIClient(HostedClient):
             http_client=http_client,
         )
         omitted = ["OpenAI-Organization", "OpenAI-Project"] + ([] if key else ["Authorization"])
-        self._headers: Mapping[str, str | openai.Omit] = dict.fromkeys(omitted, openai.omit)
+        self.headers: Mapping[str, str | openai.Omit] = dict.fromkeys(omitted, openai.omit)
         # The SDK imports them at their first use, which would stop the event loop in the middle of a request.
-        self._completions, self._models = self._sdk.chat.completions, self._sdk.models
+        self._completions, self._models = self.sdk.chat.completions, self.sdk.models
 
     async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
-        limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
-        asks_logprobs = form.logprobs[0] is Logprobs.ASKED
         completion = await self._completions.create(
-            model=self.model,
-            messages=self._messages(form, jpeg, correction),
-            max_completion_tokens=limit if newer else openai.omit,
-            max_tokens=openai.omit if newer else limit,
-            response_format=_RESPONSE_FORMATS[form.format],
-            reasoning_effort=_REASONING.get(form.thinking_mode, openai.omit),
+            **self._body(form, jpeg, correction),
             extra_body=_OTHER_FIELDS.get(form.thinking_mode),
-            logprobs=asks_logprobs or openai.omit,
-            top_logprobs=TOP_LOGPROBS if asks_logprobs else openai.omit,
             # Some servers stream unless they are told not to.
             stream=False,
-            extra_headers=self._headers,
+            extra_headers=self.headers,
         )
+        return self.read(completion)
+
+    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
+        limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
+        asks_logprobs = form.logprobs[0] is Logprobs.ASKED
+        fields = {
+            "model": self.model,
+            "messages": self._messages(form, jpeg, correction),
+            "max_completion_tokens" if newer else "max_tokens": limit,
+            "response_format": _RESPONSE_FORMATS[form.format],
+            "reasoning_effort": _REASONING.get(form.thinking_mode, openai.omit),
+            "logprobs": asks_logprobs or openai.omit,
+            "top_logprobs": TOP_LOGPROBS if asks_logprobs else openai.omit,
+            "prompt_cache_options": {"mode": "explicit"} if _marks_fixed_part(form) else openai.omit,
+        }
+        return {name: value for name, value in fields.items() if value is not openai.omit}
+
+    def read(self, completion: ChatCompletion) -> LLMAnswer:
+        """Return the answer in a response of Chat Completions.
+
+        Raises:
+            ModelResponseInvalid, AttributeError, LookupError, TypeError: it is not what the API promises.
+        """
         choice = completion.choices[0]
         # A refused answer may have no message at all.
         refused = is_refusal(choice.finish_reason) or bool(choice.message.refusal)
@@ -119,6 +139,7 @@ class OpenAIClient(HostedClient):
             text=text,
             input_tokens=token_count(usage, "prompt_tokens"),
             cached_input_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+            cache_write_tokens=token_count(getattr(usage, "prompt_tokens_details", None), "cache_write_tokens"),
             output_tokens=token_count(usage, "completion_tokens"),
             model=text_or_none(completion.model),
             cut_off=choice.finish_reason == "length",
@@ -128,10 +149,10 @@ class OpenAIClient(HostedClient):
         )
 
     async def _retrieve_model(self) -> object:
-        return await self._models.retrieve(self.model, extra_headers=self._headers)
+        return await self._models.retrieve(self.model, extra_headers=self.headers)
 
     async def _close(self) -> None:
-        await self._sdk.close()
+        await self.sdk.close()
 
     def _messages(
         self, form: RequestForm, jpeg: bytes, correction: Correction | None
@@ -153,13 +174,21 @@ class OpenAIClient(HostedClient):
             }
         ]
         if form.instructions[0] is Instructions.SYSTEM:
-            messages.insert(0, {"role": "system", "content": self.prompt.instructions})
+            instructions: str | list[ChatCompletionContentPartTextParam] = self.prompt.instructions
+            if _marks_fixed_part(form):
+                mark: PromptCacheBreakpoint = {"mode": "explicit"}
+                instructions = [{"type": "text", "text": self.prompt.instructions, "prompt_cache_breakpoint": mark}]
+            messages.insert(0, {"role": "system", "content": instructions})
         if correction and correction.answer:
             messages += [
                 {"role": "assistant", "content": correction.answer},
                 {"role": "user", "content": correction.request},
             ]
         return messages
+
+
+def _marks_fixed_part(form: RequestForm) -> bool:
+    return form.caching[0] is Caching.FIXED_PART and form.instructions[0] is Instructions.SYSTEM
 
 
 def _text(content: object) -> str:

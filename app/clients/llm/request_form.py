@@ -1,10 +1,10 @@
 """Servers differ in what they accept, so a request has a form, and a refused form is followed by the next lower one.
 
 Negotiable are: whether log-probabilities are asked for, how the answer's format is asked for, how thinking is kept
-short (thoughts count against the token limit), what the token limit is called, where the instructions stand, and how
-the picture is written. Each steps down on its own and never up again, so that a negotiation ends after
-`1 + 1 + 2 + 2 + 1 + 1 + 1` requests at most; servers do not
-charge for a request that they refuse. Where a server ignores the wish for no thoughts, the answer shows it: then
+short (thoughts count against the token limit), what the token limit is called, where the instructions stand, how the
+picture is written, and whether the end of the fixed part is marked. Each steps down on its own and never up again, so
+that a negotiation ends after `1 + 1 + 2 + 2 + 1 + 1 + 1 + 1` requests at most; servers do not charge for a request that
+they refuse. Where a server ignores the wish for no thoughts, the answer shows it: then
 further ways to say it are tried, one with each answer, which costs no request.
 """
 
@@ -63,6 +63,17 @@ class Picture(StrEnum):
     BASE64 = "base64"
 
 
+class Caching(StrEnum):
+    """What of the prompt the provider shall keep for later requests: the fixed part and no more, or what it likes.
+
+    A photo is never asked about twice, and OpenAI charges 1.25 times the price for what it keeps
+    (https://developers.openai.com/api/docs/guides/prompt-caching).
+    """
+
+    FIXED_PART = "cache_fixed_part"
+    UNSAID = "no_cache_mark"
+
+
 @dataclass(frozen=True, slots=True)
 class RequestForm:
     """One way to put a request, and for each part what may follow when the server refuses it.
@@ -77,6 +88,7 @@ class RequestForm:
     pictures: tuple[Picture, ...] = (Picture.DATA_URL,)
     other_ways: tuple[Thinking, ...] = ()
     logprobs: tuple[Logprobs, ...] = (Logprobs.UNSAID,)
+    caching: tuple[Caching, ...] = (Caching.UNSAID,)
 
     @property
     def format(self) -> AnswerFormat:
@@ -91,7 +103,10 @@ class RequestForm:
         return self.token_limits[0]
 
     def __str__(self) -> str:
-        parts = (self.formats, self.thinking, self.token_limits, self.instructions, self.pictures, self.logprobs)
+        parts: tuple[tuple[StrEnum, ...], ...] = (
+            *(self.formats, self.thinking, self.token_limits, self.instructions),
+            *(self.pictures, self.logprobs, self.caching),
+        )
         return " ".join(str(part[0]) for part in parts)
 
 
@@ -99,6 +114,7 @@ _THINKING_WORDS = ("reasoning", "thinking", "effort", "chat_template_kwargs")
 _TOKEN_LIMIT_WORDS = ("max_tokens", "max_completion_tokens")
 # "Logprobs is not enabled for models/gemini-2.5-pro", "Unrecognized request argument supplied: logprobs".
 _LOGPROBS_WORDS = ("logprobs",)
+_CACHING_WORDS = ("prompt_cache",)
 _FORMAT_WORDS = ("response_format", "output_config", "output_format", "schema", "json_object", "structured", "grammar")
 # vllm#8854 ("incompatible with system messages"), litellm#6569, rig#788; templates of Gemma and Mistral ("must
 # alternate"); Google AI Studio ("Developer instruction is not enabled").
@@ -135,6 +151,7 @@ def next_form(form: RequestForm, complaint: str, *, has_worked: bool, may_guess:
         (_TOKEN_LIMIT_WORDS, replace(form, token_limits=form.token_limits[1:]) if len(form.token_limits) > 1 else None),
         (_FORMAT_WORDS, replace(form, formats=form.formats[1:]) if len(form.formats) > 1 else None),
         (_LOGPROBS_WORDS, replace(form, logprobs=form.logprobs[1:]) if len(form.logprobs) > 1 else None),
+        (_CACHING_WORDS, replace(form, caching=form.caching[1:]) if len(form.caching) > 1 else None),
     ]
     if not has_worked:
         steps += [
@@ -146,8 +163,9 @@ def next_form(form: RequestForm, complaint: str, *, has_worked: bool, may_guess:
             return lower
     if has_worked or not may_guess or blames_picture(complaint):
         return None
-    # What costs the least is given up first: log-probabilities, format, the limit's name, thinking, then the places.
-    return next((lower for _, lower in (*reversed(steps[:4]), *steps[4:]) if lower is not None), None)
+    # What costs the least is given up first: the mark, log-probabilities, format, the limit's name, thinking, then the
+    # places.
+    return next((lower for _, lower in (*reversed(steps[:5]), *steps[5:]) if lower is not None), None)
 
 
 def form_after_thoughts(form: RequestForm) -> RequestForm:

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
     ACCOUNT_OPTIONS,
+    TABLE_OPTIONS,
     Base,
     Confidence,
     Milliseconds,
     TinyInteger,
+    TinyUnsignedInteger,
     UnsignedBigInteger,
     UnsignedInteger,
     UtcDateTime,
@@ -21,11 +23,32 @@ from app.database.tables.columns import (
 )
 
 
+class InferenceJob(Base):
+    """An album: a group of tasks that are asked for, looked at and cancelled together."""
+
+    __tablename__ = "inference_job"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, comment="任务组ID")
+    user_id: Mapped[int] = mapped_column(UnsignedBigInteger, ForeignKey("users.id", ondelete="CASCADE"), comment="用户")
+    model_name: Mapped[str] = mapped_column(String(100), comment="所要的模型")
+    priority: Mapped[int] = mapped_column(TinyUnsignedInteger, comment="优先级(1-任务组 2-可等待)")
+    cancelled: Mapped[int] = mapped_column(TinyInteger, server_default=text("'0'"), comment="是否已取消(0-否 1-是)")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
+
+    __table_args__ = (
+        Index("idx_user_id", "user_id", "created_at"),
+        Index("idx_created_at", "created_at"),
+        {"comment": "异步推理任务组", **TABLE_OPTIONS},
+    )
+
+
 class InferenceTask(Base):
     """A picture to be looked at later.
 
     `status` is pending, processing, completed, failed or cancelled. While it is pending, its next attempt is due at
-    `due_at`. While it is processing, `runner` is the process that runs it, and `claim` the mark of this run.
+    `due_at`. While it is processing, `runner` is the process that runs it, and `claim` the mark of this run. Among due
+    tasks those of the lowest `priority` are run first. `batch_item` is the photo's request in a batch, if it was put
+    into one, and `job_id` the job that the task is part of.
     """
 
     __tablename__ = "inference_task"
@@ -46,9 +69,16 @@ class InferenceTask(Base):
     result_id: Mapped[int | None] = mapped_column(UnsignedBigInteger, comment="结果")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="创建时间")
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=current_timestamp(), comment="修改时间")
+    priority: Mapped[int] = mapped_column(
+        TinyUnsignedInteger, server_default=text("'0'"), comment="优先级(0-单个 1-任务组 2-可等待 3-批次中)"
+    )
+    batch_item: Mapped[str | None] = mapped_column(String(32), comment="模型批次中的请求ID")
+    job_id: Mapped[str | None] = mapped_column(String(32), comment="任务组ID")
 
     __table_args__ = (
-        Index("idx_status", "status", "due_at"),
+        Index("idx_queue", "status", "priority", "due_at"),
+        Index("idx_batch_item", "batch_item"),
+        Index("idx_job_id", "job_id", "status"),
         Index("idx_user_id", "user_id", "created_at"),
         # What an account may have unfinished is counted at each new task.
         Index("idx_user_status", "user_id", "status"),

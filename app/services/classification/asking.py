@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, PreparedPhoto
-from app.clients.errors import ModelTimeout
+from app.clients.errors import ModelError, ModelTimeout
 from app.errors import BudgetExhausted
 from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.services.classification.fallbacks import Candidate, Given, Role, ask_in_turn
 from app.services.classification.local_first import LocalFirst
 from app.services.classification.store import ClassificationStore
-from app.services.photos import PhotoPreparer, UploadedPhoto
+from app.services.photos import PhotoPreparer, Prepaid, UploadedPhoto
 from app.services.request_log.record import Caller
 from app.services.spending.bill import Bill
 from app.services.spending.service import Spending
@@ -25,6 +25,10 @@ class Turn(NamedTuple):
 
     chain: Sequence[Candidate]
     deadline: float
+
+    def first(self, prepaid: Prepaid | None = None) -> Candidate:
+        """The model that is asked first; of what was paid in a batch the service's own, behind one that looks first."""
+        return self.chain[0] if prepaid is None else next(each for each in self.chain if each.judge is None)
 
 
 class ModelAsking:
@@ -67,9 +71,10 @@ class ModelAsking:
         """Whether no call of this turn can cost anything."""
         return all(self._spending.is_free(each.client, each.name) for each in turn.chain)
 
-    def bill(self, candidate: Candidate, caller: Caller) -> Bill:
-        """Return the bill of a caller for calls of a model."""
-        return self._spending.bill(candidate.client, caller, candidate.name)
+    def bill(self, candidate: Candidate, caller: Caller, prepaid: Prepaid | None = None) -> Bill:
+        """Return the bill of a caller for calls of a model, or for what it has said in a batch."""
+        prepaid_micros = None if prepaid is None else prepaid.cost_micros
+        return self._spending.bill(candidate.client, caller, candidate.name, prepaid_micros=prepaid_micros)
 
     async def with_budget(self, ask: Callable[[Turn], Awaitable[R]]) -> R:
         """Have `ask` take the models in their turn; where the budget is used up, only those that cost nothing.
@@ -104,13 +109,28 @@ class ModelAsking:
                 upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
             )
 
-    async def ask(self, turn: Turn, prepared: PreparedPhoto, caller: Caller, bill: Bill, lease: str) -> Given:
+    async def ask(
+        self,
+        turn: Turn,
+        prepared: PreparedPhoto,
+        caller: Caller,
+        bill: Bill,
+        lease: str,
+        prepaid: Prepaid | None = None,
+    ) -> Given:
         """Return what a model says, and which; `lease` is the hash that holds the reservation.
+
+        What the service's model has said in a batch is that.
 
         Raises:
             BudgetExhausted: the budget has no room for those that would have to be paid.
             ModelError: none gave a valid answer.
         """
+        if prepaid is not None:
+            if isinstance(prepaid.outcome, ModelError):
+                raise prepaid.outcome
+            own = turn.first(prepaid)
+            return Given(prepaid.outcome, own.client.model, own.role)
         return await ask_in_turn(
             turn.chain,
             prepared,

@@ -215,7 +215,7 @@ class ClassifierService:
         """
         info = self._preparer.inspect(upload.data)
         turn = self._asking.turn_of(client, name)
-        bill = self._asking.bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.first(), caller)
         if bill.is_free and self._asking.costs_nothing(turn):
             return await self._ask_and_keep(turn, upload, info, caller, bill, None, keep)
         # The lease of no photo: it holds the reservation.
@@ -273,7 +273,7 @@ class ClassifierService:
     async def _find_or_ask_model(self, turn: Turn, upload: UploadedPhoto, info: PhotoInfo, caller: Caller) -> Outcome:
         """Return what the database knows by now, else what it knows of a similar photo, else what a model says."""
         image_hash = upload.sha256
-        bill = self._asking.bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.first(upload.prepaid), caller, upload.prepaid)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return Outcome(found, from_cache=True)
@@ -281,12 +281,13 @@ class ClassifierService:
             prepared = await self._asking.prepare(turn, upload, info, caller)
             perceptual_hash = await self._similar.hash_of(prepared, caller)
             release = [*self._store.release_statements(image_hash, bill), *photo_uncounted(bill.limits)]
-            outcome, is_released = await self._similar.answer(image_hash, perceptual_hash, release)
-            if is_released:
-                self._store.released_with(image_hash, bill)
-            if outcome is not None:
-                return outcome
-            given = await self._asking.ask(turn, prepared, caller, bill, image_hash)
+            if upload.prepaid is None:
+                outcome, is_released = await self._similar.answer(image_hash, perceptual_hash, release)
+                if is_released:
+                    self._store.released_with(image_hash, bill)
+                if outcome is not None:
+                    return outcome
+            given = await self._asking.ask(turn, prepared, caller, bill, image_hash, upload.prepaid)
             with span("cache.save"):
                 saved = await self._store.save_and_release(
                     image_hash,
@@ -318,7 +319,7 @@ class ClassifierService:
         keep: Callable[[ApartResult], Awaitable[tuple[T, bool]]],
     ) -> T | None:
         image_hash = upload.sha256
-        bill = self._asking.bill(turn.chain[0], caller)
+        bill = self._asking.bill(turn.first(upload.prepaid), caller, upload.prepaid)
         async with self._store.turn(image_hash, turn.deadline, bill) as found:
             if found is not None:
                 return None
@@ -340,7 +341,7 @@ class ClassifierService:
     ) -> T:
         """Have `keep` write down in one transaction what is said and what it cost, and release the lease, if any."""
         prepared = await self._asking.prepare(turn, upload, info, caller)
-        given = await self._asking.ask(turn, prepared, caller, bill, lease or "")
+        given = await self._asking.ask(turn, prepared, caller, bill, lease or "", upload.prepaid)
         result = entry_of(given.result, given.model, bill.cost_micros)
         statements = [] if lease is None else self._store.release_statements(lease, bill)
         kept, is_released = await keep(ApartResult(result, from_cache=False, statements=statements))

@@ -14,6 +14,7 @@ from functools import partial
 from loguru import logger
 
 from app.clients.base import ModelClient
+from app.clients.batches.registry import has_batches
 from app.clients.errors import ModelConfigurationError, ModelError, ModelNotFound, ModelTimeout
 from app.clients.registry import BUILT_IN_PROVIDERS, create_further_client, plugin_names
 from app.config.model import CASCADE_PROVIDER, ModelSettings
@@ -84,6 +85,10 @@ class ModelCatalogue:
         """
         if name not in self._names():
             raise UnknownModel(details={"known": self._names()})
+
+    def is_batched(self, name: str) -> bool:
+        """Whether photos that this model shall look at can be put into a batch: the service's model, if it has any."""
+        return self._aliases.get(name, name) == self._service_name and has_batches(self.service_client)
 
     async def client_of(self, name: str) -> ModelClient:
         """Return the client behind a name, started.

@@ -16,10 +16,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
+from app.clients.base import ModelResult
+from app.clients.errors import ModelRefused
+from app.clients.metering import CallOutcome
+from app.database.tables.batches import ModelBatch, ModelBatchItem
 from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
 from app.services.cache.entry import CachedResult
+from app.services.photos import Prepaid
 from app.services.spool.service import Kind, Spool
 
 # What belongs to the transaction that stores a result, whose id it gets; it undoes all by raising.
@@ -64,6 +69,7 @@ class _Spooled:
 
 
 _SPOOLED = TypeAdapter(_Spooled)
+_BATCH_ANSWER = TypeAdapter(ModelResult)
 
 _COLUMNS = (
     InferenceResult.image_id,
@@ -178,6 +184,31 @@ class InferenceResults:
     async def of_task(self, account_id: int, task_id: str) -> Inference | None:
         """Return what a task of this account has stored, or None."""
         return await self._select_one(account_id, InferenceResult.task_id == task_id)
+
+    async def of_ids(self, account_id: int, result_ids: Collection[int]) -> dict[int, Inference]:
+        """Return those of some results that this account has, by their ids."""
+        query = select(*_COLUMNS).where(InferenceResult.user_id == account_id, InferenceResult.id.in_(result_ids))
+
+        async def select_rows(connection: AsyncConnection) -> dict[int, Inference]:
+            return {row.id: _inference(row) for row in await connection.execute(query)}
+
+        return await read(self._engine, select_rows) if result_ids else {}
+
+    async def of_batch(self, item_id: str, model: str) -> Prepaid | None:
+        """Return what a batch of a model has brought for one of its photos: an answer or a refusal; None if neither."""
+        item = ModelBatchItem
+        query = select(item.outcome, item.answer, item.cost_micros).join(ModelBatch, ModelBatch.id == item.batch_id)
+        query = query.where(item.id == item_id, ModelBatch.model == model)
+
+        async def select_item(connection: AsyncConnection) -> Prepaid | None:
+            row = (await connection.execute(query)).one_or_none()
+            if row is not None and row.outcome == CallOutcome.REFUSED.value:
+                return Prepaid(ModelRefused(), row.cost_micros)
+            if row is None or row.answer is None:
+                return None
+            return Prepaid(_BATCH_ANSWER.validate_python(row.answer), row.cost_micros)
+
+        return await read(self._engine, select_item)
 
     async def page(
         self, account_id: int, *, skip: int, limit: int, image_id: int | None = None

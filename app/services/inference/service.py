@@ -29,7 +29,7 @@ from app.services.inference.further_models import FurtherModels
 from app.services.inference.results import Finding, Inference, InferenceResults, OnSaved
 from app.services.library.rows import LibraryImage
 from app.services.library.service import LibraryService
-from app.services.photos import UploadedPhoto
+from app.services.photos import Prepaid, UploadedPhoto
 from app.services.request_log.record import Answer, Caller, RequestRecord, user_id_of_account
 from app.services.request_log.recorder import RequestRecorder
 
@@ -59,7 +59,7 @@ class InferenceService:
         self._further_models = further_models
         self._recorder = recorder
         self._memory = memory
-        self._shares_results = shares_results
+        self.shares_results = shares_results
         # Its keys are never shared: it is there because a client that disconnects cancels nothing.
         self._under_way: SingleFlight[object, Inference] = SingleFlight()
 
@@ -71,6 +71,7 @@ class InferenceService:
         *,
         caller: Caller | None = None,
         task_id: str | None = None,
+        batch_item: str | None = None,
         on_saved: OnSaved | None = None,
     ) -> Inference:
         """Have a model look at a picture of this account, and store what it says.
@@ -81,6 +82,7 @@ class InferenceService:
             model_name: one of the catalogue's.
             caller: the request that asks; left out where none does.
             task_id: the task that asks. What it has stored already is returned, so it may ask again.
+            batch_item: the photo's request in a batch, whose answer counts if there is one.
             on_saved: is called with the result's id in the transaction that stores it, and undoes it by raising.
 
         Raises:
@@ -96,7 +98,7 @@ class InferenceService:
         image = await self._library.get(account_id, image_id)
         caller = replace(caller or Caller(), user_id=user_id_of_account(account_id), account_id=account_id)
         inference, _ = await self._under_way.run(
-            object(), partial(self._infer, account_id, image, model_name, caller, task_id, on_saved)
+            object(), partial(self._infer, account_id, image, model_name, caller, task_id, batch_item, on_saved)
         )
         return inference
 
@@ -111,6 +113,7 @@ class InferenceService:
         model_name: str,
         caller: Caller,
         task_id: str | None,
+        batch_item: str | None,
         on_saved: OnSaved | None,
     ) -> Inference:
         client = await self._models.client_of(model_name)
@@ -160,20 +163,23 @@ class InferenceService:
             return inference, inference.request_id == answer.request_id
 
         if client is self._models.service_client:
-            if self._shares_results:
-                return await store(await self._classify(image, caller))
-            return await self._classify_apart(account_id, image, caller, store, keep)
+            prepaid = None
+            if batch_item is not None:
+                prepaid = await self.results.of_batch(batch_item, client.model)
+            if self.shares_results:
+                return await store(await self._classify(image, caller, prepaid))
+            return await self._classify_apart(account_id, image, caller, prepaid, store, keep)
 
-        of_whom = None if self._shares_results else account_id
+        of_whom = None if self.shares_results else account_id
         return await self._further_models.answer(
-            client, model_name, image.sha256, of_whom, partial(self._opened, image, caller), caller, keep
+            client, model_name, image.sha256, of_whom, partial(self.opened, image, caller), caller, keep
         )
 
-    async def _classify(self, image: LibraryImage, caller: Caller) -> Answer:
+    async def _classify(self, image: LibraryImage, caller: Caller, prepaid: Prepaid | None) -> Answer:
         # A photo that is known does not have to be read.
         answer = await self._classifier.look_up(image.sha256, caller)
         if answer is None:
-            async with self._opened(image, caller) as upload:
+            async with self.opened(image, caller, prepaid) as upload:
                 answer = await self._classifier.classify(upload, caller)
         return answer
 
@@ -182,6 +188,7 @@ class InferenceService:
         account_id: int,
         image: LibraryImage,
         caller: Caller,
+        prepaid: Prepaid | None,
         store: Callable[[Answer], Awaitable[Inference]],
         keep: Callable[[ApartResult], Awaitable[tuple[Inference, bool]]],
     ) -> Inference:
@@ -194,13 +201,15 @@ class InferenceService:
             if (earlier := await find()) is not None:
                 inference, _ = await keep(ApartResult(earlier, from_cache=True))
                 return inference
-            async with self._opened(image, caller) as upload:
+            async with self.opened(image, caller, prepaid) as upload:
                 kept = await self._classifier.classify_apart(upload, caller, find=find, keep=keep)
             if kept is not None:
                 return kept
 
     @asynccontextmanager
-    async def _opened(self, image: LibraryImage, caller: Caller) -> AsyncIterator[UploadedPhoto]:
+    async def opened(
+        self, image: LibraryImage, caller: Caller, prepaid: Prepaid | None = None
+    ) -> AsyncIterator[UploadedPhoto]:
         """Read a picture, once there is memory for it, and hold that for the length of the block."""
         try:
             async with self._memory.reserve(
@@ -212,7 +221,7 @@ class InferenceService:
                 if sha256 != image.sha256:
                     logger.error("the stored file of {} has other bytes than were uploaded", image.sha256)
                     raise CorruptImage("The stored file of this image is damaged. Upload it again.")
-                yield UploadedPhoto(data, sha256)
+                yield UploadedPhoto(data, sha256, prepaid=prepaid)
         except MemoryTimeoutError:
             raise ServerBusy(retry_after_seconds=MEMORY_TIMEOUT_SECONDS) from None
 

@@ -10,7 +10,7 @@ from app.errors import AppError
 from app.services.request_log.record import Caller
 from app.services.spending.ledger import Ledger, LedgerRow
 from app.services.spending.limits import Budget, Limit
-from app.services.spending.prices import Price
+from app.services.spending.prices import BATCHED_CALL, Price
 from app.services.spending.settlement import Settlement
 
 
@@ -34,10 +34,19 @@ class Bill:
         price: of its calls; None where they cost nothing, and are not written down.
         limits: what the caller stands under; the first that is reached is told.
         ledger: writes the calls down.
+        prepaid_micros: what was paid for the photo in a batch; the ledger has it already.
     """
 
     def __init__(
-        self, caller: Caller, *, provider: str, model: str, price: Price | None, limits: Sequence[Limit], ledger: Ledger
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        model: str,
+        price: Price | None,
+        limits: Sequence[Limit],
+        ledger: Ledger,
+        prepaid_micros: int = 0,
     ) -> None:
         self.meter = CallMeter()
         self.limits = limits
@@ -47,11 +56,14 @@ class Bill:
         # The last one is asked now.
         self._models = [_Model(provider, model, price, first_call=0)]
         self._ledger = ledger
+        self._prepaid_micros = prepaid_micros
 
     @property
     def cost_micros(self) -> int:
-        """What the calls so far cost, in millionths of CURRENCY."""
-        return sum(model.price.cost_micros(call) for _, call, model in self._calls() if model.price is not None)
+        """What the calls so far cost, in millionths of CURRENCY, and what was paid for the photo in a batch."""
+        return self._prepaid_micros + sum(
+            model.price.cost_micros(call) for _, call, model in self._calls() if model.price is not None
+        )
 
     @property
     def reserve_micros(self) -> int:
@@ -60,6 +72,12 @@ class Bill:
             return 0
         price = self._models[-1].price
         return self.cost_micros + (0 if price is None else price.per_call_micros)
+
+    @property
+    def batch_reserve_micros(self) -> int:
+        """What a call in a batch may cost, where a budget limits it."""
+        price = self._models[-1].price
+        return 0 if price is None or not self.has_budget else price.cost_micros(BATCHED_CALL)
 
     @property
     def has_budget(self) -> bool:

@@ -8,12 +8,13 @@ a process that was killed, and the transaction that ends the lease adds what was
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from app.database.statements import Statement, inserted_rows, timestamp_text, upsert
 from app.errors import AppError
 
 _KEYS = ("scope", "window_start")
+_BATCHES = "SELECT COALESCE(SUM(reserved_micros), 0) AS micros FROM model_batch WHERE reserved_micros > 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ def has_room(limit: Limit, reserve_micros: int, *, apart_from: str | None = None
         leases += f" WHERE {' AND '.join(conditions)}"
     # In a table of its own: MySQL does not let a statement change a table that it reads in a subquery.
     reserved = f"(SELECT micros FROM ({leases}) AS reserved)"  # noqa: S608 - placeholders
+    if limit.api_key_id is None:
+        # Batches are those of accounts, which have no key.
+        reserved += f" + (SELECT micros FROM ({_BATCHES}) AS batched)"  # noqa: S608 - a constant
     return f"{used} + {reserved} + %s <= %s", [*parameters, reserve_micros, limit.most]
 
 
@@ -123,6 +127,18 @@ def reservation_raised(image_hash: str, owner: str, budgets: Sequence[Budget], m
     parameters: list[object] = [micros, image_hash, owner]
     for budget in budgets:
         condition, values = has_room(budget, micros, apart_from=image_hash)
+        text += f" AND {condition}"
+        parameters += values
+    return Statement(text, parameters)
+
+
+def batch_reserved(batch_id: str, budgets: Sequence[Budget], micros: int) -> Statement:
+    """Return what reserves `micros` for a batch that has nothing reserved, if all `budgets` have room."""
+    # The time makes it a change, which the database counts, where nothing has to be reserved.
+    text = "UPDATE model_batch SET reserved_micros = %s, updated_at = %s WHERE id = %s"
+    parameters: list[object] = [micros, timestamp_text(datetime.now(UTC)), batch_id]
+    for budget in budgets:
+        condition, values = has_room(budget, micros)
         text += f" AND {condition}"
         parameters += values
     return Statement(text, parameters)

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from app.clients.base import ModelClient
-from app.clients.metering import ModelCall
+from app.clients.metering import CallOutcome, ModelCall
 from app.config.spending import SpendingSettings
 
 MICROS = 1_000_000
+# Of the usual price, for calls in a batch: https://developers.openai.com/api/docs/guides/batch and
+# https://platform.claude.com/docs/en/build-with-claude/batch-processing.
+BATCH_SHARE = Decimal("0.5")
+# What a provider takes into its cache costs 1.25 times the price of input:
+# https://developers.openai.com/api/docs/guides/prompt-caching (from GPT-5.6 on) and
+# https://platform.claude.com/docs/en/build-with-claude/prompt-caching (for five minutes).
+CACHE_WRITE_SURCHARGE = Decimal("0.25")
+# One whose tokens are not known yet.
+BATCHED_CALL = ModelCall(CallOutcome.ANSWERED, is_charged=True, is_batched=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,13 @@ class Price:
         """Return what a call costs, rounded to whole millionths."""
         if not call.is_charged:
             return 0
+        share = BATCH_SHARE if call.is_batched else Decimal(1)
         if self.tokens is None or call.input_tokens + call.output_tokens == 0:
-            return self.per_call_micros
-        cost = (
+            return int((self.per_call_micros * share).to_integral_value(ROUND_HALF_UP))
+        cost = share * (
             (call.input_tokens - call.cached_input_tokens) * self.tokens.input
             + call.cached_input_tokens * self.tokens.cached_input
+            + call.cache_write_tokens * self.tokens.input * CACHE_WRITE_SURCHARGE
             + call.output_tokens * self.tokens.output
         )
         return int(cost.to_integral_value(ROUND_HALF_UP))

@@ -80,13 +80,17 @@ class Spending:
         spool.on_replay(Kind.BILL, self._replay)
         self._outage = OutageLog("calls of models cannot be written down", recovered="calls are written down again")
 
-    def bill(self, client: ModelClient, caller: Caller, name: str | None = None) -> Bill:
+    def bill(
+        self, client: ModelClient, caller: Caller, name: str | None = None, *, prepaid_micros: int | None = None
+    ) -> Bill:
         """Return the bill of a new photo, nothing spent yet.
 
         Args:
             client: the model that will be asked.
             caller: who asks.
             name: what the model is called in MODELS; None: it is the service's own.
+            prepaid_micros: what its answer has cost as part of a batch, under the limits of that time; None: it was in
+                none.
         """
         price = price_of(client, self._settings, name)
         return Bill(
@@ -94,8 +98,9 @@ class Spending:
             provider=client.provider,
             model=client.model,
             price=price,
-            limits=self._limits(caller, is_paid=price is not None),
+            limits=self._limits(caller, is_paid=price is not None) if prepaid_micros is None else [],
             ledger=self._ledger,
+            prepaid_micros=prepaid_micros or 0,
         )
 
     def is_free(self, client: ModelClient, name: str | None) -> bool:

@@ -21,7 +21,7 @@ from app.database.tables.inference import InferenceTask
 from app.database.transactions import write
 from app.errors import AppError, InvalidRequest, NotFound
 from app.observability import metrics
-from app.services.tasks.record import Task, TaskStatus, database_time, record_changes, select_tasks
+from app.services.tasks.record import Rank, Task, TaskStatus, database_time, record_changes, select_tasks
 
 # Between two looks at the tasks of other processes, however often a wake-up makes this one look for new tasks.
 WATCH_SECONDS = 0.5
@@ -65,7 +65,7 @@ class TaskClaims:
         )
 
     async def claim(self, limit: int, running: Collection[Task] = ()) -> list[Task]:
-        """Claim up to `limit` tasks: first those whose process is stalled, then the oldest that are due.
+        """Claim up to `limit` tasks: first those whose process is stalled, then the oldest of each rank that are due.
 
         The attempt is counted. A task that has used up its attempts without an end (its process was killed each time)
         is ended as failed.
@@ -124,13 +124,19 @@ class TaskClaims:
         return [each for each in found if each.is_lost] if self.heartbeat.can_judge else []
 
     async def _lock_due(self, connection: AsyncConnection, limit: int) -> Sequence[str]:
-        """Return the ids of the oldest due tasks, and lock their rows; rows that another process locks are left out.
+        """Return the ids of the first due tasks, and lock their rows; rows that another process locks are left out.
 
         SQLite has one writer, and an older server waits for the other process.
         """
-        oldest = select(InferenceTask.id).where(self._is_due).order_by(InferenceTask.due_at).limit(limit)
-        locked = oldest.with_for_update(skip_locked=can_skip_locked(connection.dialect))
-        return (await connection.scalars(locked)).all()
+        ids: list[str] = []
+        # One by one: each walks along the index, and sorts nothing.
+        for rank in Rank:
+            if len(ids) < limit:
+                is_next = InferenceTask.priority == rank, self._is_due
+                oldest = select(InferenceTask.id).where(*is_next).order_by(InferenceTask.due_at).limit(limit - len(ids))
+                locked = oldest.with_for_update(skip_locked=can_skip_locked(connection.dialect))
+                ids += (await connection.scalars(locked)).all()
+        return ids
 
     async def _take(
         self, connection: AsyncConnection, ids: Sequence[str], mark: str, *, lost_claims: Sequence[str | None]

@@ -10,6 +10,7 @@ from app.database.heartbeat import Heartbeat
 from app.runtime.background import running
 from app.services.events.redis_signal import RedisSignal, Topic
 from app.services.tasks.claims import TaskClaims
+from app.services.tasks.jobs import JobService
 from app.services.tasks.retention import TaskRetention
 from app.services.tasks.runner import Inference, TaskRunner
 from app.services.tasks.service import TaskService
@@ -25,7 +26,8 @@ async def open_tasks(
     on_change: Callable[[], None],
     signal: RedisSignal | None,
     is_worker: bool,
-) -> AsyncIterator[TaskService]:
+    patience_seconds: Callable[[str], int] = lambda _: 0,
+) -> AsyncIterator[tuple[TaskService, JobService]]:
     """Keep tasks, and run them for the length of the block if this process is to.
 
     Args:
@@ -36,6 +38,7 @@ async def open_tasks(
         on_change: tells those who listen that an event was committed; never fails.
         signal: wakes the runners of other processes, if there is one; without it they look each second.
         is_worker: this process serves nothing. One that serves runs tasks unless TASK_WORKERS is outside.
+        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
     """
     runner: TaskRunner | None = None
     if is_worker or settings.task.workers == "inside":
@@ -52,10 +55,11 @@ async def open_tasks(
         if signal is not None:
             signal.send(Topic.NEW_TASKS)
 
-    tasks = TaskService(engine, wake=wake, on_change=on_change)
+    tasks = TaskService(engine, wake=wake, on_change=on_change, patience_seconds=patience_seconds)
+    jobs = JobService(engine, wake=wake, on_change=on_change, patience_seconds=patience_seconds)
     if runner is None:
-        yield tasks
+        yield tasks, jobs
         return
     retention = TaskRetention(engine, settings.task.keep_days)
     async with running(retention.run(), name="tasks-retention"), runner.running():
-        yield tasks
+        yield tasks, jobs

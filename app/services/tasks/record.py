@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, insert, literal_column, select
@@ -26,6 +26,30 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Priority(StrEnum):
+    """What a client says of a photo: low means that it can wait, for a lower price."""
+
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Rank(IntEnum):
+    """In which order due tasks are run: an album does not stand before a single photo.
+
+    BATCHED is LOW for tasks that are in a batch: those that wait for one are found without reading them.
+    """
+
+    SINGLE = 0
+    JOB = 1
+    LOW = 2
+    BATCHED = 3
+
+    @property
+    def priority(self) -> Priority:
+        """What the client has said."""
+        return Priority.LOW if self >= Rank.LOW else Priority.NORMAL
+
+
 UNFINISHED = (TaskStatus.PENDING, TaskStatus.PROCESSING)
 FINISHED = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
 _COLUMNS = (
@@ -41,12 +65,18 @@ _COLUMNS = (
     InferenceTask.result_id,
     InferenceTask.created_at,
     InferenceTask.updated_at,
+    InferenceTask.priority,
+    InferenceTask.batch_item,
+    InferenceTask.job_id,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task; `claim` is the mark of the run, or of the cancellation, that has changed it last."""
+    """One task; `claim` is the mark of the run, or of the cancellation, that has changed it last.
+
+    `batch_item` is the id of its photo in a batch, if it was put into one.
+    """
 
     id: str
     user_id: int
@@ -60,6 +90,9 @@ class Task:
     result_id: int | None
     created_at: datetime
     updated_at: datetime
+    priority: Rank
+    batch_item: str | None
+    job_id: str | None
 
     @property
     def url(self) -> str:
@@ -73,6 +106,8 @@ class Task:
             "status": self.status.value,
             "image_id": self.image_id,
             "model_name": self.model_name,
+            "priority": self.priority.priority.value,
+            "job_id": self.job_id,
             "attempts": self.attempts,
             "result_id": self.result_id,
             "result_url": None if self.result_id is None else f"/images/inference/{self.result_id}",
@@ -94,7 +129,7 @@ def task_query() -> Any:
 
 def task_of(row: Row[Any]) -> Task:
     """Return the task of a row of `task_query`."""
-    return Task(**{**row._asdict(), "status": TaskStatus(row.status)})
+    return Task(**{**row._asdict(), "status": TaskStatus(row.status), "priority": Rank(row.priority)})
 
 
 async def record_changes(connection: AsyncConnection, tasks: Sequence[Task]) -> None:

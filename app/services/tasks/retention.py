@@ -3,12 +3,12 @@
 from datetime import timedelta
 
 from loguru import logger
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.retention import delete_in_batches, delete_regularly
-from app.database.tables.inference import InferenceTask, TaskEvent
+from app.database.tables.inference import InferenceJob, InferenceTask, TaskEvent
 from app.services.tasks.record import FINISHED, database_time
 
 # For who was away and asks what happened meanwhile.
@@ -34,6 +34,7 @@ class TaskRetention:
     async def delete_old(self) -> tuple[int, int]:
         """Delete once; return how many tasks and how many events."""
         tasks = await delete_in_batches(self._engine, self._delete_tasks)
+        await delete_in_batches(self._engine, self._delete_jobs)
         events = await delete_in_batches(self._engine, self._delete_events)
         return tasks, events
 
@@ -42,6 +43,14 @@ class TaskRetention:
         is_finished = row.status.in_([status.value for status in FINISHED])
         old = select(row.id).where(row.updated_at < utc_now() - self._kept, is_finished).limit(rows)
         if ids := (await connection.scalars(old)).all():
+            await connection.execute(delete(row).where(row.id.in_(ids)))
+        return len(ids)
+
+    async def _delete_jobs(self, connection: AsyncConnection, rows: int) -> int:
+        row = InferenceJob
+        has_tasks = exists().where(InferenceTask.job_id == row.id)
+        empty = select(row.id).where(row.created_at < utc_now() - self._kept, ~has_tasks).limit(rows)
+        if ids := (await connection.scalars(empty)).all():
             await connection.execute(delete(row).where(row.id.in_(ids)))
         return len(ids)
 

@@ -37,9 +37,13 @@ class Inference(Protocol):
         model_name: str,
         *,
         task_id: str | None = None,
+        batch_item: str | None = None,
         on_saved: Callable[[AsyncConnection, int], Awaitable[None]] | None = None,
     ) -> object:
-        """Store a result; `on_saved` gets its id, in the same transaction, and undoes it by raising."""
+        """Store a result; `on_saved` gets its id, in the same transaction, and undoes it by raising.
+
+        `batch_item` is the photo's request in a batch, which may have the answer.
+        """
 
 
 class TaskRunner:
@@ -114,7 +118,12 @@ class TaskRunner:
             with span("task", task_id=task.id, attempt=task.attempts):
                 on_saved = partial(self._complete, task)
                 await self._inference.infer(
-                    task.user_id, task.image_id, task.model_name, task_id=task.id, on_saved=on_saved
+                    task.user_id,
+                    task.image_id,
+                    task.model_name,
+                    task_id=task.id,
+                    batch_item=task.batch_item,
+                    on_saved=on_saved,
                 )
         except ClaimLostError:
             logger.info("task {} was deleted, or has been taken over", task.id)

@@ -8,6 +8,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, select, update
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import utc_now
 from app.database.tables.accounts import User
+from app.database.tables.batches import ModelBatch
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
@@ -25,6 +27,8 @@ from app.services.idempotency.key import Keep
 from app.services.idempotency.rows import insert_answer
 from app.services.tasks.record import (
     UNFINISHED,
+    Priority,
+    Rank,
     Task,
     TaskStatus,
     database_time,
@@ -57,15 +61,34 @@ class TaskService:
         engine: the database.
         wake: has the runners of this process and of others look for tasks now; never fails.
         on_change: tells those who listen that an event was committed; never fails.
+        patience_seconds: how long a task of low priority may wait for a batch, by the name of its model.
     """
 
-    def __init__(self, engine: AsyncEngine, *, wake: Callable[[], None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        wake: Callable[[], None],
+        on_change: Callable[[], None],
+        patience_seconds: Callable[[str], int] = lambda _: 0,
+    ) -> None:
+        self.wake = wake
         self._engine = engine
-        self._wake = wake
         self._on_change = on_change
+        self._patience_seconds = patience_seconds
 
-    async def submit(self, account_id: int, image_id: int, model_name: str, *, keep: Keep[Task] | None = None) -> Task:
+    async def submit(
+        self,
+        account_id: int,
+        image_id: int,
+        model_name: str,
+        *,
+        priority: Priority = Priority.NORMAL,
+        keep: Keep[Task] | None = None,
+    ) -> Task:
         """Make a task of a model that is known to exist. The answer is kept as `keep` says.
+
+        One of low priority is due when it has waited long enough for a batch, or at once where there are none.
 
         Raises:
             DuplicateRowError: another request with the same key has made one.
@@ -73,6 +96,8 @@ class TaskService:
             TooManyTasks: MAX_UNFINISHED of the account's tasks are waiting or running.
         """
         task_id = secrets.token_hex(16)
+        rank = Rank.LOW if priority is Priority.LOW else Rank.SINGLE
+        patience = self._patience_seconds(model_name) if rank is Rank.LOW else 0
 
         async def insert_task(connection: AsyncConnection) -> Task:
             if known := await select_tasks(connection, InferenceTask.id == task_id):
@@ -84,7 +109,9 @@ class TaskService:
             if await connection.scalar(image) is None:
                 raise ImageNotFound
             unfinished = select(InferenceTask.id).where(
-                InferenceTask.user_id == account_id, InferenceTask.status.in_([status.value for status in UNFINISHED])
+                InferenceTask.user_id == account_id,
+                InferenceTask.job_id.is_(None),
+                InferenceTask.status.in_([status.value for status in UNFINISHED]),
             )
             count = select(func.count()).select_from(unfinished.limit(MAX_UNFINISHED).subquery())
             if (await connection.scalar(count) or 0) >= MAX_UNFINISHED:
@@ -97,9 +124,10 @@ class TaskService:
                     image_id=image_id,
                     model_name=model_name,
                     status=TaskStatus.PENDING.value,
-                    due_at=database_time(connection.dialect.name),
+                    due_at=database_time(connection.dialect.name, patience),
                     created_at=now,
                     updated_at=now,
+                    priority=rank,
                 )
             )
             (task,) = await select_tasks(connection, InferenceTask.id == task_id)
@@ -115,7 +143,7 @@ class TaskService:
             raise ImageNotFound from None
         # The task is a trace of its own; this is the way to it from the request's.
         tracing.describe(task_id=task_id)
-        self._wake()
+        self.wake()
         self._on_change()
         return task
 
@@ -142,25 +170,33 @@ class TaskService:
         return await read(self._engine, select_page)
 
     async def show_unfinished(self) -> None:
-        """Put into the metrics how many tasks wait and run; NaN where the database does not tell within a second."""
+        """Put into the metrics which tasks and batches wait and run; NaN where the database is too slow to tell."""
         query = (
             select(InferenceTask.status, func.count())
             .where(InferenceTask.status.in_([status.value for status in UNFINISHED]))
             .group_by(InferenceTask.status)
         )
 
-        async def count(connection: AsyncConnection) -> dict[str, int]:
-            return {row[0]: row[1] for row in await connection.execute(query)}
+        has_not_ended = ModelBatch.status.in_(["collecting", "submitting", "running"])
+        batches = select(func.count(), func.min(ModelBatch.created_at)).where(has_not_ended)
+
+        async def count(connection: AsyncConnection) -> tuple[dict[str, int], int, datetime | None]:
+            number, oldest = (await connection.execute(batches)).one()
+            return {row[0]: row[1] for row in await connection.execute(query)}, number, oldest
 
         absent = 0.0
         counted: dict[str, int] = {}
+        in_batches, oldest = 0, None
         try:
             async with asyncio.timeout(GAUGE_TIMEOUT_SECONDS):
-                counted = await read(self._engine, count, max_attempts=1)
+                counted, in_batches, oldest = await read(self._engine, count, max_attempts=1)
         except (AppError, SQLAlchemyError, OSError):
             absent = math.nan
         for status in UNFINISHED:
             metrics.TASKS_UNFINISHED.labels(status.value).set(counted.get(status.value, absent))
+        metrics.BATCHES_UNFINISHED.set(in_batches or absent)
+        age = 0.0 if oldest is None else (utc_now() - oldest).total_seconds()
+        metrics.BATCH_OLDEST_SECONDS.set(max(0.0, age) or absent)
 
     async def cancel(self, account_id: int, task_id: str) -> Task:
         """Cancel a task that has not begun, or that waits for its next attempt.

@@ -27,13 +27,13 @@ async def test_spans_of_the_sdk_are_off(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("ANTHROPIC_OPEN_TELEMETRY", "true")
     monkeypatch.setenv("ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE", "content")
     client = ClaudeClient(model_settings("claude"))
-    assert client._sdk.open_telemetry["traces"]["enabled"] is False
+    assert client.sdk.open_telemetry["traces"]["enabled"] is False
     await client.close()
 
 
 async def test_default_address_is_anthropics() -> None:
     client = ClaudeClient(model_settings("claude"))
-    assert str(client._sdk.base_url) == "https://api.anthropic.com"
+    assert str(client.sdk.base_url) == "https://api.anthropic.com"
     await client.close()
 
 
@@ -69,4 +69,6 @@ async def test_thoughts_are_not_the_answer_and_cached_input_is_counted(
     server.script(raw(json.dumps(body).encode()))
     result = await (await make_client("claude")).classify(photo)
     assert result.category == "foods"
+    (fixed,) = server.calls[0].body["system"]
+    assert fixed["cache_control"] == {"type": "ephemeral"}
     assert result.response["usage"] == {"input_tokens": 110, "output_tokens": 5, "total_tokens": 115}

@@ -17,6 +17,7 @@ from tests.support.model_settings import MakeClient
 
 # What is refused, by whom, and the requests that the first photo then costs.
 LADDERS = [
+    ("openai", {"prompt_cache"}, 2),
     ("openai", {"json_schema"}, 2),
     ("openai", {"json_schema", "json_object"}, 3),
     ("openai", {"max_completion_tokens"}, 2),
@@ -96,7 +97,7 @@ async def test_model_that_cannot_see(
     assert server.call_count == 1
 
 
-@pytest.mark.parametrize(("provider", "forms"), [("openai", 7), ("custom", 9), ("claude", 4)])
+@pytest.mark.parametrize(("provider", "forms"), [("openai", 8), ("custom", 9), ("claude", 4)])
 @pytest.mark.parametrize("body", [b'{"error": "no"}', b"", b"\xff", b"[" * 5000])
 async def test_every_form_is_refused(
     provider: str,

@@ -6,6 +6,7 @@ from app.categories import Category
 from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.openai import OpenAIClient
+from app.clients.metering import CallMeter
 from tests.fakes.model_replies import answer, classification, raw
 from tests.fakes.model_server import API_KEY, FakeModelServer
 from tests.support.model_settings import MakeClient, model_settings
@@ -25,7 +26,7 @@ async def test_environment_of_the_sdk_is_not_used(
 
 async def test_default_address_is_openais() -> None:
     client = OpenAIClient(model_settings("openai"))
-    assert str(client._sdk.base_url) == "https://api.openai.com/v1/"
+    assert str(client.sdk.base_url) == "https://api.openai.com/v1/"
     await client.close()
 
 
@@ -87,3 +88,23 @@ async def test_kept_answer_is_bounded_and_storable(
     result = await (await make_client("openai")).classify(photo)
     assert len(result.response["answer"]) == 2000
     assert "\x00" not in result.response["answer"]
+
+
+async def test_the_provider_keeps_the_fixed_part_alone(
+    server: FakeModelServer, make_client: MakeClient, photo: PreparedPhoto
+) -> None:
+    """A photo that it kept too would cost a quarter more, and is never asked about again."""
+    content = json.dumps({"category": "foods", "confidence": 1})
+    details = {"cached_tokens": 20, "cache_write_tokens": 700}
+    usage = {"prompt_tokens": 1300, "completion_tokens": 40, "prompt_tokens_details": details}
+    server.script(raw(json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()))
+    client = await make_client("openai")
+    meter = CallMeter()
+    await client.classify(photo, meter)
+    body = server.calls[0].body
+    assert body["prompt_cache_options"] == {"mode": "explicit"}
+    (fixed,) = body["messages"][0]["content"]
+    assert "never an instruction" in fixed["text"]
+    assert fixed["prompt_cache_breakpoint"] == {"mode": "explicit"}
+    assert "prompt_cache" not in str(body["messages"][1])
+    assert [(call.cached_input_tokens, call.cache_write_tokens) for call in meter.calls] == [(20, 700)]

@@ -31,6 +31,7 @@ def test_a_call_costs_its_fixed_price_whatever_it_answers() -> None:
     for outcome in CallOutcome:
         assert fixed.cost_micros(call(outcome, input_tokens=5, output_tokens=7)) == 10_000
         assert fixed.cost_micros(call(outcome, is_charged=False)) == 0
+        assert fixed.cost_micros(call(outcome, is_batched=True)) == 5_000
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def test_a_call_costs_its_fixed_price_whatever_it_answers() -> None:
         ({"input_tokens": 1000, "output_tokens": 100}, 210),
         ({"input_tokens": 1000, "cached_input_tokens": 400, "output_tokens": 100}, 180),
         ({"input_tokens": 1000, "cached_input_tokens": 1000}, 75),
+        # What the provider takes into its cache costs a quarter more.
+        ({"input_tokens": 1000, "cache_write_tokens": 800, "output_tokens": 100}, 240),
+        ({"input_tokens": 1000, "output_tokens": 100, "is_batched": True}, 105),
         # 0.15 + 0.6 and half a millionth more is rounded up.
         ({"input_tokens": 1, "output_tokens": 1}, 1),
         ({"input_tokens": 3}, 0),

@@ -217,7 +217,7 @@ async def process(
             signal=signal,
             is_worker=False,
         )
-        async with opened as tasks:
+        async with opened as (tasks, _):
             yield tasks, signal
     await heartbeat.close()
     await signal.close()
