@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,11 +45,12 @@ async def test_a_head_is_trained_compared_and_written(photos: Path, tmp_path: Pa
 
 
 async def test_what_cannot_be_trained_is_said(photos: Path, tmp_path: Path) -> None:
-    for arguments, variables, reason in (
+    cases: list[tuple[tuple[Path | str, ...], dict[str, Any], str]] = [
         ((photos, "--output", tmp_path / "none" / "head.npz"), {}, "there is no folder"),
         ((photos,), {"LOCAL_HEAD": str(tmp_path / "none.npz"), "DATA_DIR": str(tmp_path)}, "none.npz cannot be read"),
         ((photos / "pets",), {"DATA_DIR": str(tmp_path)}, "no photos in folders named after the categories"),
-    ):
+    ]
+    for arguments, variables, reason in cases:
         done = await run("train", *map(str, arguments), cwd=tmp_path, **variables)
         assert (done.status, reason in done.messages.replace("\n", "")) == (2, True), done.messages
 
