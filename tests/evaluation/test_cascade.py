@@ -7,14 +7,13 @@ import pytest
 
 from app.categories import Category
 from app.clients.errors import ModelConfigurationError
-from app.clients.local import LocalClient
 from app.clients.local.training import train
 from app.clients.local.training.labelled import LabelledPhoto
 from app.clients.thresholds import thresholds_of, write_thresholds
 from app.config.model import ModelSettings
 from app.evaluation import cross_validation
 from app.evaluation.cascade import Scored, choose, choose_and_measure, measure
-from tests.support.thresholds import thresholds
+from tests.support.thresholds import LOCAL_MODEL, thresholds
 
 PETS, FOODS = Category.PETS, Category.FOODS
 
@@ -105,7 +104,7 @@ def test_thresholds_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_the_shipped_head_has_shipped_thresholds() -> None:
     """Another head needs others (docs/local-model.md has the command)."""
-    shipped = thresholds_of(LocalClient.default_model, None)
+    shipped = thresholds_of(LOCAL_MODEL, None)
     assert shipped is not None
     assert shipped.cross_validated
     assert shipped.right.low >= shipped.target_precision >= ModelSettings().cascade_target_precision
@@ -123,18 +122,19 @@ def test_a_file_that_lacks_a_category_is_refused(tmp_path: Path) -> None:
 def test_each_photo_is_judged_by_a_head_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pets that look like food are taken for food where no other source has such."""
     monkeypatch.setattr(train, "FEATURE_BLOCKS", (4, 4))
+    monkeypatch.setattr(train, "BLOCK_WEIGHTS", (1.0, 1.0))
     monkeypatch.setattr(train, "PENALTIES", (1e-3, 1e-2))
     monkeypatch.setattr(train, "FOLDS", 3)
     monkeypatch.setattr(cross_validation, "load_networks", lambda: None)
     generator = np.random.default_rng(0)
     place = {"common": 0, "food": 1, "own": 1}
 
-    def views(photo: LabelledPhoto, _: object) -> list[np.ndarray]:
+    def views(photo: LabelledPhoto, _: object) -> np.ndarray:
         features = np.zeros(8, dtype=np.float32)
         features[place[photo.path.name]] = 1
-        return [features + generator.normal(size=8).astype(np.float32) / 100 for _ in range(2)]
+        return features + generator.normal(size=(2, 8)).astype(np.float32) / 100
 
-    monkeypatch.setattr(cross_validation, "photo_views", views)
+    monkeypatch.setattr(cross_validation, "view_features", views)
     photos = [LabelledPhoto(Path("common"), PETS, f"s{n % 3}") for n in range(9)]
     photos += [LabelledPhoto(Path("food"), FOODS, f"s{n % 3}") for n in range(9)]
     photos += [LabelledPhoto(Path("own"), PETS, "alone") for n in range(3)]

@@ -9,6 +9,8 @@ from app.clients.local import LocalClient
 from app.clients.thresholds import CategoryThresholds, Measured, Thresholds
 from tests.support.model_settings import model_settings
 
+# The name of the local model with the shipped head.
+LOCAL_MODEL = LocalClient(model_settings("local")).model
 NEVER_SURE = None
 ALWAYS_SURE = ALL_STAY = 0.0
 NONE_STAYS = 1.0

@@ -2,11 +2,14 @@
 
 import hashlib
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.categories import Category
+from app.clients.thresholds import write_thresholds
 from app.config.settings import Settings
 from app.database.tables.batches import ModelBatch, ModelBatchItem
 from app.services.batches.rows import wait_again
@@ -18,6 +21,7 @@ from tests.fakes.model_replies import answer, classification, failure, refusal
 from tests.fakes.model_server import FakeModelServer
 from tests.support.batches import CALL_MICROS, HALF, album, batch_settings, ledger, until
 from tests.support.spending import spending_settings
+from tests.support.thresholds import ALL_STAY, LOCAL_MODEL, NONE_STAYS, thresholds
 
 ON_ONE_KIND = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
@@ -86,6 +90,30 @@ async def test_a_known_photo_goes_into_no_batch(
     assert model_server.batches.made == []
     assert model_server.call_count == 1
     assert await statuses(engine) == ["ended"]
+
+
+@ON_ONE_KIND
+@pytest.mark.parametrize("stays", [ALL_STAY, NONE_STAYS], ids=["stays", "may leave"])
+async def test_what_must_not_leave_the_server_goes_into_no_batch(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer, tmp_path: Path, stays: float
+) -> None:
+    chosen = batch_settings(settings, model_server, "openai")
+    file = tmp_path / "cascade.json"
+    write_thresholds(file, LOCAL_MODEL, thresholds(kept_from=stays))
+    kept = {"local_only_categories": frozenset({Category.IDCARD}), "cascade_file": file}
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update=kept)})
+    model_server.script(classification("foods"))
+    batches = model_server.batches
+    async with album(chosen, photos=1) as ours:
+        task = await ours.ask(ours.images[0])
+        if stays == NONE_STAYS:
+            await until(lambda: bool(batches.made), "a batch")
+            batches.finish()
+        (result,) = await ours.results(task)
+    may_leave = stays == NONE_STAYS
+    assert (result.cost_micros, result.model.startswith("local-only/")) == (HALF * may_leave, not may_leave)
+    assert (len(batches.made), model_server.call_count) == (may_leave, 0)
+    assert await ledger(engine) == [("answered", HALF)] * may_leave
 
 
 @ON_ONE_KIND

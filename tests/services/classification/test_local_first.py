@@ -35,11 +35,10 @@ from tests.support.library_api import upload as upload_picture
 from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, SecondClient
 from tests.support.serving import serving
 from tests.support.spending import ledger_of, spending_settings
-from tests.support.thresholds import ALL_STAY, ALWAYS_SURE, NONE_STAYS, prepared, seen_locally, thresholds
+from tests.support.thresholds import ALL_STAY, ALWAYS_SURE, LOCAL_MODEL, NONE_STAYS, prepared, seen_locally, thresholds
 
-LOCAL = local_client.LocalClient.default_model
-CASCADE = LOCAL.replace("local/", "cascade/")
-LOCAL_ONLY = LOCAL.replace("local/", "local-only/")
+CASCADE = LOCAL_MODEL.replace("local/", "cascade/")
+LOCAL_ONLY = LOCAL_MODEL.replace("local/", "local-only/")
 HOSTED = "test-vision"
 IDCARDS = frozenset({Category.IDCARD})
 
@@ -66,7 +65,7 @@ def service(settings: Settings, engine: AsyncEngine, second: FakeModelServer, tm
     async def running(
         chosen: Thresholds, *, model: dict[str, Any], shares_results: bool = False, **money: Any
     ) -> AsyncIterator[httpx2.AsyncClient]:
-        write_thresholds(tmp_path / "cascade.json", LOCAL, chosen)
+        write_thresholds(tmp_path / "cascade.json", LOCAL_MODEL, chosen)
         values = {
             "max_retries": 0,
             "further_models": {"second": f"{SecondClient.__module__}:{SecondClient.__name__}"},
@@ -147,7 +146,7 @@ async def test_a_budget_that_is_used_up_leaves_what_the_local_model_is_sure_of(
         assert (refused.status_code, error_code(refused)) == (429, "budget_exhausted")
         assert int(refused.headers["Retry-After"]) > 0
     async with service(thresholds(), model=AS_CASCADE | {"fallback_models": ("local",)}, **nothing) as api:
-        assert (await upload(api, photo(2))).json()["model"] == LOCAL
+        assert (await upload(api, photo(2))).json()["model"] == LOCAL_MODEL
     async with service(thresholds(), model=AS_CASCADE, daily_budget=Decimal("0.015")) as api:
         assert (await upload(api, photo(3))).json()["model"] == HOSTED
         assert error_code(await upload(api, photo(4))) == "budget_exhausted"
@@ -161,7 +160,7 @@ async def test_while_the_other_model_is_away_only_a_fallback_answers_what_is_uns
     async with service(thresholds(), model=AS_CASCADE) as api:
         assert error_code(await upload(api, photo(1))) == "model_unreachable"
     async with service(thresholds(), model=AS_CASCADE | {"fallback_models": ("local",)}) as api:
-        assert (await upload(api, photo(1))).json()["model"] == LOCAL
+        assert (await upload(api, photo(1))).json()["model"] == LOCAL_MODEL
         # Provisional: the other model is asked when it is back.
         assert not (await check(api, sha256(photo(1)))).json()["cached"]
         model_server.default = classification("foods")
@@ -174,7 +173,7 @@ async def test_sure_answers_outlive_a_change_of_the_provider_and_provisional_one
 ) -> None:
     sure, seen_before = photo(1), photo(2)
     async with service(thresholds(), model={"provider": "local"}) as api:
-        assert (await upload(api, seen_before)).json()["model"] == LOCAL
+        assert (await upload(api, seen_before)).json()["model"] == LOCAL_MODEL
     async with service(thresholds(ALWAYS_SURE), model=AS_CASCADE) as api:
         assert (await upload(api, sure)).json()["model"] == CASCADE
         assert not (await check(api, sha256(seen_before))).json()["cached"]
@@ -251,7 +250,7 @@ async def test_where_it_is_the_service_s_model_it_looks_once(
 ) -> None:
     before = answers_of_local()
     async with service(thresholds(), model=KEEPING | {"provider": "local"}) as api:
-        assert (await upload(api, photo(1))).json()["model"] == LOCAL
+        assert (await upload(api, photo(1))).json()["model"] == LOCAL_MODEL
     async with service(thresholds(kept_from=ALL_STAY), model=KEEPING | {"provider": "local"}) as api:
         assert (await upload(api, photo(2))).json()["model"] == LOCAL_ONLY
     metrics.flush()
@@ -261,7 +260,9 @@ async def test_where_it_is_the_service_s_model_it_looks_once(
 
 def answers_of_local() -> float:
     samples = [sample for metric in metrics.MODEL_CALLS.collect() for sample in metric.samples]
-    return sum(each.value for each in samples if each.labels.get("model") == LOCAL and each.name.endswith("_total"))
+    return sum(
+        each.value for each in samples if each.labels.get("model") == LOCAL_MODEL and each.name.endswith("_total")
+    )
 
 
 @pytest.mark.parametrize("model", [AS_CASCADE, KEEPING, KEEPING | {"provider": "local"}])
@@ -293,11 +294,11 @@ async def test_a_service_without_fitting_thresholds_does_not_start(settings: Set
     cascade = settings.model.model_copy(update=AS_CASCADE | {"cascade_file": file, "cascade_target_precision": 0.98})
     kept = settings.model.model_copy(update={"cascade_file": file, "local_only_categories": IDCARDS})
     other = local_client.LocalClient(settings.model)
-    write_thresholds(file, LOCAL, thresholds(target=0.97))
+    write_thresholds(file, LOCAL_MODEL, thresholds(target=0.97))
     with pytest.raises(ModelConfigurationError, match=r"CASCADE_TARGET_PRECISION=0\.98.*evaluate FOLDER --cascade"):
         async with open_local_first(cascade, other):
             pass
-    file.write_text(json.dumps({"models": {LOCAL: {"categories": {}}}}), encoding="utf-8")
+    file.write_text(json.dumps({"models": {LOCAL_MODEL: {"categories": {}}}}), encoding="utf-8")
     for wrong in (cascade, kept):
         with pytest.raises(ModelConfigurationError, match=r"thresholds\.json has wrong values"):
             async with open_local_first(wrong, other):
