@@ -22,7 +22,8 @@ def train(
         Path, typer.Argument(help="Photos in folders named after the categories.", exists=True, file_okay=False)
     ],
     output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Where the head is written; left out: head.npz in DATA_DIR.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Where the head is written; left out: in DATA_DIR, by its version."),
     ] = None,
 ) -> None:
     """Train the head of the local model on labelled photos, and compare it with the one in use.
@@ -44,11 +45,14 @@ def train(
     if find_spec("sklearn") is None:
         raise _told("Training needs scikit-learn: .venv/bin/python -m pip install --editable '.[train]'")
     settings = load_settings()
-    output = output or settings.data_dir / "head.npz"
-    if not output.parent.is_dir():
-        raise _told(f"there is no folder {output.parent}.")
+    folder_of_output = settings.data_dir if output is None else output.parent
+    if not folder_of_output.is_dir():
+        raise _told(f"there is no folder {folder_of_output}.")
+    in_use_path = settings.model.local_head or HEAD_PATH
+    if output is not None and output.resolve() == in_use_path.resolve():
+        raise _told(f"{output} is in use: name another file, for a service may read it at any time.")
     try:
-        in_use = load_head(settings.model.local_head or HEAD_PATH)
+        in_use = load_head(in_use_path)
         load_networks()
         found = find_labelled_photos(folder)
     except (HeadUnusable, WeightsMissing, ValueError) as error:
@@ -70,6 +74,7 @@ def train(
     typer.echo(f"\n{metrics.summary(f'head in use ({in_use.version})', truth, before)}")
     typer.echo(metrics.summary(f"new head ({trained.head.version})", truth, after))
     typer.echo(f"only one is right: {test.only_first} in use, {test.only_second} new; p = {test.p_value:.4f}")
+    output = output or settings.data_dir / f"head-{trained.head.version}.npz"
     save_head(trained.head, output)
     written = printable(str(output))
     typer.echo(f"\nwrote {written} ({output.stat().st_size} bytes); LOCAL_HEAD={written} uses it")

@@ -41,14 +41,16 @@ async def test_a_head_is_trained_compared_and_written(photos: Path, tmp_path: Pa
     again = await run("train", str(photos), cwd=tmp_path, LOCAL_HEAD=str(head), DATA_DIR=str(tmp_path))
     assert f"head in use ({version}): accuracy 1.000" in again.output
     assert (again.status, "keep the one in use" in again.messages) == (1, True)
-    assert (tmp_path / "head.npz").read_bytes() == head.read_bytes()
+    assert (tmp_path / f"head-{version}.npz").read_bytes() == head.read_bytes()
 
 
 async def test_what_cannot_be_trained_is_said(photos: Path, tmp_path: Path) -> None:
+    head = tmp_path / "own.npz"
     cases: list[tuple[tuple[Path | str, ...], dict[str, Any], str]] = [
         ((photos, "--output", tmp_path / "none" / "head.npz"), {}, "there is no folder"),
         ((photos,), {"LOCAL_HEAD": str(tmp_path / "none.npz"), "DATA_DIR": str(tmp_path)}, "none.npz cannot be read"),
         ((photos / "pets",), {"DATA_DIR": str(tmp_path)}, "no photos in folders named after the categories"),
+        ((photos, "--output", head), {"LOCAL_HEAD": str(head), "DATA_DIR": str(tmp_path)}, "own.npz is in use"),
     ]
     for arguments, variables, reason in cases:
         done = await run("train", *map(str, arguments), cwd=tmp_path, **variables)

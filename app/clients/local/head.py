@@ -88,14 +88,18 @@ def load_head(path: Path = HEAD_PATH) -> Head:
         HeadUnusable: it cannot be read, was trained for other categories or features, or its numbers are none.
     """
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
+        with path.open("rb") as file:
+            content = io.BytesIO(file.read(_MAX_FILE_BYTES + 1))
+        if len(content.getvalue()) > _MAX_FILE_BYTES or _unpacked_bytes(content) > _MAX_FILE_BYTES:
             raise HeadUnusable(f"{path} is too large for a head.")
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             categories, blocks = arrays["categories"].tolist(), arrays["blocks"].tolist()
             weights, bias = arrays["weights"], arrays["bias"]
     except OSError as error:
         raise HeadUnusable(f"{path} cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError):
+    except HeadUnusable:
+        raise
+    except (Exception, MemoryError):  # noqa: BLE001 - zipfile and NumPy raise anything on hostile bytes
         raise HeadUnusable(f"{path} is not a head that `image-classifier train` has written.") from None
     if categories != [category.value for category in CATEGORY_ORDER]:
         raise HeadUnusable(f"{path} was trained for other categories.")
@@ -105,3 +109,9 @@ def load_head(path: Path = HEAD_PATH) -> Head:
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (weights, bias)):
         raise HeadUnusable(f"{path} holds something else than numbers.")
     return Head(weights, bias)
+
+
+def _unpacked_bytes(content: io.BytesIO) -> int:
+    """The sizes that the archive claims; no more is unpacked. It raises what `zipfile` does."""
+    with zipfile.ZipFile(content) as archive:
+        return sum(each.file_size for each in archive.infolist())

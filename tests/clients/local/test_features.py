@@ -1,6 +1,7 @@
 """Faces, cues, network input and head: the arithmetic of the local model."""
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,17 @@ def written(path: Path, **changes: object) -> Path:
     return path
 
 
+def damaged(path: Path) -> bytes:
+    """The file with an array whose header names more memory than there is."""
+    array = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (9000000000000,)}".ljust(
+        117
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("categories", "blocks", "weights", "bias"):
+            archive.writestr(f"{name}.npy", array + b"\n")
+    return path.read_bytes()
+
+
 UNUSABLE: dict[str, Callable[[Path], object]] = {
     r"head.npz cannot be read \(No such file or directory\)": lambda path: path,
     r"head.npz cannot be read \(Is a directory\)": lambda path: path.mkdir(),
@@ -228,6 +240,8 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
     "else than numbers": lambda path: written(path, bias=np.full(8, np.nan, np.float32)),
     "holds something else": lambda path: written(path, bias=np.array(["a"] * 8)),
     "too large": lambda path: path.write_bytes(bytes(1_000_001)),
+    "too large for": lambda path: np.savez_compressed(path, categories=np.zeros(1_000_000), weights=np.zeros(3)),
+    "head.npz is not a": lambda path: path.write_bytes(damaged(written(path))),
 }
 
 

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 FOLDS = 8
 SEEDS = (0, 1, 2)
 """Each shuffles the sources anew; what is measured is the mean over them."""
+TIE_BREAK = 1e-9
 PENALTIES = (1e-4, 2e-4, 4e-4, 8e-4)
 
 
@@ -76,7 +77,8 @@ def assign_folds(sources: Sequence[str], truth: Labels, seed: int) -> Labels:
     for source in shuffled[np.argsort(-counts[shuffled], kind="stable")]:
         added = np.bincount(truth[source_of == source], minlength=len(CATEGORY_ORDER))
         cost = (((filled + added) / total) ** 2).sum(axis=1) - ((filled / total) ** 2).sum(axis=1)
-        fold_of[source] = int(cost.argmin())
+        # Of equal ones the fold with fewest photos: where each category has one source, all would be in the first.
+        fold_of[source] = int((cost + TIE_BREAK * filled.sum(axis=1)).argmin())
         filled[fold_of[source]] += added
     return fold_of[source_of]
 

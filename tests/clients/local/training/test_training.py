@@ -77,6 +77,12 @@ def test_a_source_is_never_on_both_sides() -> None:
     assert (folds == assign_folds(sources, generator.integers(0, 8, 300) * 0, seed=0)).sum() < 300
 
 
+def test_each_category_from_one_source_leaves_something_to_train_on() -> None:
+    truth = np.repeat(np.arange(8), 5)
+    folds = assign_folds([f"source {each}" for each in truth], truth, seed=0)
+    assert len(set(folds.tolist())) == FOLDS
+
+
 def test_folders_and_sources_are_read(tmp_path: Path) -> None:
     for name in ("pets/a.jpg", "foods/b.png", "holiday/c.jpg"):
         (tmp_path / name).parent.mkdir()
