@@ -22,7 +22,7 @@ _RESULT_EXAMPLE: dict[str, Any] = {
     "image_id": 1,
     "task_id": None,
     "model_name": "dummy",
-    "model": "local/efficientnet-lite2/1f75675a",
+    "model": "local/efficientnet-lite2/efda6a2d",
     "category": "pets",
     "category_name": {"chinese": "宠物萌照", "english": "Pet Photos"},
     "confidence": 0.97,
@@ -103,7 +103,7 @@ class ModelItem(BaseModel):
     model: Annotated[
         str | None,
         Field(
-            description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/1f75675a"]
+            description="What will answer; null until it is first used.", examples=["local/efficientnet-lite2/efda6a2d"]
         ),
     ]
     is_default: Annotated[bool, Field(description="Used where no name is given.")]

@@ -207,7 +207,7 @@ async def test_provisional_entries_do_not_go_there(
 ) -> None:
     demo = start(redis_url, local=True)
     await demo.watch.look()
-    saved = await save(demo.cache, IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/1f75675a")
+    saved = await save(demo.cache, IMAGE, result(Category.FOODS), model="local/efficientnet-lite2/efda6a2d")
     assert await demo.cache.get(IMAGE) == saved
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys("*") == []
