@@ -227,7 +227,7 @@ class CascadeResponse(DataResponse[CascadeFigures]):
             "calls_saved": 805,
             "share_saved": 75.45,
             "estimated_saving": 8.05,
-            "precision": {"value": 0.985, "low": 0.972, "high": 0.992},
+            "precision": {"value": 0.987, "low": 0.975, "high": 0.993},
             "expected_mistakes": 11.7,
             "currency": "CNY",
         }
