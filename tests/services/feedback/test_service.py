@@ -29,6 +29,7 @@ from tests.support.corrections import OPERATOR, correct, review_of
 from tests.support.databases import recorder_on
 from tests.support.feedback import feedback_on, say
 
+ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 PETS, FOODS, OTHER = Category.PETS, Category.FOODS, Category.OTHER
 CORRECTED = CachedResult(PETS, 1.0, None, FEEDBACK_MODEL)
 
@@ -69,10 +70,10 @@ async def test_an_entry_is_corrected_when_the_last_of_a_quorum_agrees(engine: As
 async def test_one_caller_alone_cannot(engine: AsyncEngine, cache: CacheService) -> None:
     feedback = feedback_on(engine, cache)
     for number in range(10):
-        # Invented users from one network, one user from everywhere, a whole /64, one key with many users.
+        # Invented users from one network, one user from everywhere, a whole /48, one key with many users.
         one = await say(feedback, PETS, f"invented-{number}")
         two = await say(feedback, OTHER, "one", address=f"198.51.100.{number}")
-        three = await say(feedback, Category.SCREENSHOT, f"six-{number}", address=f"2001:db8::{number + 1}")
+        three = await say(feedback, Category.SCREENSHOT, f"six-{number}", address=f"2001:db8:0:{number}::{number + 1}")
         four = await say(feedback, Category.IDCARD, f"of-key-{number}", key_id=7)
         five = await say(feedback, Category.SINGLE_PERSON, None, address=None)
         assert not any(each.corrected for each in (one, two, three, four, five))
@@ -92,6 +93,22 @@ async def test_callers_with_a_credential_count_from_one_address(
         who: dict[str, Any] = {name: value or number for name, value in named.items()}
         receipt = await say(feedback, PETS, f"user-{number}", **who)
     assert receipt.corrected
+
+
+@ON_SQLITE
+async def test_accounts_that_any_client_may_make_count_with_their_networks(
+    engine: AsyncEngine, cache: CacheService
+) -> None:
+    feedback = feedback_on(engine, cache)
+    for number in range(4):
+        receipt = await say(feedback, PETS, f"account:{number + 1}", account_id=number + 1, is_sign_up_open=True)
+        assert not receipt.corrected
+    # Two networks; with an invented user of the first one they are no more.
+    receipt = await say(feedback, PETS, "account:5", account_id=5, is_sign_up_open=True, address="192.0.2.2")
+    assert not receipt.corrected
+    assert not (await say(feedback, PETS, "ann")).corrected
+    # Where the operator alone makes accounts, each counts.
+    assert (await say(feedback, PETS, "account:6", account_id=6)).corrected
 
 
 async def test_the_same_user_s_next_word_replaces_the_last(engine: AsyncEngine, cache: CacheService) -> None:
@@ -169,7 +186,7 @@ async def test_a_request_id_names_the_photo(engine: AsyncEngine, cache: CacheSer
     logged = records.record(1, image_hash=IMAGE, category="foods")
     await recorder_on(engine).record([logged])
     feedback = feedback_on(engine, cache, quorum=1)
-    voter = voter_of(Caller(user_id="ann", ip_address="192.0.2.1"), key_id=None, is_device=False)
+    voter = voter_of(Caller(user_id="ann", ip_address="192.0.2.1"), key_id=None, is_device=False, is_sign_up_open=False)
     for wrong, error in (
         (Feedback(PETS), InvalidRequest),
         (Feedback(PETS, request_id=logged.request_id, image_hash="b" * 64), InvalidRequest),
