@@ -162,6 +162,50 @@ async def test_an_undone_correction_is_not_made_again_by_the_next_vote(
     assert (await say(feedback, PETS, "user-4", address="192.0.2.4")).corrected
 
 
+@ON_SQLITE
+@pytest.mark.parametrize("how", ["undo", "correct"])
+async def test_users_who_were_overruled_have_no_more_say_nor_have_new_ones_of_their_networks(
+    engine: AsyncEngine, cache: CacheService, how: str
+) -> None:
+    feedback, review = feedback_on(engine, cache, quorum=2), review_of(cache)
+    addresses = {"ann": "192.0.2.1", "bob": "192.0.2.2"}
+    receipts = [await say(feedback, PETS, user, address=address) for user, address in addresses.items()]
+    assert receipts[-1].corrected
+    if how == "undo":
+        await review.undo(IMAGE, OPERATOR)
+    else:
+        await review.correct(IMAGE, FOODS, None, OPERATOR)
+        await review.ask_again(IMAGE, OPERATOR)
+        await save(cache, IMAGE, result(FOODS), model="m")
+    for user, address in addresses.items():
+        for category in (OTHER, PETS):
+            # The same users over a detour, from elsewhere, and new ones from the same networks.
+            assert not (await say(feedback, category, user, address=address)).corrected
+            assert not (await say(feedback, category, user, address=f"198.51.100.{len(user + category)}")).corrected
+            assert not (await say(feedback, category, f"new-{user}", address=address)).corrected
+    # Who names an account counts from wherever it is, and others count from elsewhere.
+    assert not (await say(feedback, PETS, "account:1", account_id=1)).corrected
+    assert (await say(feedback, PETS, "eve", address="192.0.2.3")).corrected
+
+
+@ON_SQLITE
+async def test_of_a_network_a_photo_has_so_many_votes(
+    engine: AsyncEngine, cache: CacheService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.feedback.votes.MAX_VOTES_OF_NETWORK", 3)
+    feedback = feedback_on(engine, cache, quorum=2)
+    await say(feedback, PETS, "ann", address="192.0.2.2")
+    await say(feedback, PETS, "of a key", key_id=1)
+    await review_of(cache).dismiss(IMAGE, OPERATOR)
+    for number in range(6):
+        assert not (await say(feedback, PETS, f"user-{number}", address="192.0.2.2")).corrected
+    assert await votes(engine) == 4
+    # The oldest are gone, and with them what was overruled; the network is so still.
+    assert not (await say(feedback, PETS, "ann", address="192.0.2.2")).replaced
+    await say(feedback, PETS, "eve", address="192.0.2.3")
+    assert not (await say(feedback, PETS, "user-9", address="192.0.2.2")).corrected
+
+
 async def test_votes_at_the_same_moment_correct_once(engine: AsyncEngine, cache: CacheService) -> None:
     feedback = feedback_on(engine, cache)
     receipts = await asyncio.gather(
