@@ -135,12 +135,14 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
     )
 
 
-def voter_in(scope: Scope, caller: Caller) -> tuple[Voter, bool]:
+def voter_in(scope: Scope, caller: Caller, *, is_sign_up_open: bool) -> tuple[Voter, bool]:
     """Who says something of an answer, and whether with an API key of its own."""
     state = scope["state"]
     key: ApiKey | None = state.get("api_key") or state.get("signing_key")
     is_device = "device" in state
-    return voter_of(caller, key_id=None if key is None else key.id, is_device=is_device), key is not None
+    key_id = None if key is None else key.id
+    voter = voter_of(caller, key_id=key_id, is_device=is_device, is_sign_up_open=is_sign_up_open)
+    return voter, key is not None
 
 
 async def get_admin_key(request: Request) -> ApiKey:

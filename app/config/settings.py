@@ -241,6 +241,11 @@ class Settings(SettingsGroup):
         )
 
     @property
+    def is_sign_up_open(self) -> bool:
+        """Whether a client may make an account."""
+        return self.account.is_sign_up_open(in_production=self.environment is Environment.PRODUCTION)
+
+    @property
     def spool_max_bytes(self) -> int:
         return int(self.spool_max_megabytes * 1024 * 1024)
 

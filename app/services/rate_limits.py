@@ -13,7 +13,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from app.errors import RateLimited
-from app.runtime.client_key import client_key
+from app.runtime.client_key import IPV6_SITE_BITS, client_key
 from app.services.redis import RETRY_SECONDS, RedisClient
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ class RateLimits:
             await self._count(self._per_address, ADDRESS, client_key(address))
 
     async def count_feedback(self, address: str | None, per_minute: int) -> None:
-        """Count feedback from an address, which may send so much a minute; of IPv6, a /64 network is one address.
+        """Count feedback from an address, which may send so much a minute; of IPv6, a /48 network is one address.
 
         Raises:
             RateLimited: it is one too many; it is not counted.
         """
-        await self._count(RateLimitItemPerMinute(per_minute), FEEDBACK, client_key(address))
+        await self._count(RateLimitItemPerMinute(per_minute), FEEDBACK, client_key(address, ipv6_bits=IPV6_SITE_BITS))
 
     async def _count(self, limit: RateLimitItemPerMinute, kind: str, name: str) -> None:
         if self._in_redis is not None and self._redis is not None and time.monotonic() >= self._retry_at:

@@ -28,10 +28,11 @@ async def say(
     key_id: int | None = None,
     account_id: int | None = None,
     is_device: bool = False,
+    is_sign_up_open: bool = False,
     image_hash: str = IMAGE,
     comment: str | None = None,
 ) -> Receipt:
     """One user says what the photo shows; without more, from one address without a credential."""
     caller = Caller(user_id=user, ip_address=address, account_id=account_id)
-    voter = voter_of(caller, key_id=key_id, is_device=is_device)
+    voter = voter_of(caller, key_id=key_id, is_device=is_device, is_sign_up_open=is_sign_up_open)
     return await service.give(Feedback(category, comment, image_hash), voter)

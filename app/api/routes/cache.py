@@ -30,6 +30,9 @@ async def correct_entry(
 
 @router.delete("/{image_hash}", responses=describe_errors(*_ERRORS))
 async def remove_entry(image_hash: HashInPath, operator: OperatorDep, review: ReviewDep) -> RemovedEntryResponse:
-    """Remove the entry of a photo for good, with its history; the next upload of it asks the model again."""
+    """Remove the entry of a photo for good, with its history; the next upload of it asks the model again.
+
+    What a removal that can be undone has left goes too.
+    """
     await review.remove(image_hash, operator, can_be_undone=False)
     return RemovedEntryResponse()

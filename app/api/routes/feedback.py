@@ -39,7 +39,7 @@ async def give_feedback(
     """
     caller = caller.or_user(body.user_id)
     request.state.user = caller.user_id
-    voter, has_key = voter_in(request.scope, caller)
+    voter, has_key = voter_in(request.scope, caller, is_sign_up_open=resources.settings.is_sign_up_open)
     if not has_key:
         await resources.rate_limits.count_feedback(
             address_of(request.scope), resources.settings.feedback.per_minute_per_address

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config.settings import Environment, Settings
+from app.config.settings import Settings
 from app.errors import AppError
 from app.services.accounts.login_throttle import LoginThrottle
 from app.services.accounts.passwords import PasswordHasher
@@ -44,9 +44,7 @@ async def open_accounts(
             library=library,
             privacy=privacy,
             audit=audit,
-            is_sign_up_open=settings.account.is_sign_up_open(
-                in_production=settings.environment is Environment.PRODUCTION
-            ),
+            is_sign_up_open=settings.is_sign_up_open,
         )
     finally:
         passwords.close()

@@ -10,7 +10,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
@@ -87,15 +88,22 @@ async def remove_entry(
     """Remove an entry, so that the photo is unknown again; with it go its aliases.
 
     Of an alias the original goes too, which would answer for the photo again. What cannot be undone leaves nothing of
-    the entry in the history either, and no comment on the photo.
+    the entry in the history either, and no comment on the photo, also where the entry itself was removed before.
 
     Returns:
         The hashes whose entries are gone.
 
     Raises:
-        CacheEntryNotFound: there is no entry.
+        CacheEntryNotFound: there is no entry; nor, for what cannot be undone, a history or a comment.
     """
-    entry_id, before = await _locked(connection, image_hash)
+    # First, as an undo does it: one that goes on at the same time brings the entry back before this looks, or never.
+    forgotten = 0 if can_be_undone else await forget_history(connection, [image_hash])
+    try:
+        entry_id, before = await _locked(connection, image_hash)
+    except CacheEntryNotFound:
+        if not forgotten:
+            raise
+        return []
     original_id = await family_of(connection, entry_id)
     query = select(CachedImage.image_hash).where(CachedImage.id == original_id)
     original: str = (await connection.execute(query)).scalar_one()
@@ -168,12 +176,16 @@ async def restore_entry(
     except CacheEntryNotFound:
         entry_id, current = None, None
     if _answer(current) != _answer(last.entry_after):
-        raise NothingToUndo("The entry has changed since.")
+        raise _changed_since()
     before: dict[str, Any] = last.entry_before
     await connection.execute(update(row).where(row.id == last.id).values(undone_at=utc_now()))
     if entry_id is None or current is None:
         await _record(connection, image_hash, Change.RESTORED, actor, None, before)
-        await _insert(connection, rollups, image_hash, before)
+        try:
+            await _insert(connection, rollups, image_hash, before)
+        except IntegrityError as error:
+            # The photo was uploaded since this looked: what is not there cannot be locked.
+            raise _changed_since() from error
         return [image_hash], last.actor
     # Its hits were counted on meanwhile.
     after = before | {"hit_count": current["hit_count"]}
@@ -183,16 +195,42 @@ async def restore_entry(
     return changed, last.actor
 
 
-async def forget_history(
-    connection: AsyncConnection, image_hashes: Collection[str], *, up_to_id: int | None = None
-) -> None:
-    """Delete what the history has of entries that are gone, up to a row of it, and what users have written of them."""
-    row = CacheHistory
-    is_old = () if up_to_id is None else (row.id <= up_to_id,)
-    await connection.execute(delete(row).where(row.image_hash.in_(image_hashes), *is_old))
-    vote = FeedbackVote
-    has_comment = vote.image_hash.in_(image_hashes), vote.comment.is_not(None)
-    await connection.execute(update(vote).where(*has_comment).values(comment=None))
+def _changed_since() -> NothingToUndo:
+    return NothingToUndo("The entry has changed since.")
+
+
+async def forget_history(connection: AsyncConnection, image_hashes: Collection[str]) -> int:
+    """Delete what the history has of entries that are gone, and what users have written; return of how many rows."""
+    return await _forget(
+        connection, CacheHistory.image_hash.in_(image_hashes), FeedbackVote.image_hash.in_(image_hashes)
+    )
+
+
+async def forget_some_removed(connection: AsyncConnection, rows: int, *, cutoff: datetime) -> int:
+    """Delete what the history has of at most so many entries up to their removal, and what users had written by then.
+
+    Entries whose removal was undone, or is younger than `cutoff`, keep theirs, and so does what came after a removal.
+
+    Returns:
+        Of how many removals.
+    """
+    row, vote = CacheHistory, FeedbackVote
+    is_due = row.action == Change.REMOVED.value, row.changed_at < cutoff, row.undone_at.is_(None)
+    found = (await connection.execute(select(row.id, row.image_hash, row.changed_at).where(*is_due).limit(rows))).all()
+    for removal in found:
+        await _forget(
+            connection,
+            and_(row.image_hash == removal.image_hash, row.id <= removal.id),
+            and_(vote.image_hash == removal.image_hash, vote.created_at <= removal.changed_at),
+        )
+    return len(found)
+
+
+async def _forget(connection: AsyncConnection, of_history: ColumnElement[bool], of_votes: ColumnElement[bool]) -> int:
+    deleted = await connection.execute(delete(CacheHistory).where(of_history))
+    has_comment = FeedbackVote.comment.is_not(None)
+    erased = await connection.execute(update(FeedbackVote).where(of_votes, has_comment).values(comment=None))
+    return deleted.rowcount + erased.rowcount
 
 
 async def _locked(connection: AsyncConnection, image_hash: str) -> tuple[int, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What operators see: entries by category, model, confidence and dispute, found by hash, request id or description.
 
-There is no index on confidences, models and words of descriptions. So entries are looked through from the newest on, in
-ranges of ids and for a bounded time; the answer says where it has stopped, and the next request goes on there.
+There is no index on confidences, models, words of descriptions and disputes. So entries are looked through from the
+newest on, in ranges of ids and for a bounded time; the answer says where it has stopped, and the next request goes on
+there.
 """
 
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
@@ -185,7 +186,7 @@ def _conditions(filters: Filters) -> tuple[list[ColumnElement[bool]], bool]:
     """Return what the rows have to fulfil, and whether no index finds them."""
     found: list[ColumnElement[bool]] = []
     text = (filters.text or "").strip()
-    is_found_by_index = filters.disputed
+    is_found_by_index = False
     if filters.category is not None:
         found.append(_entry.category == filters.category.value)
     if filters.model is not None:
@@ -193,7 +194,7 @@ def _conditions(filters: Filters) -> tuple[list[ColumnElement[bool]], bool]:
     if filters.below is not None:
         found.append(_entry.confidence < filters.below)
     if filters.disputed:
-        found.append(_entry.image_hash.in_(_disputed()))
+        found.append(_is_disputed())
     if _REQUEST_ID.fullmatch(text):
         found.append(_entry.image_hash.in_(select(RequestLog.image_hash).where(RequestLog.request_id == text)))
         is_found_by_index = True
@@ -202,15 +203,14 @@ def _conditions(filters: Filters) -> tuple[list[ColumnElement[bool]], bool]:
         is_found_by_index = True
     elif text:
         found.append(_entry.description.contains(text, autoescape=True))
-    is_narrow = filters.model is None and filters.below is None and not text
+    is_narrow = not (filters.model is not None or filters.below is not None or filters.disputed or text)
     return found, not (is_narrow or is_found_by_index)
 
 
-def _disputed() -> Select[str]:
-    """Return the photos of whose entries a vote that counts says another category."""
-    other = _vote.category != CachedImage.category
-    query = select(_vote.image_hash).join(CachedImage, CachedImage.image_hash == _vote.image_hash)
-    return query.where(_vote.is_dismissed == 0, other)
+def _is_disputed() -> ColumnElement[bool]:
+    """Return the condition that a vote that counts says another category than the entry."""
+    is_other = _vote.image_hash == _entry.image_hash, _vote.is_dismissed == 0, _vote.category != _entry.category
+    return exists().where(*is_other)
 
 
 async def _select_entries(connection: AsyncConnection, ids: Sequence[int]) -> list[ReviewedEntry]:

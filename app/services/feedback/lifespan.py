@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.retention import delete_in_batches, delete_regularly
-from app.database.tables.feedback import CacheHistory
 from app.runtime.background import running
 from app.services.audit.service import AuditLog
-from app.services.cache.corrections import Change, forget_history
+from app.services.cache.corrections import forget_some_removed
 from app.services.cache.service import CacheService
 from app.services.feedback.entries import ReviewedEntries
 from app.services.feedback.review import ReviewService
@@ -61,14 +59,5 @@ async def open_feedback(
 
 
 async def forget_removed(engine: AsyncEngine, cutoff: datetime) -> int:
-    """Delete what the history has of entries that were removed before `cutoff`, up to the removal; return how many."""
-    return await delete_in_batches(engine, partial(_forget_some, cutoff=cutoff))
-
-
-async def _forget_some(connection: AsyncConnection, rows: int, *, cutoff: datetime) -> int:
-    row = CacheHistory
-    is_old = row.action == Change.REMOVED.value, row.changed_at < cutoff
-    found = (await connection.execute(select(row.id, row.image_hash).where(*is_old).limit(rows))).all()
-    for removal in found:
-        await forget_history(connection, [removal.image_hash], up_to_id=removal.id)
-    return len(found)
+    """Delete what is left of entries that were removed before `cutoff`, up to the removal; return of how many."""
+    return await delete_in_batches(engine, partial(forget_some_removed, cutoff=cutoff))

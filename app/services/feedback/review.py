@@ -87,10 +87,11 @@ class ReviewService:
         return entry
 
     async def remove(self, image_hash: str, operator: Operator, *, can_be_undone: bool) -> None:
-        """Remove an entry, and its aliases; what cannot be undone leaves nothing of it in the history.
+        """Remove an entry, and its aliases; what cannot be undone leaves nothing of it in the history, also of one
+        that was removed before.
 
         Raises:
-            CacheEntryNotFound: there is no entry.
+            CacheEntryNotFound: there is no entry; nor, for what cannot be undone, a history or a comment.
         """
 
         async def work(connection: AsyncConnection, rollups: Rollups) -> tuple[None, Collection[str]]:

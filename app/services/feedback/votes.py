@@ -13,6 +13,10 @@ from app.database.tables.feedback import FeedbackVote
 from app.services.cache.entry import PEOPLE
 from app.services.feedback.voter import Voter
 
+# Of one photo, by callers from one network who name no account, device or key. All of them count as one, and they are
+# counted while the photo's entry is locked.
+MAX_VOTES_OF_NETWORK = 50
+
 _vote = FeedbackVote
 
 
@@ -29,31 +33,55 @@ class Vote(NamedTuple):
 async def put_vote(connection: AsyncConnection, voter: Voter, vote: Vote) -> bool:
     """Store a vote in the place of the user's earlier one; return whether there was none.
 
+    Who an operator has overruled about a photo has no more say about it, and neither have callers without a credential
+    from the same network: a user id costs nothing, so a new one would count at once.
+
     To be called with the photo's entry locked, so that no two requests store the first vote of one user.
     """
     is_theirs = _vote.image_hash == vote.image_hash, _vote.voter == voter.voter
-    earlier = (await connection.execute(select(_vote.id, _vote.category).where(*is_theirs))).one_or_none()
+    earlier = (await connection.execute(select(_vote.id, _vote.is_dismissed).where(*is_theirs))).one_or_none()
+    is_dismissed = earlier is not None and bool(earlier.is_dismissed)
     values: dict[str, Any] = {
         "category": vote.category.value,
         "comment": vote.comment,
         "counted_as": voter.counted_as,
-        "network": voter.network,
         "user_hash": voter.user_hash,
         "created_at": utc_now(),
     }
+    if not is_dismissed:
+        # What was overruled stays with the network that it came from.
+        values["network"] = voter.network
+        values["is_dismissed"] = int(await _is_overruled(connection, vote.image_hash, voter.network))
     answered = {"answered_category": vote.answered_category.value, "answered_model": vote.answered_model}
     if earlier is None:
         key = {"image_hash": vote.image_hash, "voter": voter.voter}
         await connection.execute(insert(_vote).values(**key, **values, **answered))
+        await _delete_surplus(connection, vote.image_hash, voter.network)
         return True
     if vote.answered_model not in PEOPLE:
         # A vote that is repeated after the correction still says something of the model.
         values |= answered
-    if earlier.category != vote.category.value:
-        # What an operator has set aside was another opinion.
-        values["is_dismissed"] = 0
     await connection.execute(update(_vote).where(_vote.id == earlier.id).values(**values))
+    await _delete_surplus(connection, vote.image_hash, voter.network)
     return False
+
+
+async def _is_overruled(connection: AsyncConnection, image_hash: str, network: str | None) -> bool:
+    if network is None:
+        return False
+    is_dismissed = _vote.image_hash == image_hash, _vote.network == network, _vote.is_dismissed == 1
+    return await connection.scalar(select(_vote.id).where(*is_dismissed).limit(1)) is not None
+
+
+async def _delete_surplus(connection: AsyncConnection, image_hash: str, network: str | None) -> None:
+    """Delete the oldest votes of a network about a photo; what keeps it overruled is always among the newer ones."""
+    if network is None:
+        return
+    query = select(_vote.id).where(_vote.image_hash == image_hash, _vote.network == network)
+    newest_first = query.order_by(_vote.created_at.desc(), _vote.id.desc())
+    ids = (await connection.scalars(newest_first.offset(MAX_VOTES_OF_NETWORK).limit(MAX_VOTES_OF_NETWORK))).all()
+    if ids:
+        await connection.execute(delete(_vote).where(_vote.id.in_(ids)))
 
 
 def countable(votes: Any = FeedbackVote) -> tuple[ColumnElement[int], ColumnElement[int], ColumnElement[int]]:

@@ -67,6 +67,7 @@ export const texts = {
     failed: "{count} not changed: {codes}.",
     error: "It did not work: {message}",
     offline: "The service cannot be reached.",
+    notRefreshed: "what is shown may be out of date. {message}",
   },
   zh: {
     ...pageTexts.zh,
@@ -132,5 +133,6 @@ export const texts = {
     failed: "{count} 个未修改：{codes}。",
     error: "操作失败：{message}",
     offline: "无法连接服务。",
+    notRefreshed: "显示的内容可能已过时。{message}",
   },
 };

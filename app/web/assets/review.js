@@ -28,7 +28,15 @@ let request = new AbortController();
 
 // ----- the service
 
-class Failure extends Error {}
+class Failure extends Error {
+  /** @param {string | null} code  of the service's answer; null where there was none */
+  constructor(message, code = null) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const isUnknown = (error) => error instanceof Failure && error.code === "cache_entry_not_found";
 
 /**
  * Asks the service, which the field tells that it is this page that asks: the browser adds the password by itself.
@@ -46,7 +54,10 @@ async function ask(path, options = {}) {
     throw new Failure(t("offline"));
   }
   const body = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Failure(body?.error ? `${body.error.message} (${body.error.code})` : String(answer.status));
+  if (!answer.ok) {
+    const { message, code } = body?.error ?? {};
+    throw code ? new Failure(`${message} (${code})`, code) : new Failure(String(answer.status));
+  }
   return body.data;
 }
 
@@ -85,28 +96,53 @@ async function load(isFirst) {
   parameters.set("limit", String(LIMIT));
   if (!isFirst && nextBefore !== null) parameters.set("before", String(nextBefore));
   say(t("loading"));
-  const page = await ask(`entries?${parameters}`, { signal: request.signal });
+  const { signal } = request;
+  const page = await ask(`entries?${parameters}`, { signal });
+  const removed = isFirst && !page.entries.length ? await findRemoved(query.get("q") ?? "", signal) : null;
   if (isFirst) {
     entries = [];
     chosen.clear();
     opened.clear();
   }
   entries.push(...page.entries);
+  if (removed) {
+    entries.push({ image_hash: removed.image_hash, category: removed.history[0].category_before, opinions: [], is_gone: true });
+    opened.set(removed.image_hash, removed);
+  }
   nextBefore = page.next_before;
   showEntries();
   say(t("shown", { count: i18n.number(entries.length) }));
 }
 
-/** Asks again about some photos, whose entries may have become others, or be gone. */
+/** What there is about a photo whose entry was removed, which no list has; null if there is nothing. */
+async function findRemoved(text, signal) {
+  if (!/^[0-9a-f]{64}$/i.test(text)) return null;
+  try {
+    const details = await ask(`entries/${text.toLowerCase()}`, { signal });
+    return details.entry ? null : details;
+  } catch (error) {
+    if (isUnknown(error)) return null;
+    throw error;
+  }
+}
+
+/**
+ * Asks again about some photos, whose entries may have become others, or be gone.
+ *
+ * @returns {Promise<Error | undefined>} why some could not be asked about, which are shown as they were
+ */
 async function refresh(hashes) {
   const found = await Promise.allSettled(hashes.map((hash) => ask(`entries/${hash}`)));
-  found.forEach(({ value: details }, number) => {
+  const failures = found.map(({ reason }) => reason).filter((reason) => reason && !isUnknown(reason));
+  found.forEach(({ value: details, reason }, number) => {
+    if (failures.includes(reason)) return;
     const hash = hashes[number];
     const index = entries.findIndex((entry) => entry.image_hash === hash);
     if (details && opened.has(hash)) opened.set(hash, details);
     if (index >= 0) entries[index] = details?.entry ?? { ...entries[index], is_gone: true };
   });
   showEntries();
+  return failures[0];
 }
 
 const categoryName = (category) => (category ? (names[category]?.[i18n.language] ?? category) : t("nothing"));
@@ -135,6 +171,12 @@ function showEntry(entry) {
   part(".choose").setAttribute("aria-label", t("chooseOne", { hash: shortHash(hash) }));
   part(".choose").addEventListener("change", (event) => choose(hash, event.target.checked));
   part(".category").append(swatch(category), entry.is_gone ? t("nothing") : categoryName(category));
+  part(".hash").textContent = hash;
+  const button = part(".details");
+  button.addEventListener("click", () => guarded(() => toggle(hash)));
+  button.setAttribute("aria-expanded", String(opened.has(hash)));
+  if (opened.has(hash)) showDetails(part(".more"), opened.get(hash));
+  if (entry.is_gone) return shown;
   part(".confidence").textContent = i18n.number(entry.confidence, { style: "percent", maximumFractionDigits: 1 });
   const mark = entry.is_marked ? t("marked") : entry.confidence_source === "corrected" ? t("corrected") : "";
   part(".mark").textContent = mark;
@@ -158,11 +200,6 @@ function showEntry(entry) {
   if (source in texts.en) facts.push(t("source", { source: t(source) }));
   if (entry.similar_to) facts.push(t("similarTo", { hash: shortHash(entry.similar_to) }));
   part(".facts").textContent = facts.join(" · ");
-  part(".hash").textContent = hash;
-  const button = part(".details");
-  button.addEventListener("click", () => guarded(() => toggle(hash)));
-  button.setAttribute("aria-expanded", String(opened.has(hash)));
-  if (opened.has(hash)) showDetails(part(".more"), opened.get(hash));
   return shown;
 }
 
@@ -252,8 +289,9 @@ async function act(action) {
     parts.push(t("failed", { count: i18n.number(failed.length), codes }));
   }
   if (action === "correct") find("new-description").value = "";
-  await refresh(hashes);
+  const failure = await refresh(hashes);
   say(parts.join(" "));
+  if (failure) throw new Failure(t("notRefreshed", { message: failure.message }));
 }
 
 // ----- the page

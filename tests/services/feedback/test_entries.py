@@ -18,6 +18,7 @@ from tests.support.corrections import OPERATOR, review_of
 from tests.support.databases import recorder_on
 from tests.support.feedback import feedback_on, say
 
+ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 PETS, FOODS = Category.PETS, Category.FOODS
 NUMBER = 12
 
@@ -94,7 +95,8 @@ async def test_disputed_are_those_of_which_a_vote_says_another_category(
     await say(feedback, PETS, "ann", image_hash=photo(2), comment="a cat")
     await say(feedback, PETS, "bob", image_hash=photo(2), address="192.0.2.2")
     await say(feedback, PETS, "ann", image_hash=photo(3))
-    assert await found(engine, Filters(disputed=True)) == [2, 1]
+    for limit in (50, 1):
+        assert await found(engine, Filters(disputed=True), limit=limit) == [2, 1]
     assert await found(engine, Filters(disputed=True, category=FOODS, below=0.5, text="100")) == [2]
     details = await ReviewedEntries(engine).details(photo(2))
     assert details.entry is not None
@@ -103,3 +105,19 @@ async def test_disputed_are_those_of_which_a_vote_says_another_category(
     assert details.entry.confidence_source == "calibrated"
     with pytest.raises(CacheEntryNotFound):
         await ReviewedEntries(engine).details("f" * 64)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("text", [None, "100"])
+async def test_a_look_for_disputes_ends_in_time(
+    engine: AsyncEngine, cache: CacheService, text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "SCAN_ROWS", 3)
+    monkeypatch.setattr(entries, "SCAN_SECONDS", 0.0)
+    await say(feedback_on(engine, cache), PETS, "ann", image_hash=photo(0))
+    page = await ReviewedEntries(engine).page(Filters(disputed=True, text=text), before=None, limit=50)
+    # One range: the next request goes on.
+    assert page.entries == []
+    assert page.next_before == NUMBER + 1 - 3
+    assert await found(engine, Filters(disputed=True, text=text)) == [0]
+    assert await found(engine, Filters(disputed=True, text=photo(0))) == [0]

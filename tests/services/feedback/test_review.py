@@ -4,18 +4,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
 from app.clients.base import MARKED_MODEL_PREFIX
 from app.clock import utc_now
+from app.database.statements import execute
 from app.database.tables.classification import CachedImage
-from app.database.tables.feedback import CacheHistory
+from app.database.tables.feedback import CacheHistory, FeedbackVote
 from app.database.tables.near_duplicates import CacheAlias
 from app.database.tables.statistics import CacheTotals
 from app.errors import CacheEntryNotFound, InvalidRequest, NothingToUndo
-from app.services.cache.entry import MANUAL_MODEL
+from app.services.cache import corrections
+from app.services.cache.entry import MANUAL_MODEL, CachedResult
+from app.services.cache.rows import insert_entry
 from app.services.cache.service import CacheService
 from app.services.feedback.entries import ReviewedEntries
 from app.services.feedback.lifespan import forget_removed
@@ -24,6 +27,7 @@ from tests.support.cache_processes import IMAGE, result, save, started
 from tests.support.corrections import OPERATOR, review_of
 from tests.support.feedback import feedback_on, say
 
+ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 PETS, FOODS, OTHER = Category.PETS, Category.FOODS, Category.OTHER
 ALIAS = "b" * 64
 UNKNOWN = "0" * 64
@@ -59,6 +63,12 @@ async def totals(engine: AsyncEngine) -> tuple[int, int]:
     async with engine.connect() as connection:
         row = (await connection.execute(select(func.sum(CacheTotals.images), func.sum(CacheTotals.hits)))).one()
     return int(row[0]), int(row[1])
+
+
+async def said_of(engine: AsyncEngine) -> tuple[list[str], set[str]]:
+    """What the review has of the photo: its history and the comments."""
+    details = await ReviewedEntries(engine).details(IMAGE)
+    return [each.action for each in details.history], {each.text for each in details.comments}
 
 
 async def test_a_correction_reaches_what_repeats_the_entry_and_is_undone_with_it(
@@ -143,6 +153,71 @@ async def test_a_removal_is_forgotten_after_a_while(
     assert await forget_removed(engine, utc_now() + timedelta(days=1)) == 1
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(CacheHistory)) == 0
+
+
+@ON_SQLITE
+async def test_what_lives_keeps_its_history_and_its_comments(
+    engine: AsyncEngine, cache: CacheService, review: ReviewService
+) -> None:
+    feedback, later = feedback_on(engine, cache, quorum=0), utc_now() + timedelta(days=1)
+    await say(feedback, PETS, "ann", comment="my cat")
+    await review.remove(IMAGE, OPERATOR, can_be_undone=True)
+    await review.undo(IMAGE, OPERATOR)
+    assert await forget_removed(engine, later) == 0
+    assert await said_of(engine) == (["restored", "removed"], {"my cat"})
+    # Removed again, and answered by a model: what is said of the new answer is kept.
+    await review.remove(IMAGE, OPERATOR, can_be_undone=True)
+    await save(cache, IMAGE, result(FOODS), model="m")
+    await say(feedback, PETS, "bob", comment="it is a cat still", address="192.0.2.2")
+    await review.correct(IMAGE, PETS, None, OPERATOR)
+    async with engine.begin() as connection:
+        # Times are kept to the second.
+        after = utc_now() + timedelta(minutes=1)
+        is_later = FeedbackVote.comment != "my cat"
+        await connection.execute(update(FeedbackVote).where(is_later).values(created_at=after))
+    assert await forget_removed(engine, later) == 1
+    assert await said_of(engine) == (["corrected"], {"it is a cat still"})
+
+
+@ON_SQLITE
+async def test_what_was_removed_can_still_be_removed_for_good(
+    engine: AsyncEngine, cache: CacheService, review: ReviewService
+) -> None:
+    await say(feedback_on(engine, cache), PETS, "ann", comment="my cat Minka")
+    await review.remove(IMAGE, OPERATOR, can_be_undone=True)
+    await review.remove(IMAGE, OPERATOR, can_be_undone=False)
+    async with engine.connect() as connection:
+        assert (await connection.scalars(select(FeedbackVote.comment))).all() == [None]
+    with pytest.raises(NothingToUndo):
+        await review.undo(IMAGE, OPERATOR)
+    for can_be_undone in (True, False):
+        with pytest.raises(CacheEntryNotFound):
+            await review.remove(IMAGE, OPERATOR, can_be_undone=can_be_undone)
+
+
+@ON_SQLITE
+async def test_an_undo_that_an_upload_overtakes_stops_no_other(
+    cache: CacheService, review: ReviewService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "c" * 64
+    await save(cache, other, result(PETS), model="m")
+    for each in (IMAGE, other):
+        await review.remove(each, OPERATOR, can_be_undone=True)
+    look = corrections._locked
+
+    async def look_before_an_upload(connection: AsyncConnection, image_hash: str) -> Any:
+        try:
+            return await look(connection, image_hash)
+        except CacheEntryNotFound:
+            if image_hash == IMAGE:
+                # SQLite has one writer, so here the row is of the same transaction.
+                entry = insert_entry(image_hash, CachedResult(FOODS, 0.5, None, "m"), {}, utc_now())
+                await execute(connection, entry)
+            raise
+
+    monkeypatch.setattr(corrections, "_locked", look_before_an_upload)
+    done = await review.act(ReviewAction.UNDO, [IMAGE, other], OPERATOR)
+    assert done == [Outcome(IMAGE, "nothing_to_undo"), Outcome(other)]
 
 
 async def test_a_removed_photo_that_a_model_has_answered_since_stays_as_it_is(

@@ -29,6 +29,7 @@ from tests.support.corrections import OPERATOR, correct, review_of
 from tests.support.databases import recorder_on
 from tests.support.feedback import feedback_on, say
 
+ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 PETS, FOODS, OTHER = Category.PETS, Category.FOODS, Category.OTHER
 CORRECTED = CachedResult(PETS, 1.0, None, FEEDBACK_MODEL)
 
@@ -69,10 +70,10 @@ async def test_an_entry_is_corrected_when_the_last_of_a_quorum_agrees(engine: As
 async def test_one_caller_alone_cannot(engine: AsyncEngine, cache: CacheService) -> None:
     feedback = feedback_on(engine, cache)
     for number in range(10):
-        # Invented users from one network, one user from everywhere, a whole /64, one key with many users.
+        # Invented users from one network, one user from everywhere, a whole /48, one key with many users.
         one = await say(feedback, PETS, f"invented-{number}")
         two = await say(feedback, OTHER, "one", address=f"198.51.100.{number}")
-        three = await say(feedback, Category.SCREENSHOT, f"six-{number}", address=f"2001:db8::{number + 1}")
+        three = await say(feedback, Category.SCREENSHOT, f"six-{number}", address=f"2001:db8:0:{number}::{number + 1}")
         four = await say(feedback, Category.IDCARD, f"of-key-{number}", key_id=7)
         five = await say(feedback, Category.SINGLE_PERSON, None, address=None)
         assert not any(each.corrected for each in (one, two, three, four, five))
@@ -92,6 +93,22 @@ async def test_callers_with_a_credential_count_from_one_address(
         who: dict[str, Any] = {name: value or number for name, value in named.items()}
         receipt = await say(feedback, PETS, f"user-{number}", **who)
     assert receipt.corrected
+
+
+@ON_SQLITE
+async def test_accounts_that_any_client_may_make_count_with_their_networks(
+    engine: AsyncEngine, cache: CacheService
+) -> None:
+    feedback = feedback_on(engine, cache)
+    for number in range(4):
+        receipt = await say(feedback, PETS, f"account:{number + 1}", account_id=number + 1, is_sign_up_open=True)
+        assert not receipt.corrected
+    # Two networks; with an invented user of the first one they are no more.
+    receipt = await say(feedback, PETS, "account:5", account_id=5, is_sign_up_open=True, address="192.0.2.2")
+    assert not receipt.corrected
+    assert not (await say(feedback, PETS, "ann")).corrected
+    # Where the operator alone makes accounts, each counts.
+    assert (await say(feedback, PETS, "account:6", account_id=6)).corrected
 
 
 async def test_the_same_user_s_next_word_replaces_the_last(engine: AsyncEngine, cache: CacheService) -> None:
@@ -145,6 +162,50 @@ async def test_an_undone_correction_is_not_made_again_by_the_next_vote(
     assert (await say(feedback, PETS, "user-4", address="192.0.2.4")).corrected
 
 
+@ON_SQLITE
+@pytest.mark.parametrize("how", ["undo", "correct"])
+async def test_users_who_were_overruled_have_no_more_say_nor_have_new_ones_of_their_networks(
+    engine: AsyncEngine, cache: CacheService, how: str
+) -> None:
+    feedback, review = feedback_on(engine, cache, quorum=2), review_of(cache)
+    addresses = {"ann": "192.0.2.1", "bob": "192.0.2.2"}
+    receipts = [await say(feedback, PETS, user, address=address) for user, address in addresses.items()]
+    assert receipts[-1].corrected
+    if how == "undo":
+        await review.undo(IMAGE, OPERATOR)
+    else:
+        await review.correct(IMAGE, FOODS, None, OPERATOR)
+        await review.ask_again(IMAGE, OPERATOR)
+        await save(cache, IMAGE, result(FOODS), model="m")
+    for user, address in addresses.items():
+        for category in (OTHER, PETS):
+            # The same users over a detour, from elsewhere, and new ones from the same networks.
+            assert not (await say(feedback, category, user, address=address)).corrected
+            assert not (await say(feedback, category, user, address=f"198.51.100.{len(user + category)}")).corrected
+            assert not (await say(feedback, category, f"new-{user}", address=address)).corrected
+    # Who names an account counts from wherever it is, and others count from elsewhere.
+    assert not (await say(feedback, PETS, "account:1", account_id=1)).corrected
+    assert (await say(feedback, PETS, "eve", address="192.0.2.3")).corrected
+
+
+@ON_SQLITE
+async def test_of_a_network_a_photo_has_so_many_votes(
+    engine: AsyncEngine, cache: CacheService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.feedback.votes.MAX_VOTES_OF_NETWORK", 3)
+    feedback = feedback_on(engine, cache, quorum=2)
+    await say(feedback, PETS, "ann", address="192.0.2.2")
+    await say(feedback, PETS, "of a key", key_id=1)
+    await review_of(cache).dismiss(IMAGE, OPERATOR)
+    for number in range(6):
+        assert not (await say(feedback, PETS, f"user-{number}", address="192.0.2.2")).corrected
+    assert await votes(engine) == 4
+    # The oldest are gone, and with them what was overruled; the network is so still.
+    assert not (await say(feedback, PETS, "ann", address="192.0.2.2")).replaced
+    await say(feedback, PETS, "eve", address="192.0.2.3")
+    assert not (await say(feedback, PETS, "user-9", address="192.0.2.2")).corrected
+
+
 async def test_votes_at_the_same_moment_correct_once(engine: AsyncEngine, cache: CacheService) -> None:
     feedback = feedback_on(engine, cache)
     receipts = await asyncio.gather(
@@ -169,7 +230,7 @@ async def test_a_request_id_names_the_photo(engine: AsyncEngine, cache: CacheSer
     logged = records.record(1, image_hash=IMAGE, category="foods")
     await recorder_on(engine).record([logged])
     feedback = feedback_on(engine, cache, quorum=1)
-    voter = voter_of(Caller(user_id="ann", ip_address="192.0.2.1"), key_id=None, is_device=False)
+    voter = voter_of(Caller(user_id="ann", ip_address="192.0.2.1"), key_id=None, is_device=False, is_sign_up_open=False)
     for wrong, error in (
         (Feedback(PETS), InvalidRequest),
         (Feedback(PETS, request_id=logged.request_id, image_hash="b" * 64), InvalidRequest),
