@@ -102,7 +102,7 @@ class JobResponse(DataResponse[JobData]):
 class JobImage(BaseModel):
     """One picture of a job: its task, and what the model said or why it said nothing."""
 
-    image_id: int
+    image_id: Annotated[int, Field(examples=[7])]
     task_id: Annotated[TaskId, Field(examples=[EXAMPLE_TASK_ID])]
     status: StatusField
     result: Annotated[InferenceResponse | None, Field(description="Once it is completed.")]
@@ -113,9 +113,9 @@ class JobImagesData(BaseModel):
     """Some pictures of a job, in the order of their ids; `total` counts all that match."""
 
     items: list[JobImage]
-    total: Annotated[int, Field(ge=0)]
-    skip: int
-    limit: int
+    total: Annotated[int, Field(ge=0, examples=[1])]
+    skip: Annotated[int, Field(examples=[0])]
+    limit: Annotated[int, Field(examples=[20])]
 
 
 class JobImagesResponse(DataResponse[JobImagesData]):

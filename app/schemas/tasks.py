@@ -19,7 +19,7 @@ class TaskError(BaseModel):
     """Why a task has failed."""
 
     code: Annotated[str, Field(examples=["model_unreachable"])]
-    message: str
+    message: Annotated[str, Field(examples=["The model cannot be reached."])]
 
 
 class TaskAccepted(BaseModel):
