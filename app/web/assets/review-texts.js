@@ -30,7 +30,7 @@ export const texts = {
     empty: "No entries.",
     more: "Search further",
     loading: "Loading …",
-    shown: "{count} entries are shown.",
+    shown: "Entries shown: {count}.",
     noneChosen: "Choose entries first.",
     noDescription: "No description",
     marked: "to be asked again",

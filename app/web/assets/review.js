@@ -7,7 +7,8 @@
 import { createI18n } from "./i18n.js";
 import { texts } from "./review-texts.js";
 
-const API = "api/v1/review";
+// Without the password that an address such as https://ops:key@host/review has: fetch takes none with one.
+const API = new URL("api/v1/review", location.origin + location.pathname).href;
 const LIMIT = 25;
 const { timezone: zone, categories } = document.querySelector("main").dataset;
 /** @type {Record<string, {zh: string, en: string}>} */
