@@ -1,20 +1,33 @@
 """Batches that the provider, the budget, a user or the operator gets in the way of: none holds its photos for ever."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.categories import Category
+from app.clients.base import ModelResult, PreparedPhoto
+from app.clients.batches.base import BatchClient
+from app.clients.errors import ModelBusy, ModelError, ModelPreparing
+from app.clients.local.client import LocalClient
+from app.clients.thresholds import write_thresholds
 from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.tables.batches import ModelBatch
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.tables.spending import BudgetUse, ModelCallRow
-from tests.fakes.model_server import FakeModelServer
+from app.services.batches.collecting import count_waiting
+from app.services.batches.rows import abandon
+from tests.fakes.model_replies import classification, refusal
+from tests.fakes.model_server import API_KEY, FakeModelServer
 from tests.support.batches import CALL_MICROS, HALF, album, batch_settings, ledger, until
+from tests.support.second_model import ADDRESS_VARIABLE, KEY_VARIABLE, SecondClient
 from tests.support.spending import spending_settings
+from tests.support.thresholds import LOCAL_MODEL, NONE_STAYS, thresholds
 
 pytestmark = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
@@ -109,8 +122,10 @@ async def test_a_batch_that_is_not_listed_yet_is_not_submitted_again(
     async with album(batch_settings(settings, model_server, "openai"), photos=1) as ours:
         tasks = await ours.ask_all()
         await until(lambda: is_in(engine, "running"), "the batch to run")
+        cut_off = {"status": "submitting", "provider_batch_id": None, "owner": None, "due_at": ModelBatch.created_at}
+        # A step that is under way changes nothing any more.
+        await change(engine, **cut_off | {"owner": "another", "due_at": utc_now() + timedelta(hours=1)})
         lost = batches.made.pop()
-        cut_off = {"status": "submitting", "provider_batch_id": None, "due_at": ModelBatch.created_at}
         await change(engine, **cut_off, submitting_at=utc_now())
         await until(lambda: is_in(engine, "submitting", steps=1), "the batch to be looked for")
         assert batches.made == []
@@ -136,3 +151,93 @@ async def test_after_a_change_of_the_model_the_ledger_names_the_one_that_was_ask
     async with engine.connect() as connection:
         models = (await connection.scalars(select(ModelCallRow.model).order_by(ModelCallRow.id))).all()
     assert models == ["gpt-5-old", "gpt-6-luna"]
+
+
+@pytest.mark.parametrize("falls_back", [True, False])
+async def test_a_refusal_in_a_batch_is_followed_by_the_fallback_where_refusals_are(
+    settings: Settings,
+    engine: AsyncEngine,
+    model_server: FakeModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+    falls_back: bool,
+) -> None:
+    monkeypatch.setenv(ADDRESS_VARIABLE, model_server.openai_url)
+    monkeypatch.setenv(KEY_VARIABLE, API_KEY)
+    model_server.script(refusal(), refusal(), classification("pets"))
+    model_server.batches.end_by_themselves = True
+    second = {
+        "further_models": {"second": f"{SecondClient.__module__}:{SecondClient.__name__}"},
+        "fallback_models": ("second",),
+        "falls_back_on_refusal": falls_back,
+    }
+    chosen = batch_settings(settings, model_server, "openai")
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update=second)})
+    async with album(chosen, photos=1) as ours:
+        (task,) = await ours.completed(*await ours.ask_all())
+    assert task.error_code == (None if falls_back else "model_refused")
+    called = [("refused", CALL_MICROS), ("answered", CALL_MICROS)] if falls_back else []
+    assert await ledger(engine) == [("refused", HALF), *called]
+
+
+async def test_tasks_that_name_another_model_are_in_no_batch(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    """As after a change of LLM_PROVIDER: the next start makes them due, and each says what is the matter."""
+    async with album(batch_settings(settings, model_server, "openai", batch_wait_seconds=3600), photos=1) as ours:
+        names = ours.resources.inference.batched_model_names
+        tasks = await ours.ask_all()
+        async with engine.begin() as connection:
+            assert (await count_waiting(connection, names, 9))[0] == 1
+            await connection.execute(update(InferenceTask).values(model_name="claude"))
+            assert await count_waiting(connection, names, 9) == (0, None)
+            assert await abandon(connection, "openai", names) == 0
+        (task,) = await ours.completed(*tasks)
+    assert task.error_code == "unknown_model"
+    assert model_server.batches.made == []
+
+
+async def test_a_batch_waits_for_a_local_model_that_cannot_look_at_the_moment(
+    settings: Settings,
+    engine: AsyncEngine,
+    model_server: FakeModelServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: list[ModelError] = [ModelPreparing(), ModelBusy()]
+    classify = LocalClient.classify
+
+    async def busy(client: LocalClient, photo: PreparedPhoto) -> ModelResult:
+        if errors:
+            raise errors.pop()
+        return await classify(client, photo)
+
+    monkeypatch.setattr(LocalClient, "classify", busy)
+    file = tmp_path / "cascade.json"
+    write_thresholds(file, LOCAL_MODEL, thresholds(kept_from=NONE_STAYS))
+    kept = {"local_only_categories": frozenset({Category.IDCARD}), "cascade_file": file}
+    chosen = batch_settings(settings, model_server, "openai")
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update=kept)})
+    async with album(chosen, photos=1) as ours:
+        tasks = await ours.ask_all()
+        await until(lambda: bool(model_server.batches.made), "a batch")
+        assert errors == []
+        model_server.batches.finish()
+        await ours.results(*tasks)
+    assert await ledger(engine) == [("answered", HALF)]
+
+
+async def test_what_a_process_has_submitted_after_it_lost_the_batch_is_cancelled(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = BatchClient.submit
+
+    async def slow(client: BatchClient, batch_id: str, photos: Mapping[str, PreparedPhoto]) -> str:
+        provider_id = await submit(client, batch_id, photos)
+        await change(engine, status="failed", owner=None)
+        return provider_id
+
+    monkeypatch.setattr(BatchClient, "submit", slow)
+    batches = model_server.batches
+    async with album(batch_settings(settings, model_server, "openai"), photos=1) as ours:
+        await ours.ask_all()
+        await until(lambda: bool(batches.made) and batches.made[0].status == "cancelling", "the batch to be cancelled")
