@@ -38,7 +38,8 @@ class FakeBatches:
 
     `end_by_themselves`: a batch has ended when it is first looked at. `unanswered` creations get no response, though
     the batch is there, and `delay_seconds` comes before each answer from the first batch on. `has_api` is False for a
-    proxy that knows no batches.
+    proxy that knows no batches. With `fails_with`, a status, all that is asked about batches is answered so, and
+    `failures` counts that; uploads of files are as ever.
     """
 
     next_reply: Callable[[], Reply]
@@ -46,6 +47,8 @@ class FakeBatches:
     unanswered: int = 0
     delay_seconds: float = 0.0
     has_api: bool = True
+    fails_with: int | None = None
+    failures: int = 0
     made: list[FakeBatch] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
@@ -66,6 +69,9 @@ class FakeBatches:
             return None
         if not self.has_api:
             return _json(_error(404, "Unknown path.", anthropic=anthropic), 404)
+        if self.fails_with is not None and "batches" in path:
+            self.failures += 1
+            return _json(_error(self.fails_with, "No.", anthropic=anthropic), self.fails_with)
         if anthropic:
             return self._anthropic(request, path.removeprefix("messages/batches").strip("/"))
         kind, _, name = path.partition("/")

@@ -74,8 +74,10 @@ async def open_batches(
         yield
         return
 
+    names = inference.batched_model_names
+
     async def abandon_others(connection: AsyncConnection) -> int:
-        return await abandon(connection, client.provider, has_batches=has_batches(client))
+        return await abandon(connection, client.provider, names)
 
     if abandoned := await write(engine, abandon_others):
         logger.warning("{} batches of another provider are given up: LLM_PROVIDER is {}", abandoned, client.provider)
@@ -101,6 +103,7 @@ async def open_batches(
             similar=SimilarPhotos(near_duplicates, preparer),
         ),
         spending=BatchSpending(spending, client),
+        names=names,
         wait_seconds=settings.task.batch_wait_seconds,
         wake=wake,
     )

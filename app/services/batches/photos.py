@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.clients.base import ModelClient, PreparedPhoto
-from app.clients.errors import ModelError
-from app.errors import ImageNotFound, InvalidRequest
+from app.clients.errors import ModelError, ModelWeightsMissing
+from app.errors import ImageNotFound, InvalidRequest, ServerBusy
 from app.services.batches.rows import Item
 from app.services.cache.service import CacheService
 from app.services.classification.local_first import LocalFirst
@@ -32,11 +32,12 @@ class BatchPhotos:
     async def prepare(self, item: Item) -> PreparedPhoto | None:
         """Return a photo as the model is shown it; None where its task needs no batch.
 
-        That is where it is known, or a similar one is, where the local model answers or has to look first and cannot,
-        and where it is none that models are shown: its task says so.
+        That is where it is known, or a similar one is, where the local model answers or has to look first and fails at
+        it, and where it is none that models are shown: its task says so.
 
         Raises:
-            ServerBusy, DatabaseUnavailable, StorageUnavailable: try again later.
+            ServerBusy: try again later; also where the local model has to look first and cannot at the moment.
+            DatabaseUnavailable, StorageUnavailable: try again later.
         """
         if await self.cache.get(item.image_hash) is not None:
             return None
@@ -65,6 +66,10 @@ class BatchPhotos:
             return True
         try:
             said = await self.local_first.client.classify(prepared)
-        except ModelError:
+        except ModelError as error:
+            passes = error.retryable or error.another_may_answer
+            if passes and not isinstance(error, ModelWeightsMissing):
+                # It is about the model and not about this photo, which can wait.
+                raise ServerBusy(retry_after_seconds=error.retry_after_seconds) from error
             return False
         return self.local_first.judge(said) is None

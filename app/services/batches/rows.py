@@ -6,17 +6,17 @@ process that has lost a batch changes nothing any more.
 
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import utc_now
 from app.database.heartbeat import Heartbeat
-from app.database.statements import can_skip_locked, execute
+from app.database.statements import execute
 from app.database.tables.batches import ModelBatch, ModelBatchItem
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
@@ -26,6 +26,10 @@ from app.services.tasks.record import Rank, TaskStatus, database_time
 # that what is paid for already is not asked again.
 CANCELLING = timedelta(minutes=15)
 _SHARED_DIGITS = 12
+# Of a statement with a CASE for each row: a batch is a few of them, and not one for each row.
+ROWS_OF_A_STATEMENT = 125
+
+T = TypeVar("T")
 
 
 class BatchStatus(StrEnum):
@@ -47,7 +51,10 @@ class BatchLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch, as its owner found it; `is_late`: its deadline has passed. `steps` counts those of this status."""
+    """One batch, as its owner found it. `steps` counts those before it runs, and after that those while it does.
+
+    `is_late`: its deadline has passed; `is_overdue`: so has the time in which it should have been cancelled.
+    """
 
     id: str
     provider: str
@@ -58,6 +65,7 @@ class Batch:
     steps: int
     submitting_at: datetime | None
     is_late: bool
+    is_overdue: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,89 +100,6 @@ def is_waiting(dialect: str) -> ColumnElement[bool]:
     )
 
 
-async def count_waiting(connection: AsyncConnection, limit: int) -> tuple[int, datetime | None]:
-    """Return how many tasks wait for a batch, at most `limit`, and since when the first does."""
-    waiting = select(InferenceTask.created_at).where(is_waiting(connection.dialect.name))
-    some = waiting.order_by(InferenceTask.due_at).limit(limit).subquery()
-    number, first = (await connection.execute(select(func.count(), func.min(some.c.created_at)))).one()
-    return number, first
-
-
-async def collect(
-    connection: AsyncConnection,
-    heartbeat: Heartbeat,
-    batch_id: str,
-    *,
-    limit: int,
-    provider: str,
-    model: str,
-    by_account: bool,
-) -> Batch | None:
-    """Put up to `limit` waiting tasks into a new batch of this process; equal photos are one item.
-
-    Args:
-        connection: in a transaction, which may be run again.
-        heartbeat: of this process.
-        batch_id: the new batch's.
-        limit: how many tasks.
-        provider: of the model.
-        model: which.
-        by_account: equal photos of two accounts are two items, since each has its own results.
-    """
-    if (known := await _select(connection, ModelBatch.id == batch_id)) is not None:
-        # Committed by an attempt whose answer was lost.
-        return known
-    task, image = InferenceTask, LibraryImage
-    waiting = select(task.id).where(is_waiting(connection.dialect.name)).order_by(task.due_at).limit(limit)
-    ids = (await connection.scalars(waiting.with_for_update(skip_locked=can_skip_locked(connection.dialect)))).all()
-    if not ids:
-        return None
-    found = select(task.id, task.due_at, task.user_id, task.image_id, image.sha256).join(
-        image, image.id == task.image_id
-    )
-    rows = (await connection.execute(found.where(task.id.in_(ids), is_waiting(connection.dialect.name)))).all()
-    if not rows:
-        return None
-    items: dict[tuple[int, str], dict[str, Any]] = {}
-    changes: list[dict[str, Any]] = []
-    deadline = min(row.due_at for row in rows)
-    for row in rows:
-        key = row.user_id if by_account else 0, row.sha256
-        item = items.setdefault(
-            key,
-            {
-                "id": item_id(batch_id),
-                "batch_id": batch_id,
-                "user_id": row.user_id,
-                "image_id": row.image_id,
-                "image_hash": row.sha256,
-            },
-        )
-        changes.append({"task": row.id, "item": item["id"], "due": deadline + CANCELLING})
-    now = utc_now()
-    # A batch is never seen without a beat of its owner.
-    await execute(connection, heartbeat.renewal)
-    await connection.execute(
-        insert(ModelBatch).values(
-            id=batch_id,
-            provider=provider,
-            model=model,
-            status=BatchStatus.COLLECTING.value,
-            photos=len(items),
-            owner=heartbeat.process_id,
-            due_at=database_time(connection.dialect.name),
-            deadline_at=deadline,
-            created_at=now,
-            updated_at=now,
-        )
-    )
-    await connection.execute(insert(ModelBatchItem), list(items.values()))
-    into_batch = update(task).where(task.id == bindparam("task"), task.status == TaskStatus.PENDING.value)
-    batched = {"batch_item": bindparam("item"), "due_at": bindparam("due"), "priority": Rank.BATCHED}
-    await connection.execute(into_batch.values(**batched), changes)
-    return await _select(connection, ModelBatch.id == batch_id)
-
-
 async def claim_due(connection: AsyncConnection, heartbeat: Heartbeat) -> tuple[Batch | None, bool]:
     """Make this process the owner of a batch whose next step is due; say too whether others own some that are.
 
@@ -191,7 +116,7 @@ async def claim_due(connection: AsyncConnection, heartbeat: Heartbeat) -> tuple[
         is_unchanged = row.owner.is_(None) if each.owner is None else row.owner == each.owner
         taken = update(row).where(row.id == each.id, due, is_unchanged)
         if (await connection.execute(taken.values(owner=heartbeat.process_id, updated_at=utc_now()))).rowcount:
-            return await _select(connection, row.id == each.id), bool(others)
+            return await select_batch(connection, each.id), bool(others)
     return None, bool(others)
 
 
@@ -214,38 +139,67 @@ async def select_all_items(connection: AsyncConnection, batch_id: str) -> dict[s
     return {row.id: Item(*row) for row in await connection.execute(query)}
 
 
+async def restore_items(connection: AsyncConnection, batch_id: str, item_ids: Collection[str]) -> dict[str, Item]:
+    """Make the rows of photos anew that went with one picture, where a task waits for another one of the same photo."""
+    task, image = InferenceTask, LibraryImage
+    restored: dict[str, Item] = {}
+    for some in chunks(list(item_ids)):
+        query = select(task.batch_item, task.user_id, task.image_id, image.sha256)
+        waiting = task.batch_item.in_(some), task.status == TaskStatus.PENDING.value
+        for row in await connection.execute(query.join(image, image.id == task.image_id).where(*waiting)):
+            restored[str(row[0])] = Item(str(row[0]), *row[1:])
+    if restored:
+        columns = [asdict(each) | {"batch_id": batch_id} for each in restored.values()]
+        await connection.execute(insert(ModelBatchItem), columns)
+    return restored
+
+
 async def drop_items(connection: AsyncConnection, item_ids: Collection[str]) -> None:
     """Have the model asked directly about photos that their batch does not have to look at."""
     await ask_directly(connection, item_ids)
-    for some in _chunks(list(item_ids)):
+    for some in chunks(list(item_ids)):
         await connection.execute(delete(ModelBatchItem).where(ModelBatchItem.id.in_(some)))
 
 
 async def keep_outcomes(connection: AsyncConnection, outcomes: Sequence[dict[str, Any]]) -> None:
-    """Note what came of photos: each with `item`, its id, and the columns that change."""
-    if outcomes:
-        changed: dict[str, Any] = {
-            name: bindparam(f"new_{name}") for name in ("outcome", "error_code", "answer", "cost_micros")
+    """Note what came of photos: each with `item`, its id, and the columns that change; a statement for many of them."""
+    item = ModelBatchItem
+    for some in chunks(outcomes, ROWS_OF_A_STATEMENT):
+        changed = {
+            column: case({each["item"]: literal(each[column.key], column.type) for each in some}, value=item.id)
+            for column in (item.outcome, item.error_code, item.answer, item.cost_micros)
         }
-        values = [{"item": each["item"], **{f"new_{name}": each[name] for name in changed}} for each in outcomes]
-        await connection.execute(
-            update(ModelBatchItem).where(ModelBatchItem.id == bindparam("item")).values(**changed), values
-        )
+        ids = [each["item"] for each in some]
+        await connection.execute(update(item).where(item.id.in_(ids)).values(changed))
 
 
 async def ask_directly(connection: AsyncConnection, item_ids: Collection[str]) -> None:
     """Make the tasks of some photos due: what their batch has for them is used, and the model is asked for the rest."""
-    for some in _chunks(list(item_ids)):
-        pending = InferenceTask.batch_item.in_(some), InferenceTask.status == TaskStatus.PENDING.value
-        now = database_time(connection.dialect.name)
-        await connection.execute(update(InferenceTask).where(*pending).values(due_at=now, updated_at=utc_now()))
+    for some in chunks(list(item_ids)):
+        await _make_due(connection, InferenceTask.batch_item.in_(some))
 
 
-async def wait_again(connection: AsyncConnection, item_ids: Collection[str]) -> None:
-    """Take photos out of their batch, so that their tasks wait for another one."""
-    for some in _chunks(list(item_ids)):
+async def ask_all_directly(connection: AsyncConnection, batch_id: str) -> None:
+    """Do the same for all photos of a batch, also for those whose row went with another picture of the same photo."""
+    # The index knows a range of strings on all databases, which it does not of LIKE: hexadecimal digits come before g.
+    first = batch_id[:_SHARED_DIGITS]
+    await _make_due(connection, InferenceTask.batch_item.between(first, f"{first}g"))
+
+
+async def _make_due(connection: AsyncConnection, condition: ColumnElement[bool]) -> None:
+    pending = condition, InferenceTask.status == TaskStatus.PENDING.value
+    now = database_time(connection.dialect.name)
+    # One that waits for its next attempt keeps its pause.
+    waits = InferenceTask.attempts == 0
+    await connection.execute(update(InferenceTask).where(*pending, waits).values(due_at=now, updated_at=utc_now()))
+
+
+async def wait_again(connection: AsyncConnection, batch_id: str, item_ids: Collection[str]) -> None:
+    """Take photos out of their batch, so that their tasks wait for another one, until the deadline of this one."""
+    deadline = select(ModelBatch.deadline_at).where(ModelBatch.id == batch_id).scalar_subquery()
+    for some in chunks(list(item_ids)):
         pending = InferenceTask.batch_item.in_(some), InferenceTask.status == TaskStatus.PENDING.value
-        back = {"batch_item": None, "priority": Rank.LOW, "updated_at": utc_now()}
+        back = {"batch_item": None, "priority": Rank.LOW, "due_at": deadline, "updated_at": utc_now()}
         await connection.execute(update(InferenceTask).where(*pending).values(**back))
         await connection.execute(delete(ModelBatchItem).where(ModelBatchItem.id.in_(some)))
 
@@ -268,7 +222,9 @@ async def change(
     """
     row = ModelBatch
     changed: dict[str, Any] = {"updated_at": utc_now(), **values}
-    changed["steps"] = row.steps + 1 if status in {None, batch.status} else 0
+    # Those of a submission that has to be repeated are counted on: the pauses grow.
+    begins_to_run = status is BatchStatus.RUNNING and batch.status is not BatchStatus.RUNNING
+    changed["steps"] = 0 if begins_to_run else row.steps + 1
     if status is not None:
         changed["status"] = status.value
     if due_in_seconds is not None:
@@ -278,21 +234,21 @@ async def change(
         raise BatchLostError
 
 
-async def abandon(connection: AsyncConnection, provider: str, *, has_batches: bool) -> int:
+async def abandon(connection: AsyncConnection, provider: str, names: Collection[str]) -> int:
     """End the batches of other providers, which can be asked no longer, and return how many; the model is asked itself.
 
-    Where `provider` has no batches, no task waits for one either.
+    So it is about the photos of tasks that wait for a batch though the model they name has none: it is not in `names`.
     """
     row = ModelBatch
     others = row.provider != provider, row.status.in_([status.value for status in OPEN])
     ids = (await connection.scalars(select(row.id).where(*others))).all()
     for batch_id in ids:
-        await ask_directly(connection, await select_all_items(connection, batch_id))
+        await ask_all_directly(connection, batch_id)
         ended = {"status": BatchStatus.FAILED.value, "error_code": "provider_changed", "reserved_micros": 0}
         await connection.execute(update(row).where(row.id == batch_id, *others).values(**ended, updated_at=utc_now()))
-    if not has_batches:
-        now = database_time(connection.dialect.name)
-        await connection.execute(update(InferenceTask).where(is_waiting(connection.dialect.name)).values(due_at=now))
+    waits = is_waiting(connection.dialect.name), InferenceTask.model_name.not_in(names)
+    now = database_time(connection.dialect.name)
+    await connection.execute(update(InferenceTask).where(*waits).values(due_at=now))
     return len(ids)
 
 
@@ -316,15 +272,22 @@ async def delete_old(connection: AsyncConnection, rows: int, kept: timedelta) ->
     return len(ids)
 
 
-async def _select(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> Batch | None:
+async def select_batch(connection: AsyncConnection, batch_id: str) -> Batch | None:
+    """Return a batch; None: there is none of this id."""
     row = ModelBatch
-    is_late = (row.deadline_at <= database_time(connection.dialect.name)).label("is_late")
+    dialect = connection.dialect.name
+    is_late = (row.deadline_at <= database_time(dialect)).label("is_late")
+    cancelling = -int(CANCELLING.total_seconds())
+    is_overdue = (row.deadline_at <= database_time(dialect, cancelling)).label("is_overdue")
     columns = row.id, row.provider, row.model, row.status, row.provider_batch_id, row.photos, row.steps
-    found = (await connection.execute(select(*columns, row.submitting_at, is_late).where(*conditions))).one_or_none()
+    query = select(*columns, row.submitting_at, is_late, is_overdue).where(row.id == batch_id)
+    found = (await connection.execute(query)).one_or_none()
     if found is None:
         return None
-    return Batch(**{**found._asdict(), "status": BatchStatus(found.status), "is_late": bool(found.is_late)})
+    known = {"status": BatchStatus(found.status), "is_late": bool(found.is_late), "is_overdue": bool(found.is_overdue)}
+    return Batch(**{**found._asdict(), **known})
 
 
-def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + 500] for start in range(0, len(ids), 500)]
+def chunks(values: Sequence[T], most: int = 500) -> list[Sequence[T]]:
+    """Return `values` in parts of at most so many."""
+    return [values[start : start + most] for start in range(0, len(values), most)]

@@ -61,6 +61,6 @@ class BatchRunner:
             await self._steps.take(batch)
         except BatchLostError:
             logger.info("batch {} has been taken over", batch.id)
-        except Exception:
-            await self._steps.put_off(batch)
+        except Exception as error:
+            await self._steps.put_off(batch, error)
             raise

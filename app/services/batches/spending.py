@@ -12,7 +12,7 @@ from app.database.statements import Statement, execute, timestamp_text
 from app.services.batches.rows import Item
 from app.services.request_log.record import Caller, user_id_of_account
 from app.services.spending.bill import Bill
-from app.services.spending.limits import Budget, PhotoLimit, batch_reserved
+from app.services.spending.limits import Budget, PhotoLimit, batch_reserved, taken_micros
 from app.services.spending.service import Spending
 from app.services.spending.settlement import Settlement
 
@@ -42,21 +42,33 @@ class BatchSpending:
         self._spending = spending
         self._client = client
 
-    async def reserve(self, connection: AsyncConnection, batch_id: str, items: Collection[Item]) -> set[str]:
+    async def room(self, connection: AsyncConnection, photos: int) -> int:
+        """Return for how many photos in a batch, at most `photos`, the budget has room now."""
+        bill, budgets = await self._open(connection)
+        for budget in budgets if bill.batch_reserve_micros else []:
+            taken = int((await execute(connection, taken_micros(budget))).scalar_one())
+            photos = min(photos, max(0, budget.most - taken) // bill.batch_reserve_micros)
+        return photos
+
+    async def reserve(
+        self, connection: AsyncConnection, batch_id: str, items: Collection[Item], *, is_repeated: bool
+    ) -> set[str]:
         """Reserve what a batch may cost, count its photos as new ones of their accounts, and return those that count.
 
         Those beyond an account's limit are left out.
 
+        Args:
+            connection: in a transaction.
+            batch_id: which batch.
+            items: its photos.
+            is_repeated: they were counted at an earlier submission.
+
         Raises:
             NoRoomError: the budget has no room.
         """
-        bill = self._bill(None)
-        budgets = [each for each in bill.limits if isinstance(each, Budget)]
-        # As every claim does: first the row of all, then those of users.
-        for opening in self._spending.openings(budgets):
-            await execute(connection, opening)
-        allowed: set[str] = set()
-        for user_id in sorted({item.user_id for item in items}):
+        bill, budgets = await self._open(connection)
+        allowed = {item.id for item in items} if is_repeated else set()
+        for user_id in [] if is_repeated else sorted({item.user_id for item in items}):
             theirs = sorted(item.id for item in items if item.user_id == user_id)
             limits = [each for each in self._bill(user_id).limits if isinstance(each, PhotoLimit)]
             allowed.update(theirs[: await self._count(connection, limits, len(theirs))])
@@ -65,12 +77,20 @@ class BatchSpending:
             raise NoRoomError
         return allowed
 
-    def cost(self, outcomes: Iterable[BatchOutcome], items: dict[str, Item]) -> Cost:
-        """Return what the calls of a batch have cost; that of a photo which was deleted meanwhile has no payer."""
+    def cost(self, outcomes: Iterable[BatchOutcome], items: dict[str, Item], model: str) -> Cost:
+        """Return what the calls of a batch have cost; that of a photo which was deleted meanwhile has no payer.
+
+        Args:
+            outcomes: what came of its photos.
+            items: those that are still there.
+            model: whose batch it is: that of the service at its submission.
+        """
         cost = Cost()
         for outcome in outcomes:
             item = items.get(outcome.custom_id)
-            bill = self._bill(None if item is None else item.user_id, request_id=f"batch_{outcome.custom_id}")
+            bill = self._bill(
+                None if item is None else item.user_id, request_id=f"batch_{outcome.custom_id}", model=model
+            )
             if outcome.call is not None:
                 bill.meter.calls.append(outcome.call)
             cost.bills[outcome.custom_id] = bill
@@ -87,9 +107,18 @@ class BatchSpending:
         for bill in cost.bills.values():
             self._spending.settled(bill)
 
-    def _bill(self, user_id: int | None, request_id: str = "") -> Bill:
+    async def _open(self, connection: AsyncConnection) -> tuple[Bill, list[Budget]]:
+        """Return a bill of a batch, and its budgets, whose rows are locked before those of users, as by every claim."""
+        bill = self._bill(None)
+        budgets = [each for each in bill.limits if isinstance(each, Budget)]
+        for opening in self._spending.openings(budgets):
+            await execute(connection, opening)
+        return bill, budgets
+
+    def _bill(self, user_id: int | None, request_id: str = "", model: str | None = None) -> Bill:
         name = None if user_id is None else user_id_of_account(user_id)
-        return self._spending.bill(self._client, Caller(request_id=request_id, user_id=name, account_id=user_id))
+        caller = Caller(request_id=request_id, user_id=name, account_id=user_id)
+        return self._spending.bill(self._client, caller, model=model)
 
     async def _count(self, connection: AsyncConnection, limits: Sequence[PhotoLimit], photos: int) -> int:
         """Count up to so many photos under all limits, and return how many."""

@@ -6,7 +6,7 @@ again. What came of all photos, what it cost and the end of the batch are one tr
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 
 from loguru import logger
@@ -31,9 +31,9 @@ from app.database.statements import execute
 from app.database.transactions import read, write
 from app.errors import AppError
 from app.observability import metrics
-from app.services.batches import rows
+from app.services.batches import collecting, rows
 from app.services.batches.photos import BatchPhotos
-from app.services.batches.rows import Batch, BatchStatus, Item
+from app.services.batches.rows import Batch, BatchLostError, BatchStatus, Item
 from app.services.batches.spending import BatchSpending, Cost, NoRoomError
 
 # Between two looks at a batch: doubled each time up to this. Most batches take minutes, some hours.
@@ -42,6 +42,10 @@ POLL_MAX_SECONDS = 300
 NO_ROOM_SECONDS = 600
 # A cancelled batch ends within ten minutes (https://developers.openai.com/api/docs/guides/batch).
 CANCELLED_POLL_SECONDS = 30
+# A submission has two minutes between two parts of it, and the provider's list may be behind.
+NOT_YET_LISTED = timedelta(minutes=5)
+# No request waits for the transactions that change all rows of a batch.
+WRITE_TIMEOUT_SECONDS = 30.0
 _RESULT = TypeAdapter(ModelResult)
 # It was not submitted, and cannot be: its photos are asked about directly.
 _HAS_NO_BATCHES = (ModelRejectedRequest, ModelNotFound)
@@ -59,6 +63,7 @@ class BatchSteps:
         batches: its provider's.
         photos: prepares them.
         spending: reserves and writes down what they cost.
+        names: by which tasks may ask for the model.
         wait_seconds: how long a photo waits for others, and how long it is until the first look at a batch.
         wake: has the runners of tasks look for those that are due now; never fails.
     """
@@ -72,6 +77,7 @@ class BatchSteps:
         batches: BatchClient,
         photos: BatchPhotos,
         spending: BatchSpending,
+        names: Collection[str],
         wait_seconds: int,
         wake: Callable[[], None],
     ) -> None:
@@ -81,29 +87,33 @@ class BatchSteps:
         self._batches = batches
         self._photos = photos
         self._spending = spending
+        self._names = names
         self._wait_seconds = wait_seconds
         self._wake = wake
 
     async def collect(self) -> Batch | None:
         """Put waiting tasks into a new batch, if there are enough or the first has waited long enough."""
-        waiting, first = await read(self._engine, lambda connection: rows.count_waiting(connection, MAX_PHOTOS))
+        waiting, first = await read(
+            self._engine, lambda connection: collecting.count_waiting(connection, self._names, MAX_PHOTOS)
+        )
         is_due = first is not None and utc_now() - first >= timedelta(seconds=self._wait_seconds)
         if not waiting or not (is_due or waiting >= MAX_PHOTOS):
             return None
         batch_id = secrets.token_hex(16)
 
         async def collect(connection: AsyncConnection) -> Batch | None:
-            return await rows.collect(
+            return await collecting.collect(
                 connection,
                 self._heartbeat,
                 batch_id,
                 limit=MAX_PHOTOS,
                 provider=self._client.provider,
                 model=self._client.model,
+                names=self._names,
                 by_account=not self._photos.inference.shares_results,
             )
 
-        return await write(self._engine, collect)
+        return await write(self._engine, collect, timeout_seconds=WRITE_TIMEOUT_SECONDS)
 
     async def take(self, batch: Batch) -> None:
         """Take the next step of a batch that this process owns, and give it back.
@@ -123,8 +133,14 @@ class BatchSteps:
         except ModelError as error:
             await self._after_error(batch, error)
 
-    async def put_off(self, batch: Batch) -> None:
-        """Give a batch back after a step that failed, until its next look."""
+    async def put_off(self, batch: Batch, error: Exception) -> None:
+        """Give a batch back after a step that failed, until its next look.
+
+        One that should have ended is ended, unless it is the database or this process that cannot go on at the moment.
+        """
+        if batch.is_overdue and not isinstance(error, AppError):
+            await self._fail(batch, AppError.code)
+            return
         pause = self._pause(batch)
         await write(self._engine, lambda c: rows.change(c, batch, self._heartbeat, due_in_seconds=pause))
 
@@ -133,13 +149,23 @@ class BatchSteps:
             await self._fail(batch, "deadline")
             return
         items = {item.id: item for item in await read(self._engine, lambda c: rows.select_items(c, batch.id))}
-        photos, left = await self._prepare(items)
+        # Before they are prepared: what has no room would be prepared for nothing.
+        room = await write(self._engine, lambda c: self._spending.room(c, len(items)))
+        if items and not room:
+            await self._wait_for_room(batch)
+            return
+        photos, left = await self._prepare(items, room)
 
         async def intend(connection: AsyncConnection) -> set[str]:
-            await rows.wait_again(connection, left)
+            await rows.wait_again(connection, batch.id, left)
             wanted = [items[each] for each in photos]
-            allowed = await self._spending.reserve(connection, batch.id, wanted) if wanted else set()
+            allowed: set[str] = set()
+            if wanted:
+                is_repeated = batch.submitting_at is not None
+                allowed = await self._spending.reserve(connection, batch.id, wanted, is_repeated=is_repeated)
             await rows.drop_items(connection, items.keys() - left - allowed)
+            if not allowed:
+                await rows.ask_all_directly(connection, batch.id)
             status = BatchStatus.SUBMITTING if allowed else BatchStatus.ENDED
             given_back = {} if allowed else {"due_in_seconds": 0}
             changes = {"photos": len(allowed), "submitting_at": utc_now(), **given_back}
@@ -149,8 +175,7 @@ class BatchSteps:
         try:
             allowed = await write(self._engine, intend)
         except NoRoomError:
-            logger.info("batch {} waits: the budget has no room for it", batch.id)
-            await self._change(batch, BatchStatus.COLLECTING, NO_ROOM_SECONDS)
+            await self._wait_for_room(batch)
             return
         if len(allowed) < len(items):
             self._wake()
@@ -159,15 +184,30 @@ class BatchSteps:
         provider_id = await self._batches.submit(batch.id, {each: photos[each] for each in sorted(allowed)})
         metrics.count(metrics.BATCH_PHOTOS.labels(batch.provider, "submitted"), len(allowed))
         logger.info("batch {} of {} photos is submitted as {}", batch.id, len(allowed), provider_id[:100])
-        await self._change(batch, BatchStatus.RUNNING, self._wait_seconds, provider_batch_id=provider_id)
+        try:
+            await self._change(batch, BatchStatus.RUNNING, self._wait_seconds, provider_batch_id=provider_id)
+        except BatchLostError:
+            await self._cancel_lost(batch, provider_id)
+            raise
 
-    async def _prepare(self, items: Mapping[str, Item]) -> tuple[dict[str, PreparedPhoto], set[str]]:
-        """Return the photos that a model has to look at, and which others have no room."""
+    async def _wait_for_room(self, batch: Batch) -> None:
+        logger.info("batch {} waits: the budget has no room for it", batch.id)
+        await self._change(batch, BatchStatus.COLLECTING, NO_ROOM_SECONDS, reserved_micros=0)
+
+    async def _cancel_lost(self, batch: Batch, provider_id: str) -> None:
+        """Cancel what was submitted by a process that had lost the batch, unless its new owner finds just that."""
+        found = await read(self._engine, lambda c: rows.select_batch(c, batch.id))
+        if found is None or (found.status is not BatchStatus.SUBMITTING and found.provider_batch_id != provider_id):
+            logger.warning("batch {} is another process's by now: {} is cancelled", batch.id, provider_id[:100])
+            await self._batches.cancel(provider_id)
+
+    async def _prepare(self, items: Mapping[str, Item], room: int) -> tuple[dict[str, PreparedPhoto], set[str]]:
+        """Return the photos that a model has to look at, `room` at most, and those that have to wait again."""
         photos: dict[str, PreparedPhoto] = {}
         left: set[str] = set()
         size = 0
         for item in items.values():
-            if size >= MAX_BYTES:
+            if size >= MAX_BYTES or len(photos) >= room:
                 left.add(item.id)
             elif (prepared := await self._photos.prepare(item)) is not None:
                 size += request_bytes(prepared)
@@ -179,6 +219,10 @@ class BatchSteps:
         known = await read(self._engine, lambda c: rows.known_ids(c, batch.provider))
         since = batch.submitting_at or utc_now()
         provider_id = await self._batches.find(batch.id, batch.photos, since, known)
+        if provider_id is None and utc_now() - since < NOT_YET_LISTED:
+            # Its submission may still be on its way, or not be in the provider's list yet.
+            await self._change(batch, BatchStatus.SUBMITTING, self._pause(batch))
+            return
         if provider_id is None:
             logger.info("batch {} is not known to the provider: it is submitted again", batch.id)
             await self._change(batch, BatchStatus.COLLECTING, 0, reserved_micros=0)
@@ -202,21 +246,23 @@ class BatchSteps:
     async def _keep(self, batch: Batch, found: list[BatchOutcome]) -> None:
         """Store what came of the photos and what it cost, end the batch, and make the tasks due."""
         outcomes = {each.custom_id: each for each in found if rows.is_item_of(batch.id, each.custom_id)}
-        items = await read(self._engine, lambda c: rows.select_all_items(c, batch.id))
-        cost = self._spending.cost(outcomes.values(), items)
-        kept = [_columns(outcome, cost) for outcome in outcomes.values() if outcome.custom_id in items]
 
-        async def keep(connection: AsyncConnection) -> None:
+        async def keep(connection: AsyncConnection) -> tuple[int, Cost]:
             # First: it makes sure that this is done once.
             await rows.change(
                 connection, batch, self._heartbeat, status=BatchStatus.ENDED, due_in_seconds=0, reserved_micros=0
             )
+            items = await rows.select_all_items(connection, batch.id)
+            items |= await rows.restore_items(connection, batch.id, outcomes.keys() - items.keys())
+            cost = self._spending.cost(outcomes.values(), items, batch.model)
             for statement in self._spending.statements(cost):
                 await execute(connection, statement)
+            kept = [_columns(outcome, cost) for outcome in outcomes.values() if outcome.custom_id in items]
             await rows.keep_outcomes(connection, kept)
-            await rows.ask_directly(connection, items)
+            await rows.ask_all_directly(connection, batch.id)
+            return len(items), cost
 
-        await write(self._engine, keep)
+        photos, cost = await write(self._engine, keep, timeout_seconds=WRITE_TIMEOUT_SECONDS)
         self._spending.settled(cost)
         self._wake()
         answered = 0
@@ -226,7 +272,7 @@ class BatchSteps:
             answered += outcome is CallOutcome.ANSWERED
             if each.call is not None:
                 self._client.count_tokens(each.call.input_tokens, each.call.output_tokens)
-        logger.info("batch {} has ended: {} of {} photos are answered", batch.id, answered, len(items))
+        logger.info("batch {} has ended: {} of {} photos are answered", batch.id, answered, photos)
 
     async def _delete(self, batch: Batch, provider_id: str) -> None:
         try:
@@ -237,8 +283,11 @@ class BatchSteps:
     async def _after_error(self, batch: Batch, error: ModelError) -> None:
         advice = f". {error.advice}" if error.advice else ""
         logger.warning("batch {} ({}): {}{}", batch.id, batch.status, error.code, advice)
-        if isinstance(error, ModelNotFound) or (
-            isinstance(error, _HAS_NO_BATCHES) and batch.status is BatchStatus.COLLECTING
+        # One that should have ended would keep its reservation for ever.
+        if (
+            batch.is_overdue
+            or isinstance(error, ModelNotFound)
+            or (isinstance(error, _HAS_NO_BATCHES) and batch.status is BatchStatus.COLLECTING)
         ):
             await self._fail(batch, error.code)
         elif batch.status is BatchStatus.COLLECTING and isinstance(error, _NOT_NOW):
@@ -264,7 +313,7 @@ class BatchSteps:
                 reserved_micros=0,
                 error_code=code,
             )
-            await rows.ask_directly(connection, await rows.select_all_items(connection, batch.id))
+            await rows.ask_all_directly(connection, batch.id)
 
         await write(self._engine, fail)
         logger.warning("batch {} has failed ({}): its photos are asked about directly", batch.id, code)

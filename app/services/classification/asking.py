@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from app.clients.base import LOCAL_MODEL_PREFIX, ModelClient, PreparedPhoto
-from app.clients.errors import ModelError, ModelTimeout
+from app.clients.errors import ModelError, ModelRefused, ModelTimeout
 from app.errors import BudgetExhausted
 from app.observability.tracing import span
 from app.photo import PhotoInfo
@@ -51,6 +51,7 @@ class ModelAsking:
         first, *others = (candidate.client.model for candidate in chain)
         final = [] if local_first is None else local_first.models
         self.lasting_models = [first, *final, *(each for each in others if not each.startswith(LOCAL_MODEL_PREFIX))]
+        self._has_others = bool(others)
         self._local_first = local_first
         self._falls_back_on_refusal = falls_back_on_refusal
         self._preparer = preparer
@@ -66,6 +67,14 @@ class ModelAsking:
         chosen: Sequence[Candidate] = [Candidate(client, name, Role.CHOSEN)]
         chain = chosen if self._local_first is None else self._local_first.before(chosen, is_chosen=True)
         return Turn(chain, time.monotonic() + client.settings.total_timeout_seconds)
+
+    def counts(self, prepaid: Prepaid) -> bool:
+        """Whether what a batch has brought is the end: not a refusal that another model is asked after.
+
+        Its task then takes the models in their turn, as one that was in no batch.
+        """
+        goes_on = self._falls_back_on_refusal and self._has_others
+        return not (goes_on and isinstance(prepaid.outcome, ModelRefused))
 
     def costs_nothing(self, turn: Turn) -> bool:
         """Whether no call of this turn can cost anything."""

@@ -72,12 +72,11 @@ class ClassifierService:
             store=store,
             spending=spending,
         )
+        # The models whose answers are kept for good: not those of the local model as a fallback.
+        self.lasting_models = self._asking.lasting_models
+        # Whether what a batch has brought stands in the place of a call.
+        self.counts = self._asking.counts
         self._calls: SingleFlight[str, Outcome] = SingleFlight()
-
-    @property
-    def lasting_models(self) -> list[str]:
-        """The models whose answers are kept for good: not those of the local model as a fallback."""
-        return self._asking.lasting_models
 
     async def look_up(
         self,

@@ -86,9 +86,14 @@ class ModelCatalogue:
         if name not in self._names():
             raise UnknownModel(details={"known": self._names()})
 
+    @property
+    def batched_names(self) -> list[str]:
+        """The names of the model whose photos can be put into a batch: the service's model, if it has any."""
+        return [self._service_name, *self._aliases] if has_batches(self.service_client) else []
+
     def is_batched(self, name: str) -> bool:
-        """Whether photos that this model shall look at can be put into a batch: the service's model, if it has any."""
-        return self._aliases.get(name, name) == self._service_name and has_batches(self.service_client)
+        """Whether photos that this model shall look at can be put into a batch."""
+        return name in self.batched_names
 
     async def client_of(self, name: str) -> ModelClient:
         """Return the client behind a name, started.

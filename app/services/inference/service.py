@@ -63,6 +63,11 @@ class InferenceService:
         # Its keys are never shared: it is there because a client that disconnects cancels nothing.
         self._under_way: SingleFlight[object, Inference] = SingleFlight()
 
+    @property
+    def batched_model_names(self) -> list[str]:
+        """The names by which tasks ask for the model that has batches."""
+        return self._models.batched_names
+
     async def infer(
         self,
         account_id: int,
@@ -166,6 +171,8 @@ class InferenceService:
             prepaid = None
             if batch_item is not None:
                 prepaid = await self.results.of_batch(batch_item, client.model)
+            if prepaid is not None and not self._classifier.counts(prepaid):
+                prepaid = None
             if self.shares_results:
                 return await store(await self._classify(image, caller, prepaid))
             return await self._classify_apart(account_id, image, caller, prepaid, store, keep)

@@ -82,25 +82,17 @@ def has_room(limit: Limit, reserve_micros: int, *, apart_from: str | None = None
         reserve_micros: what may be spent, in millionths of CURRENCY.
         apart_from: the hash of a photo whose lease does not count.
     """
-    used = "(SELECT used FROM budget_use WHERE scope = %s AND window_start = %s)"
-    parameters: list[object] = [limit.scope, timestamp_text(limit.window_start)]
     if not isinstance(limit, Budget):
+        used, parameters = _used(limit)
         return f"{used} < %s", [*parameters, limit.most]
-    leases, conditions = "SELECT COALESCE(SUM(reserved_micros), 0) AS micros FROM model_call_lease", []
-    if limit.api_key_id is not None:
-        conditions.append("api_key_id = %s")
-        parameters.append(limit.api_key_id)
-    if apart_from is not None:
-        conditions.append("image_hash <> %s")
-        parameters.append(apart_from)
-    if conditions:
-        leases += f" WHERE {' AND '.join(conditions)}"
-    # In a table of its own: MySQL does not let a statement change a table that it reads in a subquery.
-    reserved = f"(SELECT micros FROM ({leases}) AS reserved)"  # noqa: S608 - placeholders
-    if limit.api_key_id is None:
-        # Batches are those of accounts, which have no key.
-        reserved += f" + (SELECT micros FROM ({_BATCHES}) AS batched)"  # noqa: S608 - a constant
-    return f"{used} + {reserved} + %s <= %s", [*parameters, reserve_micros, limit.most]
+    taken, parameters = _taken(limit, apart_from)
+    return f"{taken} + %s <= %s", [*parameters, reserve_micros, limit.most]
+
+
+def taken_micros(budget: Budget) -> Statement:
+    """Return what selects how much of a budget is spent or reserved; its row must be there."""
+    taken, parameters = _taken(budget)
+    return Statement(f"SELECT {taken}", parameters)
 
 
 def photo_counted(dialect: str, limits: Sequence[Limit]) -> list[Statement]:
@@ -166,3 +158,28 @@ def reached(limits: Sequence[Limit], reserve_micros: int) -> Statement:
 def _are(windows: Sequence[tuple[str, datetime]]) -> tuple[str, list[object]]:
     condition = " OR ".join(["(scope = %s AND window_start = %s)"] * len(windows))
     return condition, [value for scope, start in windows for value in (scope, timestamp_text(start))]
+
+
+def _used(limit: Limit) -> tuple[str, list[object]]:
+    key: list[object] = [limit.scope, timestamp_text(limit.window_start)]
+    return "(SELECT used FROM budget_use WHERE scope = %s AND window_start = %s)", key
+
+
+def _taken(budget: Budget, apart_from: str | None = None) -> tuple[str, list[object]]:
+    """Return an expression: what is spent of a budget, and reserved; and its parameters."""
+    used, parameters = _used(budget)
+    leases, conditions = "SELECT COALESCE(SUM(reserved_micros), 0) AS micros FROM model_call_lease", []
+    if budget.api_key_id is not None:
+        conditions.append("api_key_id = %s")
+        parameters.append(budget.api_key_id)
+    if apart_from is not None:
+        conditions.append("image_hash <> %s")
+        parameters.append(apart_from)
+    if conditions:
+        leases += f" WHERE {' AND '.join(conditions)}"
+    # In a table of its own: MySQL does not let a statement change a table that it reads in a subquery.
+    reserved = f"(SELECT micros FROM ({leases}) AS reserved)"  # noqa: S608 - placeholders
+    if budget.api_key_id is None:
+        # Batches are those of accounts, which have no key.
+        reserved += f" + (SELECT micros FROM ({_BATCHES}) AS batched)"  # noqa: S608 - a constant
+    return f"{used} + {reserved}", parameters

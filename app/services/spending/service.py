@@ -81,7 +81,13 @@ class Spending:
         self._outage = OutageLog("calls of models cannot be written down", recovered="calls are written down again")
 
     def bill(
-        self, client: ModelClient, caller: Caller, name: str | None = None, *, prepaid_micros: int | None = None
+        self,
+        client: ModelClient,
+        caller: Caller,
+        name: str | None = None,
+        *,
+        prepaid_micros: int | None = None,
+        model: str | None = None,
     ) -> Bill:
         """Return the bill of a new photo, nothing spent yet.
 
@@ -91,12 +97,13 @@ class Spending:
             name: what the model is called in MODELS; None: it is the service's own.
             prepaid_micros: what its answer has cost as part of a batch, under the limits of that time; None: it was in
                 none.
+            model: whose calls the ledger is told of; None: those of the model of `client`.
         """
         price = price_of(client, self._settings, name)
         return Bill(
             caller,
             provider=client.provider,
-            model=client.model,
+            model=model or client.model,
             price=price,
             limits=self._limits(caller, is_paid=price is not None) if prepaid_micros is None else [],
             ledger=self._ledger,

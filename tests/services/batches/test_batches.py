@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.categories import Category
 from app.clients.thresholds import write_thresholds
 from app.config.settings import Settings
-from app.database.tables.batches import ModelBatch, ModelBatchItem
-from app.services.batches.rows import wait_again
+from app.database.tables.batches import ModelBatch
+from app.database.tables.inference import InferenceTask
+from app.services.batches.rows import CANCELLING
 from app.services.photos import UploadedPhoto
 from app.services.request_log.record import Caller
 from app.services.tasks.record import Priority
@@ -177,10 +178,10 @@ async def test_past_its_deadline_a_batch_is_cancelled_and_the_rest_asked_directl
     assert sorted(await ledger(engine)) == [("answered", HALF), ("answered", CALL_MICROS)]
 
 
-async def test_a_batch_waits_for_room_in_the_budget(
+async def test_a_batch_takes_the_photos_that_the_budget_has_room_for(
     settings: Settings, engine: AsyncEngine, model_server: FakeModelServer
 ) -> None:
-    """Two photos at half a cent do not fit into nine tenths of a cent; with a larger budget they do."""
+    """Two photos at half a cent do not fit into nine tenths of a cent: one goes, and the other waits for room."""
     batches = model_server.batches
     changed = batch_settings(settings, model_server, "claude")
     small = changed.model_copy(update={"spending": spending_settings(daily_budget=Decimal("0.009"))})
@@ -189,20 +190,20 @@ async def test_a_batch_waits_for_room_in_the_budget(
 
         async def waits() -> bool:
             async with engine.connect() as connection:
-                row = (await connection.execute(select(ModelBatch.steps, ModelBatch.owner))).one_or_none()
-                return row is not None and row.steps == 1 and row.owner is None
+                row = ModelBatch
+                query = select(row.steps, row.owner, row.reserved_micros).where(row.status == "collecting")
+                return (await connection.execute(query)).all() == [(1, None, 0)]
 
-        await until(waits, "the batch to be put off")
-        assert batches.made == []
+        await until(waits, "the second batch to be put off")
+        assert [len(batch.requests) for batch in batches.made] == [1]
         assert {(await ours.task(each)).status.value for each in tasks} == {"pending"}
-        # One photo fits, and is reserved while it is under way.
-        async with engine.begin() as connection:
-            item = (await connection.scalars(select(ModelBatchItem.id).limit(1))).one()
-            await connection.execute(update(ModelBatch).values(due_at=ModelBatch.created_at))
-            await wait_again(connection, [item])
-        await until(lambda: bool(batches.made), "a batch of one photo")
         async with engine.connect() as connection:
             assert sum((await connection.scalars(select(ModelBatch.reserved_micros))).all()) == HALF
+            # The task that waits again does so until its deadline, and not for the time of a cancellation as well.
+            due = select(InferenceTask.due_at).order_by(InferenceTask.batch_item.is_(None))
+            deadlines = (await connection.scalars(select(ModelBatch.deadline_at).distinct())).all()
+            assert len(deadlines) == 1
+            assert set((await connection.scalars(due)).all()) == {deadlines[0] + CANCELLING}
         batches.finish()
 
         async def is_settled() -> bool:
