@@ -34,6 +34,7 @@ def fit_head(
     """
     # From the extra `train`: the service runs without it.
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean = features.mean(axis=0)
     block_scales = np.sqrt(np.array(blocks, dtype=np.float64)) / block_weights
@@ -44,6 +45,8 @@ def fit_head(
     counts = np.bincount(truth, minlength=len(every))
     importance = 1 / counts[truth] / np.count_nonzero(counts)
     model = LogisticRegression(C=1 / penalty, tol=TOLERANCE, max_iter=MAX_STEPS)
-    model.fit(inputs, np.append(truth, every), sample_weight=np.append(importance, np.zeros(len(every))))
+    # The matrices are small: threads that share one wait for each other longer than they compute.
+    with threadpool_limits(1):
+        model.fit(inputs, np.append(truth, every), sample_weight=np.append(importance, np.zeros(len(every))))
     weights = model.coef_ / scale
     return Head(weights, model.intercept_ - weights @ mean)
