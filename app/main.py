@@ -194,4 +194,10 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
-app = create_app()
+def __getattr__(name: str) -> FastAPI:
+    """Build `app` when a server asks for it, and not for an import of `create_app` alone."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Servers may ask more than once.
+    globals()[name] = app = create_app()
+    return app

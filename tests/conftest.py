@@ -157,5 +157,5 @@ def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]
         "LLM_BASE_URL": model_server.openai_url,
         "LLM_API_KEY": str(model_server.api_key),
         "LLM_MODEL": "test-vision",
-        "WEB_CONCURRENCY": "2",
+        "WEB_CONCURRENCY": "1",
     }

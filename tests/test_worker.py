@@ -22,7 +22,7 @@ from tests.fakes.model_server import FakeModelServer
 from tests.servers.processes import RunningProcess, free_port, start_process
 from tests.servers.waiting import wait_until
 from tests.support.people import USER, bearer
-from tests.support.running import running
+from tests.support.running import IMPORTS, running
 
 BATCHES = (250, 250)
 IMAGES_PER_BATCH = 6
@@ -79,7 +79,7 @@ class Service:
 def worker(environment: Mapping[str, str]) -> Iterator[RunningProcess]:
     """A process that runs tasks; it may not be ready yet."""
     with start_process(
-        [sys.executable, "-m", "app.worker"], ready=lambda: True, env=environment, cwd=PROJECT_ROOT
+        [sys.executable, "-m", "app.worker"], ready=lambda: True, env=environment, cwd=PROJECT_ROOT, imports=IMPORTS
     ) as process:
         yield process
 
@@ -99,7 +99,6 @@ def outside(environment: dict[str, str], empty_database: Settings, tmp_path: Pat
         **environment,
         "DATABASE_URL": empty_database.database.url.get_secret_value(),
         "TASK_WORKERS": "outside",
-        "WEB_CONCURRENCY": "1",
     }
 
 

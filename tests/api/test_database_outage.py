@@ -46,7 +46,8 @@ def server(tmp_path: Path) -> Iterator[tuple[int, int]]:
 async def service(server: tuple[int, int], environment: dict[str, str]) -> AsyncIterator[httpx2.AsyncClient]:
     port = free_port()
     database = f"mysql://root@127.0.0.1:{server[0]}/image_classifier"
-    gunicorn = running("gunicorn", port, {**environment, "DATABASE_URL": database, "APP_PORT": str(port)})
+    variables = {**environment, "DATABASE_URL": database, "APP_PORT": str(port), "WEB_CONCURRENCY": "2"}
+    gunicorn = running("gunicorn", port, variables)
     await asyncio.to_thread(gunicorn.__enter__)
     try:
         # A connection each, so that both workers are asked.

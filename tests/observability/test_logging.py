@@ -241,6 +241,7 @@ def test_workers_share_the_day_s_file_and_every_line_is_an_object(environment: d
         "SECRET_KEY": "0123456789abcdef0123456789abcdef",
         "DAILY_BUDGET": "unlimited",
         "CORS_ALLOWED_ORIGINS": "https://app.example",
+        "WEB_CONCURRENCY": "2",
     }
     url = f"http://127.0.0.1:{port}"
     with start_process(

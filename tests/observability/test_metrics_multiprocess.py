@@ -36,7 +36,7 @@ def gunicorn(environment: dict[str, str]) -> Iterator[tuple[RunningProcess, str]
     with start_process(
         GUNICORN,
         ready=lambda: answers_http(port, "/api/v1/health/live"),
-        env={**environment, "APP_PORT": str(port)},
+        env={**environment, "APP_PORT": str(port), "WEB_CONCURRENCY": "2"},
         cwd=PROJECT_ROOT,
         grace_seconds=15,
     ) as process:

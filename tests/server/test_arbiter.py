@@ -46,7 +46,7 @@ class Release:
         """Change a file of it, and return what takes the change back."""
         path = self.folder / file
         before = path.read_text(encoding="utf-8")
-        path.write_text(before.replace(old, new) + end, encoding="utf-8")
+        _write_anew(path, before.replace(old, new) + end)
         assert path.read_text(encoding="utf-8") != before
         return lambda: _write_anew(path, before)
 
@@ -77,9 +77,7 @@ def _write_anew(path: Path, text: str) -> None:
 def release(tmp_path: Path) -> Release:
     folder = tmp_path / "release"
     folder.mkdir()
-    shutil.copytree(
-        PROJECT_ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("weights", "__pycache__", "training")
-    )
+    shutil.copytree(PROJECT_ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("weights", "training"))
     shutil.copytree(PROJECT_ROOT / "sql", folder / "sql")
     shutil.copy(PROJECT_ROOT / "gunicorn_config.py", folder)
     return Release(folder, free_port())
@@ -90,7 +88,7 @@ def serving(release: Release, environment: dict[str, str], *options: str) -> Ite
     with start_process(
         [*GUNICORN, *options],
         ready=lambda: answers_http(release.port, "/api/v1/health/live"),
-        env={**environment, "APP_PORT": str(release.port), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**environment, "APP_PORT": str(release.port)},
         cwd=release.folder,
         grace_seconds=30,
     ) as release.process:
@@ -107,7 +105,8 @@ def being_asked(release: Release) -> Iterator[list[str]]:
     is_over = threading.Event()
 
     def ask() -> None:
-        while not is_over.is_set():
+        # With a pause: what is tested has the same cores.
+        while not is_over.wait(0.02):
             try:
                 release.answers(1)
             except (httpx2.HTTPError, AssertionError) as error:

@@ -21,7 +21,7 @@ from tests.support.idempotency import count_rows, is_replay, with_key
 from tests.support.library_api import person
 from tests.support.library_api import upload as keep_picture
 from tests.support.people import TOKEN_KEY
-from tests.support.running import BIN
+from tests.support.running import BIN, IMPORTS
 
 DIE = {"X-Die": "yes"}
 
@@ -32,7 +32,11 @@ async def process(environment: dict[str, str]) -> AsyncIterator[httpx2.AsyncClie
     port = free_port()
     command = [str(BIN / "uvicorn"), "tests.support.dying_application:app", "--host", "127.0.0.1", "--port", str(port)]
     context = start_process(
-        command, ready=lambda: answers_http(port, "/api/v1/health/live"), env=environment, cwd=PROJECT_ROOT
+        command,
+        ready=lambda: answers_http(port, "/api/v1/health/live"),
+        env=environment,
+        cwd=PROJECT_ROOT,
+        imports=IMPORTS,
     )
     await asyncio.to_thread(context.__enter__)
     try:

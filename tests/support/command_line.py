@@ -11,12 +11,7 @@ from typing import NamedTuple
 
 from app.config.settings import PROJECT_ROOT
 from tests.servers.processes import start_process
-
-# What works on the database takes a second and more to import: one process does, and every command is forked from it.
-IMPORTS = (
-    "app.cli.main",
-    *(f"app.cli.maintenance.{name}" for name in ("database", "keys", "reclassification", "users")),
-)
+from tests.support.running import IMPORTS
 
 
 class Done(NamedTuple):

@@ -10,6 +10,12 @@ from app.config.settings import PROJECT_ROOT
 from tests.servers.processes import RunningProcess, answers_http, start_process
 
 BIN = Path(sys.executable).parent
+# What takes half a second and more to import: one process does it, and the service, its worker and its command line are
+# forked from it. Not gunicorn, whose workers import the application after their master has said where they count.
+IMPORTS = (
+    *("app.main", "app.cli.main"),
+    *(f"app.cli.maintenance.{name}" for name in ("database", "keys", "reclassification", "users")),
+)
 COMMANDS = {
     "uvicorn": [str(BIN / "uvicorn"), "app.main:app", "--host", "127.0.0.1", "--port", "{port}"],
     "gunicorn": [str(BIN / "gunicorn"), "-c", "gunicorn_config.py", "app.main:app"],
@@ -21,7 +27,11 @@ COMMANDS = {
 def running(name: str, port: int, environment: dict[str, str]) -> Iterator[RunningProcess]:
     command = [part.format(port=port) for part in COMMANDS[name]]
     with start_process(
-        command, ready=lambda: answers_http(port, "/api/v1/health/live"), env=environment, cwd=PROJECT_ROOT
+        command,
+        ready=lambda: answers_http(port, "/api/v1/health/live"),
+        env=environment,
+        cwd=PROJECT_ROOT,
+        imports=() if name == "gunicorn" else IMPORTS,
     ) as process:
         yield process
 
