@@ -145,12 +145,15 @@ async def service(service_url: str) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @pytest.fixture
-def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]:
-    """Variables of a service with its files in `tmp_path`/data and the fake model."""
+async def environment(model_server: FakeModelServer, tmp_path: Path) -> dict[str, str]:
+    """Variables of a service with its files in `tmp_path`/data, an empty database there, and the fake model."""
+    data = tmp_path / "data"
+    data.mkdir()
+    await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{data}/image-classifier.db"}))
     return {
         "PATH": os.environ["PATH"],
         "APP_HOST": "127.0.0.1",
-        "DATA_DIR": str(tmp_path / "data"),
+        "DATA_DIR": str(data),
         "LOG_DIR": str(tmp_path / "logs"),
         "TMPDIR": str(tmp_path / "tmp"),
         "LLM_PROVIDER": "custom",

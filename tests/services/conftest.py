@@ -69,7 +69,6 @@ async def site(
     """Instances on a database of their own, with the fake model server as their model."""
     (tmp_path / "tmp").mkdir()
     if database_kind == "sqlite":
-        (tmp_path / "data").mkdir()
         database = await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/data/all.db"}))
         async with opened(database, environment) as site:
             yield site

@@ -25,12 +25,24 @@ def server_url(servers: Servers, kind: str) -> str:
     return servers.mariadb_url
 
 
+# The first SQLite database with our schema: the next ones are copies of it.
+_sqlite_file: list[bytes] = []
+
+
 async def migrated(database: DatabaseSettings) -> DatabaseSettings:
     """Bring the schema of a database up to date, and return its settings."""
     settings = Settings(database=database)
+    url = settings.database_url
+    file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    if file is not None and _sqlite_file and not file.exists():
+        file.write_bytes(_sqlite_file[0])
+        return database
+    is_new = file is not None and not file.exists()
     engine = create_engine(settings)
     await migrate(engine, settings)
     await engine.dispose()
+    if file is not None and is_new:
+        _sqlite_file.append(file.read_bytes())
     return database
 
 

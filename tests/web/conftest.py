@@ -5,20 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from app.config.database import DatabaseSettings
 from app.config.model import ModelSettings
 from app.config.settings import Settings
 from app.main import create_app
 from tests.fakes.model_server import FakeModelServer
+from tests.support.service_settings import migrated
 from tests.support.serving import serving
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+async def settings(tmp_path: Path) -> Settings:
     """Its settings."""
     return Settings.model_validate(
         {
             "data_dir": tmp_path / "data",
-            "database": {"url": f"sqlite:///{tmp_path}/test.db"},
+            "database": await migrated(DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/test.db"})),
             "model": ModelSettings.model_validate({"provider": "local", "description_language": "zh"}),
         }
     )
