@@ -1,6 +1,7 @@
 """Fixtures: SQL runs on SQLite, on a real MySQL server, and on MariaDB where installed; the rest on MySQL."""
 
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -32,10 +33,20 @@ pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.
 httpcore2.default_ssl_context = lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-# Tests of SQL run on every kind of database, and so does the specification's session with the whole API. What stands
-# above SQL runs on the kind that services run on.
-ON_EVERY_KIND = ("tests/database/", "tests/services/", "tests/documentation/test_specification.py")
-ON_ONE_KIND = ["mysql"]
+# The database layer's tests run on every kind of database, and so does the specification's session with the whole API.
+# The services' run on SQLite and MySQL; MariaDB gets the same text of each statement as MySQL, so one module of each
+# service suffices there. What stands above SQL runs on the kind that services run on.
+ON_EVERY_KIND = re.compile(
+    r"tests/(database/|services/\w+/test_(service|store|recorder)\.py|documentation/test_specification\.py)"
+)
+ON_TWO_KINDS = "tests/services/"
+
+
+def kinds_for(module: str) -> list[str]:
+    """The kinds of database that the tests of a module run on."""
+    if ON_EVERY_KIND.match(module):
+        return DATABASE_KINDS
+    return ["sqlite", "mysql"] if module.startswith(ON_TWO_KINDS) else ["mysql"]
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
     if "database_kind" not in metafunc.fixturenames or any("database_kind" in mark.args[0] for mark in marks):
         return
-    is_about_sql = metafunc.definition.nodeid.startswith(ON_EVERY_KIND)
-    kinds = DATABASE_KINDS if is_about_sql else ON_ONE_KIND
-    metafunc.parametrize("database_kind", kinds, indirect=True, scope="session")
+    metafunc.parametrize("database_kind", kinds_for(metafunc.definition.nodeid), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

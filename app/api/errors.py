@@ -117,13 +117,19 @@ def describe_errors(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
         by_status[error.status].append(error)
     responses: dict[int | str, dict[str, Any]] = {
         status: {
-            "model": ErrorResponse,
             "description": ", ".join(f"`{error.code}`" for error in group),
-            "content": {"application/json": {"examples": {error.code: {"value": _example(error)} for error in group}}},
+            "content": {
+                "application/json": {
+                    # Not `model`: FastAPI would build the same validator for each status of each route, at each start.
+                    "schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"},
+                    "examples": {error.code: {"value": _example(error)} for error in group},
+                }
+            },
         }
         for status, group in sorted(by_status.items())
     }
     responses["4XX"] = {
+        # This one brings the schema into the document.
         "model": ErrorResponse,
         "description": "Any other error of the caller, in the same format",
         "content": {

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config.settings import LibrarySettings, Settings
 from app.main import create_app
 from app.services.accounts.tokens import kept_secret_key
-from tests.fakes.images import GREEN, encode, gps_tagged, jpeg_photo, png_photo, quadrants
+from tests.fakes.images import GREEN, encode, gif_size_lie, gps_tagged, jpeg_photo, quadrants
 from tests.support.libraries import names_of_rows
 from tests.support.library_api import JPEG, files_of, person, upload
 from tests.support.people import bearer, code
@@ -121,7 +121,7 @@ NO_PICTURES = [
     (encode(quadrants(), "PNG")[:-40], "corrupt_image"),
     (encode(quadrants(), "BMP")[:-400], "corrupt_image"),
     (encode(quadrants(), "WEBP")[:-40], "corrupt_image"),
-    (png_photo(8000, 8000), "too_many_pixels"),
+    (gif_size_lie(8000, 8000), "too_many_pixels"),
 ]
 
 
