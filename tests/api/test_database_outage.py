@@ -33,9 +33,9 @@ KNOWN = jpeg_photo(16, 16)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[int, int]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     """Port and process id of a MySQL server of this test."""
-    server = OwnServer(tmp_path)
+    server = OwnServer(tmp_path_factory.mktemp("server"))
     with server.running() as process:
         yield server.port, process.pid
         # It could not end otherwise.

@@ -59,6 +59,6 @@ def test_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", "/nonexistent/browsers")
     monkeypatch.setenv("PLAYWRIGHT_DOWNLOAD_HOST", "http://127.0.0.1:9")
-    with pytest.raises(NoServerError, match="apt-get install chromium") as caught:
+    with pytest.raises(NoServerError, match="apt-get install chromium-headless-shell") as caught:
         find_chromium()
     assert "Playwright said" in str(caught.value)
