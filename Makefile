@@ -28,7 +28,7 @@ worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their ow
 
 test: $(VENV)/development model ## Set everything up and run all tests (ARGS="-k name" for some)
 	@$(BIN)/python scripts/mysql_server.py fetch
-	@$(BIN)/python -m pytest -n 6 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
 
 test-pythons: ## Run all tests with each Python on the PATH, from 3.11 to 3.14
 	@ran=; for version in 3.11 3.12 3.13 3.14; do \
