@@ -1,7 +1,7 @@
 """Databases for tests: one per worker and kind, made by the migrations, emptied before each test."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.config.database import DatabaseSettings
@@ -72,6 +73,15 @@ async def fresh_database(kind: str, server_url: str) -> AsyncIterator[TestDataba
 _EMPTIED = {table.name: table for table in reversed(metadata.sorted_tables) if table.name != StatsDay.__tablename__}
 # One question, because nearly all of them are empty.
 _WITH_ROWS = text(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _EMPTIED))
+
+
+async def end_connections(admin: AsyncConnection, **those: str) -> None:
+    """End the server's connections whose columns of SHOW PROCESSLIST have these values."""
+    for row in (await admin.exec_driver_sql("SHOW PROCESSLIST")).mappings().all():
+        if those.items() <= row.items():
+            # It may have ended by itself meanwhile.
+            with suppress(OperationalError):
+                await admin.exec_driver_sql(f"KILL {row['Id']}")
 
 
 async def empty_tables(engine: AsyncEngine) -> None:

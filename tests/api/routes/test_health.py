@@ -16,7 +16,7 @@ from app.main import create_app
 from tests.fakes.model_replies import failure
 from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import error_code, photo, upload
-from tests.support.databases import TestDatabase, admin_engine
+from tests.support.databases import TestDatabase, admin_engine, end_connections
 from tests.support.service_settings import migrated, settings_on
 from tests.support.serving import serving
 
@@ -95,9 +95,7 @@ async def test_a_database_that_takes_nothing(
             await connection.exec_driver_sql(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM '{reader}'@'%%'")
             await connection.exec_driver_sql(f"GRANT {what} ON {mysql_database.name}.* TO '{reader}'@'%%'")
             # A connection that is open keeps what it may do.
-            for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
-                if row["User"] == reader:
-                    await connection.exec_driver_sql(f"KILL {row['Id']}")
+            await end_connections(connection, User=reader)
 
         await grant("ALL")
         try:
@@ -132,9 +130,7 @@ async def test_a_database_that_is_away(
         assert (await api.get("/health")).status_code == 200
         # Every connection is cut and no new one finds the database.
         await connection.exec_driver_sql(f"DROP DATABASE {mysql_database.name}")
-        for row in (await connection.exec_driver_sql("SHOW PROCESSLIST")).mappings():
-            if row["db"] == mysql_database.name:
-                await connection.exec_driver_sql(f"KILL {row['Id']}")
+        await end_connections(connection, db=mysql_database.name)
         down = await api.get("/health")
         assert (down.status_code, down.json()["status"]) == (503, "unhealthy")
         responses = await asyncio.gather(
