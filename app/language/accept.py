@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 HEADER = b"accept-language"
-# A browser sends up to a dozen languages; what is longer is not a person's.
-MAX_CHARACTERS = 1000
+# That of a browser with a dozen languages is shorter.
+MAX_CHARACTERS = 300
 # https://www.rfc-editor.org/rfc/rfc9110#section-12.5.4: a range, of which the first part is the language, and a weight.
 _RANGE = re.compile(r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*[qQ]=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*)?")
 
@@ -28,6 +28,8 @@ def asked_language(headers: Iterable[tuple[bytes, bytes]]) -> Language:
         headers: of the request, their names in lower case.
     """
     field = b",".join(value for name, value in headers if name == HEADER)[:MAX_CHARACTERS].decode("latin-1")
+    if not field:
+        return Language.ENGLISH
     weights: dict[str, float] = {}
     for piece in field.split(","):
         if found := _RANGE.fullmatch(piece):
