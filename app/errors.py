@@ -69,12 +69,14 @@ AppError 500 internal_error
 A message is for the caller: it never holds a key, an address of ours or a provider's own text.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
 class AppError(Exception):
     """Base of all errors above; `message` replaces the class's own sentence, `details` is JSON for the caller.
 
+    `message` names each of the `values` in braces, so that other languages can too (app/language/chinese.py).
     `challenge` is what a 401 asks for: https://datatracker.ietf.org/doc/html/rfc9110#section-11.6.1
     """
 
@@ -84,9 +86,17 @@ class AppError(Exception):
     challenge: ClassVar[str] = "Bearer"
 
     def __init__(
-        self, message: str | None = None, *, details: Any = None, retry_after_seconds: float | None = None
+        self,
+        message: str | None = None,
+        *,
+        values: Mapping[str, object] | None = None,
+        details: Any = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
-        self.text = message or self.message
+        self.template = message or self.message
+        self.values = values or {}
+        # What has no values may be a text from outside, in which braces are braces.
+        self.text = self.template.format(**self.values) if self.values else self.template
         self.details = details
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.text)

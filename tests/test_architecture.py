@@ -42,6 +42,7 @@ FORBIDDEN = {
     "observability/metrics.py": ("sqlalchemy", "app."),
     "observability/metrics_multiprocess.py": ("sqlalchemy", "app."),
     "config": ("fastapi", "starlette", "app.api", "app.services", "app.database", "app.clients"),
+    "language": ("sqlalchemy", "fastapi", "starlette", "app.api", "app.schemas", "app.services", "app.clients"),
     "errors.py": ("fastapi", "starlette", "sqlalchemy", "app."),
     "categories.py": ("app.",),
     "resources.py": ("fastapi", "starlette", "app.api"),

@@ -222,7 +222,7 @@ class AccessMiddleware:
                     # Before it is accepted: the server answers 403.
                     await send({"type": "websocket.close", "code": 1008, "reason": error.code})
                     return
-                await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -67,7 +67,7 @@ class CredentialsMiddleware:
                 receive = await self._checked(scope, receive)
             except AppError as error:
                 log_error(error)
-                await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -151,7 +151,10 @@ async def held_until_checked(request: Request, parts: AsyncIterator[Part], *, ma
         size += len(part.data) if isinstance(part, UploadedPhoto) else 0
         if size > max_bytes:
             megabytes = max_bytes / (1024 * 1024)
-            raise PayloadTooLarge(f"A signed form may have {megabytes:g} MB: nothing of it is used before its end.")
+            raise PayloadTooLarge(
+                "A signed form may have {megabytes:g} MB: nothing of it is used before its end.",
+                values={"megabytes": megabytes},
+            )
         held.append(part)
     for part in held:
         yield part

@@ -181,7 +181,7 @@ def _user_id(header: bytes) -> str | None:
     except UnicodeError:
         raise InvalidRequest("X-User-ID is not valid UTF-8.") from None
     except ValueError as error:
-        raise InvalidRequest(f"X-User-ID: {error}.") from None
+        raise InvalidRequest("X-User-ID: {reason}.", values={"reason": str(error)}) from None
 
 
 ResourcesDep = Annotated[Resources, _opened(lambda resources: resources)]

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from app.clients.errors import (
     ModelAuthenticationFailed,
@@ -38,6 +39,8 @@ from app.errors import (
     TooManyTasks,
     TooManyWrongKeys,
 )
+from app.language.accept import asked_language
+from app.language.messages import message_of, problem_of
 from app.observability import metrics
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, ErrorBody, ErrorResponse
 from app.services.request_log.error_counts import count_error
@@ -67,22 +70,30 @@ DEFAULT_RETRY_AFTER_SECONDS = 5.0
 OPERATOR_RETRY_AFTER_SECONDS = 60.0
 
 
-def error_body(error: AppError, request_id: str) -> ErrorResponse:
-    """The error in the one format."""
+def error_body(error: AppError, scope: Scope, request_id: str) -> ErrorResponse:
+    """The error in the one format, in the language that the request asks for; `request_id` may be that of a part."""
     return ErrorResponse(
-        error=ErrorBody(code=error.code, message=error.text, details=error.details),
+        error=ErrorBody(
+            code=error.code, message=message_of(error, asked_language(scope["headers"])), details=error.details
+        ),
         request_id=request_id,
         timestamp=utc_now(),
     )
 
 
-def error_response(error: AppError, request_id: str, *, status: int | None = None, code: str | None = None) -> Response:
-    """The error as an HTTP answer; `status` and `code` replace the class's own (for the framework's errors)."""
-    body = error_body(error, request_id)
-    if code is not None:
-        body.error.code = code
+def error_response(
+    error: AppError, scope: Scope, *, status: int | None = None, code: str | None = None, message: str | None = None
+) -> Response:
+    """The error as an HTTP answer to a request, in the language that it asks for.
+
+    `status`, `code` and `message` replace the error's own (for the framework's errors).
+    """
+    body = error_body(error, scope, scope["state"]["request_id"])
+    body.error.code = code or body.error.code
+    body.error.message = message or body.error.message
     status = status or error.status
-    headers = {}
+    # A cache may keep a 404 or 405 that does not say for how long (RFC 9110, 15.1).
+    headers = {"Vary": "Accept-Language"}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = error.challenge
     if status == HTTPStatus.REQUEST_TIMEOUT:
@@ -149,35 +160,34 @@ def add_error_handlers(app: FastAPI) -> None:
 async def _handle_app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)  # noqa: S101 - registered for this class only
     log_error(error)
-    return error_response(error, request.state.request_id)
+    return error_response(error, request.scope)
 
 
 async def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     # Only place and reason: what was sent is not repeated.
     details = [{"field": _field(problem), "message": problem["msg"]} for problem in error.errors()]
-    first = details[0] if details else {"field": "body", "message": "missing"}
-    message = f"{first['field']}: {first['message']}"
-    return error_response(InvalidRequest(message, details=details), request.state.request_id)
+    language = asked_language(request.scope["headers"])
+    message = next((f"{_field(problem)}: {problem_of(problem, language)}" for problem in error.errors()), None)
+    return error_response(InvalidRequest(details=details), request.scope, message=message)
 
 
 async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    request_id = request.state.request_id
+    scope = request.scope
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            return error_response(NotFound(), request_id)
+            return error_response(NotFound(), scope)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return error_response(PayloadTooLarge(), request_id)
+            return error_response(PayloadTooLarge(), scope)
         case HTTPStatus.BAD_REQUEST:
-            return error_response(InvalidRequest(str(error.detail)), request_id)
+            return error_response(InvalidRequest(str(error.detail)), scope)
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            response = error_response(MethodNotAllowed(), request_id)
+            response = error_response(MethodNotAllowed(), scope)
         case _:
             phrase = HTTPStatus(error.status_code).phrase
-            response = error_response(
-                AppError(f"{phrase}."), request_id, status=error.status_code, code=phrase.lower().replace(" ", "_")
-            )
+            code = phrase.lower().replace(" ", "_")
+            response = error_response(AppError(), scope, status=error.status_code, code=code, message=f"{phrase}.")
     response.headers.update(error.headers or {})
     return response
 

@@ -58,7 +58,7 @@ class FastPath:
         except AppError as error:
             _note_route(scope, path)
             log_error(error)
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         caller = _caller(scope, headers)
         if kind is _JSON and caller is not None:
@@ -109,7 +109,7 @@ async def _answer(answer: Awaitable[BaseModel], caller: Caller, scope: Scope, re
         body = (await answer).model_dump_json().encode()
     except AppError as error:
         log_error(error)
-        await error_response(error, caller.request_id)(scope, receive, send)
+        await error_response(error, scope)(scope, receive, send)
         return
     headers = [(b"content-length", str(len(body)).encode()), (b"content-type", _JSON)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

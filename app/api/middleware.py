@@ -161,7 +161,7 @@ class UnexpectedErrorMiddleware:
             logger.exception("unexpected error")
             count_error(AppError.code)
             if not answered:
-                await error_response(AppError(), scope["state"]["request_id"])(scope, receive, send)
+                await error_response(AppError(), scope)(scope, receive, send)
 
 
 class StartupErrorMiddleware:
@@ -213,7 +213,7 @@ class BodyLimitMiddleware:
                 if "transfer-encoding" in headers:
                     receive = await read_ahead(receive, self._max_bytes)
             except PayloadTooLarge as error:
-                await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

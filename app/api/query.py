@@ -20,9 +20,10 @@ async def refuse_unknown_parameters(request: Request) -> None:
     known = await _declared(request.app, route_of(request.scope), request.method)
     unknown = sorted(set(request.query_params) - known)
     if unknown:
-        names = ", ".join(sorted(known)) or "none"
+        names = ", ".join(sorted(known)) or "-"
         raise InvalidRequest(
-            f"Unknown query parameter {unknown[0][:100]!r}; this address knows: {names}.",
+            "Unknown query parameter {name!r}; this address knows: {known}.",
+            values={"name": unknown[0][:100], "known": names},
             details={"known": sorted(known)},
         )
 

@@ -125,7 +125,7 @@ async def read_parts(
                 part = collector.finished.popleft()
                 images += not isinstance(part, FormField)
                 if images > max_images:
-                    raise TooManyImages(_too_many(max_images, image_field))
+                    raise too_many_images(max_images, image_field)
                 yield part
             if pace.received_bytes > max_bytes:
                 raise PayloadTooLarge
@@ -303,15 +303,24 @@ class _PartCollector:
 
 def missing_image(field: str) -> MissingImage:
     """The error of a form without a photo, which says where it is looked for."""
-    return MissingImage(f"Send the photo as the multipart/form-data file field '{field}'.")
+    return MissingImage("Send the photo as the multipart/form-data file field '{field}'.", values={"field": field})
 
 
-def _too_many(max_images: int, field: str) -> str:
-    parts = f"'{field}' part is" if max_images == 1 else f"'{field}' parts are"
-    return f"At most {max_images} {parts} accepted in one call."
+def too_many_images(max_images: int, field: str) -> TooManyImages:
+    """The error of a form with too many photos, which says how many it may have."""
+    if max_images == 1:
+        return TooManyImages("At most 1 '{field}' part is accepted in one call.", values={"field": field})
+    return TooManyImages(
+        "At most {most} '{field}' parts are accepted in one call.", values={"most": max_images, "field": field}
+    )
 
 
 def image_too_large(max_bytes: int) -> ImageTooLarge:
     """The error of a photo over the limit, which says what the limit is."""
     megabytes = max_bytes / (1024 * 1024)
-    return ImageTooLarge(f"{ImageTooLarge.message} The limit is {megabytes:g} MB.", details={"max_bytes": max_bytes})
+    return ImageTooLarge(
+        "The image file is larger than we accept. Compress it: JPEG, 1024 pixels, quality 80."
+        " The limit is {megabytes:g} MB.",
+        values={"megabytes": megabytes},
+        details={"max_bytes": max_bytes},
+    )

@@ -21,6 +21,7 @@ ModelConfigurationError   at the start: settings that can give no model client
 A message is for the caller, who cannot change a setting; what the operator has to do is `advice`, which is logged.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from app.errors import AppError
@@ -51,11 +52,12 @@ class ModelError(AppError):
         self,
         message: str | None = None,
         *,
+        values: Mapping[str, object] | None = None,
         advice: str | None = None,
         details: Any = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(message, details=details, retry_after_seconds=retry_after_seconds)
+        super().__init__(message, values=values, details=details, retry_after_seconds=retry_after_seconds)
         self.advice = advice or self.usual_advice
 
 

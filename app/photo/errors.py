@@ -8,16 +8,22 @@ PhotoError
 └── NotInTime           the machine was too busy to decode it; it may be a good photo
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
 class PhotoError(Exception):
-    """Base of all refusals; `message` replaces the class's own sentence and never quotes the file's content."""
+    """Base of all refusals; `message` replaces the class's own sentence and never quotes the file's content.
+
+    `message` names each of the `values` in braces, so that it can be said in another language.
+    """
 
     message: ClassVar[str] = "The file is not a photo we can read."
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self.message)
+    def __init__(self, message: str | None = None, *, values: Mapping[str, object] | None = None) -> None:
+        self.template = message or self.message
+        self.values = values or {}
+        super().__init__(self.template.format(**self.values))
 
 
 class UnsupportedFormat(PhotoError):

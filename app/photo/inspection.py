@@ -28,7 +28,9 @@ def inspect_photo(data: bytes, *, allowed: frozenset[PhotoFormat], max_pixels: i
     photo_format = sniff(data)
     if photo_format is None or photo_format not in allowed:
         accepted = ", ".join(sorted(allowed))
-        raise UnsupportedFormat(f"The bytes are not in one of the accepted image formats: {accepted}.")
+        raise UnsupportedFormat(
+            "The bytes are not in one of the accepted image formats: {accepted}.", values={"accepted": accepted}
+        )
     if photo_format is PhotoFormat.JPEG:
         jpeg_header = jpeg.read_header(data)
         pixels = _count_pixels(jpeg_header.width, jpeg_header.height, max_pixels)

@@ -84,7 +84,9 @@ def decode_in_sandbox(
     if done.returncode == -signal.SIGXCPU:
         raise NotInTime if _slowness() > SLOW else TooComplex
     if done.returncode == _EXIT_CODES[UnsupportedFormat]:
-        raise UnsupportedFormat(f"This kind of {photo_format.name} is not accepted. Save it as an ordinary JPEG.")
+        raise UnsupportedFormat(
+            "This kind of {format} is not accepted. Save it as an ordinary JPEG.", values={"format": photo_format.name}
+        )
     raise next((error for error, code in _EXIT_CODES.items() if code == done.returncode), CorruptPhoto)
 
 

@@ -4,6 +4,7 @@ uvicorn bounds neither: a connection that says nothing stays open, and header li
 come. A proxy in front has limits of its own; these hold without one, too.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from loguru import logger
@@ -11,6 +12,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.clock import utc_now
 from app.errors import AppError, HeadersTooLarge, InvalidRequest, RequestTimeout
+from app.language.accept import asked_language
+from app.language.messages import message_of
 from app.observability.request_id import new_request_id
 from app.schemas.common import ErrorBody, ErrorResponse
 
@@ -165,10 +168,13 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         state: dict[str, Any] = {}
+        # Those that have arrived; None before a connection's first request.
+        headers: Iterable[tuple[bytes, bytes]] = self.headers or ()
         has_begun = False
         if self._is_answering:
             # For the application, the client is gone.
             state = self.cycle.scope["state"]
+            headers = self.cycle.scope["headers"]
             has_begun = self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -181,7 +187,7 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             client = None if self.client is None else self.client[0]
             logger.info("{} {} from {} before its head was complete", error.status, error.code, client)
-        self.transport.write(_answer(error, request_id))
+        self.transport.write(_answer(error, request_id, headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -190,9 +196,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def _answer(error: AppError, request_id: str) -> bytes:
+def _answer(error: AppError, request_id: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     body = ErrorResponse(
-        error=ErrorBody(code=error.code, message=error.text, details=error.details),
+        error=ErrorBody(code=error.code, message=message_of(error, asked_language(headers)), details=error.details),
         request_id=request_id,
         timestamp=utc_now(),
     )

@@ -134,4 +134,4 @@ def our_photo_errors() -> Iterator[None]:
     except photo.NotInTime:
         raise ServerBusy(retry_after_seconds=BUSY_RETRY_AFTER_SECONDS) from None
     except photo.PhotoError as error:
-        raise _PHOTO_ERRORS[type(error)](str(error)) from error
+        raise _PHOTO_ERRORS[type(error)](error.template, values=error.values) from error

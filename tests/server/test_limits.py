@@ -99,6 +99,23 @@ async def test_what_is_no_http_is_refused_in_the_one_format() -> None:
 
 
 @pytest.mark.usefixtures("impatience")
+@pytest.mark.parametrize(
+    ("rest", "sentence"),
+    [
+        pytest.param(b"Content-Length: 50\r\n\r\nhalf", "请求未能及时到达，请在网络较好时重发。", id="half a body"),
+        pytest.param(b"X-A: b\r\n" * MAX_HEAD_LINES, "请求头超过 100 行，或超过 64 KB。", id="a part of a head"),
+    ],
+)
+async def test_the_answer_is_in_the_language_that_has_been_asked_for(rest: bytes, sentence: str) -> None:
+    async with serving() as (_, clients, _):
+        client = await clients.connect()
+        client.writer.write(HEAD + b"Accept-Language: zh-CN\r\n" + rest)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            _, _, body = (await client.reader.read()).partition(b"\r\n\r\n")
+        assert json.loads(body)["error"]["message"] == sentence
+
+
+@pytest.mark.usefixtures("impatience")
 async def test_a_connection_without_a_request_is_closed() -> None:
     async with serving() as (server, clients, _):
         silent = [await clients.connect() for _ in range(50)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from loguru import logger
+from starlette.types import Scope
 
 from app.api.credentials import held_until_checked
 from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
@@ -193,7 +194,7 @@ async def classify_batch(
                 if isinstance(part, FormField):
                     continue
                 await slots.acquire()
-                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item(), memory))
+                task = asyncio.create_task(_classify_item(classifier, part, caller.next_item(), memory, request.scope))
                 task.add_done_callback(lambda _: slots.release())
                 tasks.append(task)
         finally:
@@ -252,7 +253,7 @@ async def classify_upload(
 
 
 async def _classify_item(
-    classifier: ClassifierService, part: UploadedPhoto | ImageTooLarge, caller: Caller, memory: Lease
+    classifier: ClassifierService, part: UploadedPhoto | ImageTooLarge, caller: Caller, memory: Lease, scope: Scope
 ) -> ClassifyResponse | ErrorResponse:
     try:
         if isinstance(part, ImageTooLarge):
@@ -262,11 +263,11 @@ async def _classify_item(
     except AppError as error:
         with logger.contextualize(request_id=caller.request_id):
             log_error(error)
-        return error_body(error, caller.request_id)
+        return error_body(error, scope, caller.request_id)
     except Exception:  # noqa: BLE001 - one picture's misfortune is not the others'
         logger.exception("unexpected error with one image of a batch")
         count_error(AppError.code)
-        return error_body(AppError(), caller.request_id)
+        return error_body(AppError(), scope, caller.request_id)
 
 
 def _claimed_hash(value: str) -> str | None:

@@ -100,7 +100,7 @@ def _without_thoughts(text: str) -> str:
 def _only_object(text: str) -> dict[str, Any]:
     text = text.strip()
     if len(text) > ANSWER_MAX_CHARACTERS:
-        raise ModelAnswerInvalid(f"The answer has more than {ANSWER_MAX_CHARACTERS} characters.")
+        raise ModelAnswerInvalid("The answer has more than {most} characters.", values={"most": ANSWER_MAX_CHARACTERS})
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     if not _is_one_value(text):
         text = _without_thoughts(text)
@@ -145,7 +145,7 @@ def _category(value: object) -> Category:
     for category in Category:
         if category.value == key:
             return category
-    raise ModelAnswerInvalid(f'"category" must be one of: {", ".join(Category)}.')
+    raise ModelAnswerInvalid('"category" must be one of: {categories}.', values={"categories": ", ".join(Category)})
 
 
 def _confidence(value: object) -> float:

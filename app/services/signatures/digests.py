@@ -37,7 +37,7 @@ class ContentDigest:
                 continue
             value = member[0] if isinstance(member, tuple) else member
             if not isinstance(value, bytes):
-                raise DigestMismatch(f"Content-Digest: {name} is no byte sequence.")
+                raise DigestMismatch("Content-Digest: {name} is no byte sequence.", values={"name": name})
             self._counted.append((ALGORITHMS[name](), value))
         if not self._counted:
             raise DigestMismatch("Content-Digest has neither sha-256 nor sha-512.")

@@ -70,7 +70,9 @@ def key_id_of(request: SignedRequest) -> int:
         if name in found:
             found[name] += f", {value}" if found[name] else value
     if sum(map(len, found.values())) > FIELDS_MAX_CHARACTERS:
-        raise InvalidSignature(f"Signature-Input and Signature have more than {FIELDS_MAX_CHARACTERS} characters.")
+        raise InvalidSignature(
+            "Signature-Input and Signature have more than {most} characters.", values={"most": FIELDS_MAX_CHARACTERS}
+        )
     try:
         inputs: Any = http_sf.parse(found[INPUT_FIELD].encode(), tltype="dictionary")
     except (ValueError, TypeError):
@@ -119,7 +121,8 @@ def check_signature(request: SignedRequest, key_id: int, secret: bytes) -> Signa
         raise InvalidSignature('The parameter "created" is missing.')
     if nonce is None or not NONCE_MIN_CHARACTERS <= len(nonce) <= NONCE_MAX_CHARACTERS:
         raise InvalidSignature(
-            f'The parameter "nonce" has to be {NONCE_MIN_CHARACTERS} to {NONCE_MAX_CHARACTERS} characters long.'
+            'The parameter "nonce" has to be {least} to {most} characters long.',
+            values={"least": NONCE_MIN_CHARACTERS, "most": NONCE_MAX_CHARACTERS},
         )
     digest = verified.covered_components.get(f'"{DIGEST_FIELD}"')
     return Signature(created, expires if isinstance(expires, int) else None, nonce, digest)
@@ -135,6 +138,6 @@ def _check_coverage(request: SignedRequest, components: dict[str, str]) -> None:
         needed.add(USER_FIELD)
     missing = needed - covered
     if missing:
-        raise InvalidSignature(f'The signature does not cover "{min(missing)}".')
+        raise InvalidSignature('The signature does not cover "{missing}".', values={"missing": min(missing)})
     if not any(target <= covered for target in TARGETS):
         raise InvalidSignature('The signature covers neither "@target-uri" nor "@authority", "@path" and "@query".')

@@ -47,7 +47,7 @@ class Days:
         if self.first > self.last:
             raise InvalidRequest("'from' must not be after 'to'.")
         if (self.last - self.first).days >= MAX_DAYS:
-            raise InvalidRequest(f"These are more than {MAX_DAYS} days.")
+            raise InvalidRequest("These are more than {most} days.", values={"most": MAX_DAYS})
 
     @property
     def are_one(self) -> bool:

@@ -90,7 +90,10 @@ def bucket_bounds(bucket: Bucket, start: datetime | None, end: datetime, zone: Z
     if start >= end:
         raise InvalidRequest("'from' must be before 'to'.")
     if (end - start) / length > MAX_NUMBERS[bucket]:
-        raise InvalidRequest(f"These are more than {MAX_NUMBERS[bucket]} buckets. Choose longer ones, or less time.")
+        raise InvalidRequest(
+            "These are more than {most} buckets. Choose longer ones, or less time.",
+            values={"most": MAX_NUMBERS[bucket]},
+        )
     if bucket is Bucket.DAY:
         day = start.astimezone(zone).date()
         bounds = [day_in_utc(day, zone)[0]]

@@ -163,7 +163,7 @@ function outcomeKey({ state, answer }) {
 /** @param {Entry} entry */
 function reason({ error }) {
   const key = `error.${error.code}`;
-  // A newer service may have further codes; its message is in English.
+  // A newer service may have further codes; its message is in the browser's language.
   return key in texts.en ? t(key) : error.message;
 }
 
