@@ -45,6 +45,10 @@ class Storage(Protocol):
         """Yield the names of all older files, some at a time; what a cut-off `save` has left is removed on the way."""
         ...
 
+    async def is_empty(self) -> bool:
+        """Return whether there is no file; one that is just being saved need not count."""
+        ...
+
     async def read_mark(self) -> str | None:
         """Return whose files these are, as `write_mark` has noted it; None where no process has."""
         ...

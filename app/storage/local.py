@@ -4,6 +4,7 @@ The folders are fsynced too: without that a power cut may take back a rename tha
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -82,6 +83,10 @@ class LocalStorage:
         names = self._names(before)
         while batch := await _in_thread(lambda: list(islice(names, NAMES_AT_ONCE))):
             yield batch
+
+    async def is_empty(self) -> bool:
+        """Return whether there is no file."""
+        return await _in_thread(lambda: next(self._names(math.inf), None) is None)
 
     async def read_mark(self) -> str | None:
         """Return whose files these are; None where it has not been noted."""

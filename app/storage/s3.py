@@ -73,6 +73,14 @@ class S3Storage:
                 # Objects that are not ours are not ours to remove.
                 yield [name for name in names if is_name(name)]
 
+    async def is_empty(self) -> bool:
+        """Return whether there is no file."""
+        with _our_errors():
+            async for objects in self._store.list(chunk_size=NAMES_AT_ONCE):
+                if any(is_name(entry["path"].rpartition("/")[2]) for entry in objects):
+                    return False
+        return True
+
     async def read_mark(self) -> str | None:
         """Return whose files these are; None where it has not been noted."""
         try:

@@ -74,6 +74,9 @@ async def test_the_mark_is_no_file_of_the_library(storage: Storage) -> None:
         await storage.write_mark(mark)
         assert await storage.read_mark() == mark
     assert await names_in(storage) == []
+    assert await storage.is_empty()
+    await storage.save(NAME, b"file")
+    assert not await storage.is_empty()
 
 
 async def test_many_at_once(storage: Storage) -> None:

@@ -2,7 +2,7 @@
 
 Only files of a certain age count, so that the uploads under way in other processes are safe. And only files of a
 storage that is marked as this database's: with any other database, such as one with a misspelt name, all of them would
-look unowned.
+look unowned. A storage without files has nothing to lose, and changes its database.
 """
 
 import secrets
@@ -73,13 +73,29 @@ async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:
     mark = await storage.read_mark()
     if mark is None:
         await storage.write_mark(library_id)
-    elif mark != library_id:
+    elif mark != library_id and not await _take_over(storage, mark, library_id):
         logger.error(
             "library: the files belong to another database, so none is swept. Check DATABASE_URL, MYSQL_*, UPLOAD_DIR"
             " and STORAGE_URL. If that database is gone for good, remove the file library-id of the storage."
         )
         return False
     return True
+
+
+async def _take_over(storage: Storage, mark: str, library_id: str) -> bool:
+    """Mark the storage of another database as this one's if it holds no file; returns whether it is this one's now.
+
+    So a service that has been tried on SQLite moves to MySQL. Of the processes of a database one comes here in an hour.
+    """
+    if not await storage.is_empty():
+        return False
+    await storage.write_mark(library_id)
+    if await storage.is_empty():
+        logger.info("library: another database's storage holds no file, so it is this one's from now on")
+        return True
+    # A process of the other database saved one meanwhile, so that database is in use.
+    await storage.write_mark(mark)
+    return False
 
 
 async def sweep(engine: AsyncEngine, storage: Storage, *, older_than_seconds: float) -> int:

@@ -1,11 +1,13 @@
 """The sweep removes orphans, and nothing else: no file of other processes or of other databases."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, update
+from loguru import logger
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import utc_now
@@ -20,6 +22,8 @@ from app.storage import LocalStorage
 from tests.fakes.images import GREEN, jpeg_photo
 from tests.support.libraries import add_users, library_on, make_old, names_in, names_of_rows, temporary_files, uploaded
 from tests.support.service_settings import migrated
+
+FILE = f"{'cd' * 32}-{'0' * 16}"
 
 
 @pytest.fixture
@@ -64,6 +68,7 @@ async def test_one_of_many_sweeps_and_only_its_own_storage(
     assert await take_turn(engine, storage)
 
     # The same files, but a database that knows nothing of them.
+    await storage.save(FILE, b"file")
     async with engine.begin() as connection:
         await connection.execute(delete(LibraryState))
     assert not await take_turn(engine, storage)
@@ -72,6 +77,63 @@ async def test_one_of_many_sweeps_and_only_its_own_storage(
     (tmp_path / "library-id").unlink()
     await an_hour_passes(engine)
     assert await take_turn(engine, storage)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Levels and texts of what is logged."""
+    lines: list[str] = []
+    number = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(number)
+
+
+async def another_database(engine: AsyncEngine, storage: LocalStorage) -> None:
+    """Have the storage marked, and then a database that knows nothing of it."""
+    assert await take_turn(engine, storage)
+    async with engine.begin() as connection:
+        await connection.execute(delete(LibraryState))
+
+
+async def test_a_storage_without_files_is_taken_over_once(
+    engine: AsyncEngine, storage: LocalStorage, logged: list[str]
+) -> None:
+    await another_database(engine, storage)
+    before = await storage.read_mark()
+    turns = await asyncio.gather(*(take_turn(engine, storage) for _ in range(5)))
+    assert sorted(turns) == [False] * 4 + [True]
+    async with engine.connect() as connection:
+        library_id = await connection.scalar(select(LibraryState.library_id))
+    assert before != await storage.read_mark() == library_id
+    [line] = [line for line in logged if "library" in line]
+    assert line.startswith("INFO ")
+
+
+async def test_a_storage_with_a_file_is_not_taken_over(
+    engine: AsyncEngine, storage: LocalStorage, logged: list[str]
+) -> None:
+    await another_database(engine, storage)
+    before = await storage.read_mark()
+    await storage.save(FILE, b"file")
+    assert not await take_turn(engine, storage)
+    assert await storage.read_mark() == before
+    assert [line for line in logged if line.startswith("ERROR library: the files belong to another database")]
+
+
+async def test_a_file_that_comes_meanwhile_keeps_the_storage_where_it_is(
+    engine: AsyncEngine, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await another_database(engine, storage)
+    before = await storage.read_mark()
+    write_mark = storage.write_mark
+
+    async def save_first(mark: str) -> None:
+        await storage.save(FILE, b"file")
+        await write_mark(mark)
+
+    monkeypatch.setattr(storage, "write_mark", save_first)
+    assert not await take_turn(engine, storage)
+    assert await storage.read_mark() == before
 
 
 async def an_hour_passes(engine: AsyncEngine) -> None:
