@@ -277,10 +277,10 @@ async def test_the_whole_hash_is_copied(service_url: str, page: Page) -> None:
     assert await page.evaluate("navigator.clipboard.readText()") == hashlib.sha256(photo(1)).hexdigest()
 
 
-async def test_a_hash_that_may_not_be_seen_is_not_copied(service_url: str, page: Page) -> None:
+async def test_a_hash_that_the_api_does_not_give_is_not_copied(service_url: str, page: Page) -> None:
     await classify(service_url, 1)
     await visit(page, service_url)
-    # As the API answers from another network than the page's.
+    # As where other photos are asked for more by now.
     await page.route("**/stats/top-images?*", lambda route: route.fulfill(json={"data": []}))
     await page.locator("#images .copy").click()
     await expect(page.locator("#copy-status")).to_have_text("Not copied")

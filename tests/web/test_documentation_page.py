@@ -56,6 +56,7 @@ async def test_it_is_dark_where_the_system_is_and_leads_back(page: Page, service
     await page.evaluate("localStorage.setItem('theme', 'light')")
     await page.reload()
     await expect(html).not_to_have_class("dark-mode")
+    await page.goto("about:blank")
 
 
 async def test_redoc_reads_the_document_and_asks_no_other_host(page: Page, service_url: str) -> None:

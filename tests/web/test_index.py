@@ -23,6 +23,9 @@ async def test_a_browser_is_shown_the_ways_on_in_both_languages(page: Page, serv
     await expect(page).to_have_url(f"{service_url}/demo")
     await page.get_by_role("link", name="Image Classifier").click()
     await expect(page).to_have_url(f"{service_url}/")
+    await expect(ways.first).to_have_text("试一张照片")
+    # What is still being loaded would fail with the service that ends first.
+    await page.goto("about:blank")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
