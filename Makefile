@@ -21,6 +21,7 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/runtime model ## Set everything up and serve on http://127.0.0.1:8000
+	@echo "starting"
 	@$(BIN)/python -m app
 
 worker: $(VENV)/runtime model ## Run asynchronous tasks in a process of their own (TASK_WORKERS=outside)
@@ -94,13 +95,15 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
-	@echo "installing requirements.txt"
+	@echo "installing requirements.txt into $(VENV) (about a minute, once)"
 	@$(PIP) -r requirements.txt
+	@echo "installing the service itself"
 	@$(PIP) --no-deps --editable .
 	@touch $@
 
 $(VENV)/development: requirements-dev.txt | $(VENV)/bin/python
-	@echo "installing requirements-dev.txt"
+	@echo "installing requirements-dev.txt into $(VENV) (about two minutes, once)"
 	@$(PIP) -r requirements-dev.txt
+	@echo "installing the service itself"
 	@$(PIP) --no-deps --editable .
 	@touch $@ $(VENV)/runtime

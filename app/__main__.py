@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
+import sys
 from pathlib import Path
 
 import uvicorn
@@ -36,11 +38,24 @@ def _welcome(settings: Settings) -> str:
     is_file = address.get_backend_name() == "sqlite"
     data = Path(address.database or "").resolve() if is_file else address.render_as_string(hide_password=True)
     return (
-        f"\n  Image Classifier  {url}   (API: {url}/docs)"
+        f"\n  Image Classifier  {url}"
+        f"\n  try a photo       {url}/demo"
+        f"\n  dashboard         {url}/dashboard"
+        f"\n  API               {url}/docs"
         f"\n  model             {settings.model.provider}"
         f"\n  data              {data}"
         f"\n\n  Try it:\n    curl -F image=@{SAMPLE_PHOTO} {url}/api/v1/classify\n"
     )
+
+
+def _check_address(host: str, port: int) -> None:
+    """End with one line where the address cannot be listened on, before the database is opened for nothing."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            sys.exit(f"port {port} of {host} is in use by another program; set APP_PORT to a free one")
+        sys.exit(f"cannot listen on APP_HOST {host}, APP_PORT {port}: {error.strerror}")
 
 
 def main() -> None:
@@ -49,6 +64,7 @@ def main() -> None:
     if "host" not in settings.model_fields_set:
         # Without a setting, only this machine may reach it.
         settings = settings.model_copy(update={"host": "127.0.0.1"})
+    _check_address(settings.host, settings.port)
     # We are one process, whatever gunicorn is told (app/runtime/capacity.py).
     os.environ["WEB_CONCURRENCY"] = "1"
     config = uvicorn.Config(

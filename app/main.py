@@ -61,7 +61,7 @@ from app.server.shutdown import on_shutdown
 from app.server.waiting_line import QUICK_PATHS
 from app.web import dashboard, demo, documentation, index
 from app.web import review as review_page
-from app.web.pages import mount_assets
+from app.web.pages import login_page, mount_assets
 
 # 500 hashes and a user id take about 35 kB of JSON.
 JSON_BODY_MAX_BYTES = 128 * 1024
@@ -123,7 +123,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # The last added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=JSON_BODY_MAX_BYTES, upload_paths=UPLOAD_PATHS)
-    app.add_middleware(AccessMiddleware, policy=policy)
+    app.add_middleware(AccessMiddleware, policy=policy, login_page=login_page)
     app.add_middleware(UnexpectedErrorMiddleware)
     credentials: dict[str, Any] = {
         "signed_paths": f"{API_PREFIX}/",

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import cast
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.dependencies import address_of, resources_of
@@ -206,11 +207,15 @@ def policy_of(scope: Scope) -> AccessPolicy:
 
 
 class AccessMiddleware:
-    """Asks the policy about what the fast path has left; inside CORS, so that pages may read a refusal."""
+    """Asks the policy about what the fast path has left; inside CORS, so that pages may read a refusal.
 
-    def __init__(self, app: ASGIApp, *, policy: AccessPolicy) -> None:
+    A browser that is to show a page and has no key gets `login_page` instead of the error in the one format.
+    """
+
+    def __init__(self, app: ASGIApp, *, policy: AccessPolicy, login_page: Callable[[], Response]) -> None:
         self._app = app
         self._policy = policy
+        self._login_page = login_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -222,9 +227,20 @@ class AccessMiddleware:
                     # Before it is accepted: the server answers 403.
                     await send({"type": "websocket.close", "code": 1008, "reason": error.code})
                     return
-                await error_response(error, scope)(scope, receive, send)
+                response = error_response(error, scope)
+                if isinstance(error, DashboardLoginRequired) and _shows_pages(scope):
+                    page = self._login_page()
+                    page.status_code = response.status_code
+                    page.headers["WWW-Authenticate"] = response.headers["WWW-Authenticate"]
+                    response = page
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _shows_pages(scope: Scope) -> bool:
+    """Browsers name text/html in Accept when they ask for a page; programs, and the scripts of a page, do not."""
+    return "text/html" in Headers(scope=scope).get("accept", "") and _path_of(scope) in {DASHBOARD_PATH, REVIEW_PATH}
 
 
 async def _key_of(scope: Scope, area: Area, keys_of_service: ApiKeyService) -> ApiKey:

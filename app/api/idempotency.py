@@ -46,7 +46,6 @@ async def get_idempotency_key(
             alias=KEY_HEADER,
             description="Makes a repeat safe: of requests with the same key only the first counts, and for 24 hours the"
             " others get its answer. 1 to 255 visible ASCII characters, such as a new UUID for each photo.",
-            examples=["5f0c3a8e-9d2b-47c1-a6e4-f8b0d7392c15"],
         ),
     ] = None,
 ) -> str | None:

@@ -1,7 +1,7 @@
 """Swagger UI and ReDoc without a third party, each under a policy that lets it load nothing else.
 
 Swagger UI's page starts its script inline: the policy names that script by its hash. ReDoc's script is served without
-the address of the logo that it loads from another host.
+the address of the logo that it loads from another host. Above both is a line of links to the other pages.
 """
 
 import base64
@@ -37,6 +37,14 @@ _SCRIPT_HEADERS = {"Cache-Control": "max-age=3600"}
 # An operation's "security": an API key, or (by the empty object) that or nothing.
 _KEY: list[dict[str, list[str]]] = [{TAKES_KEY_SCHEME: []}]
 _KEY_OR_NONE: list[dict[str, list[str]]] = [{}, *_KEY]
+# Not the layout of our own pages, whose style sheet would change these two.
+_STYLE = '<link rel="stylesheet" href="assets/docs.css">'
+_THEME = '<script src="assets/docs-theme.js"></script>'
+_WAYS_BACK = """<nav class="ways-back">
+<a href="./">Image Classifier</a>
+<a href="demo">Demo <span lang="zh-CN">演示</span></a>
+<a href="dashboard">Dashboard <span lang="zh-CN">仪表盘</span></a>
+</nav>"""
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 router = APIRouter(include_in_schema=False)
@@ -78,7 +86,7 @@ async def docs(request: Request) -> HTMLResponse:
         swagger_favicon_url=f"{root}{FILES}/favicon.png",
         swagger_ui_parameters=app.swagger_ui_parameters,
     )
-    return _with_policy(page)
+    return _with_policy(_with_ways_back(page, _STYLE + _THEME))
 
 
 @router.get(_REDIRECT_PATH)
@@ -98,13 +106,19 @@ async def redoc(request: Request) -> HTMLResponse:
         redoc_favicon_url=f"{root}{FILES}/favicon.png",
         with_google_fonts=False,
     )
-    return _with_policy(page)
+    return _with_policy(_with_ways_back(page, _STYLE))
 
 
 @router.get(_SCRIPT_PATH)
 def script() -> Response:
     """ReDoc itself."""
     return Response(_script(), media_type="text/javascript", headers=_SCRIPT_HEADERS)
+
+
+def _with_ways_back(page: HTMLResponse, head: str) -> HTMLResponse:
+    """Return the page with `head` in its head, and with the links to the other pages above the rest."""
+    text = bytes(page.body).decode()
+    return HTMLResponse(text.replace("</head>", f"{head}</head>", 1).replace("<body>", f"<body>{_WAYS_BACK}", 1))
 
 
 def _with_policy(page: HTMLResponse) -> HTMLResponse:

@@ -1,9 +1,10 @@
-"""The address without a path: a browser is led to the demo, every other client is told what is where."""
+"""The address without a path: a browser gets a welcome page, every other client is told what is where."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from app import VERSION
+from app.web.pages import page
 
 NAME = "Image Classifier"
 LINKS = {
@@ -24,8 +25,9 @@ router = APIRouter(include_in_schema=False)
 async def index(request: Request) -> Response:
     """Browsers name text/html in Accept; programs name JSON, or take anything."""
     if "text/html" in request.headers.get("accept", ""):
-        # Relative, so that it holds behind any path prefix.
-        return RedirectResponse("demo", headers=_HEADERS)
+        welcome = page("welcome", {})
+        welcome.headers.update(_HEADERS)
+        return welcome
     root = request.scope.get("root_path", "")
     links = {name: f"{root}{path}" for name, path in LINKS.items()}
     return JSONResponse({"success": True, "name": NAME, "version": VERSION, "links": links}, headers=_HEADERS)

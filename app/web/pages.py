@@ -59,6 +59,11 @@ def page(name: str, values: Mapping[str, str]) -> HTMLResponse:
     return HTMLResponse(_template("layout").substitute(here, name=name, main=main), headers=HEADERS)
 
 
+def login_page() -> HTMLResponse:
+    """What a browser shows that has been refused a page, after its dialog for name and password was cancelled."""
+    return page("login", {})
+
+
 @cache
 def _template(name: str) -> Template:
     return Template((FOLDER / f"{name}.html").read_text(encoding="utf-8"))

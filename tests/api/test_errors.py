@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -159,8 +160,9 @@ async def test_documentation_pages_need_no_other_host(api: httpx2.AsyncClient, p
     links += [part.split('"')[0] for part in html.replace("'", '"').split('href="')[1:]]
     assert links
     for link in links:
-        assert link.startswith("/"), link
-        assert (await api.get(f"{origin}{link}")).status_code == 200
+        address = urljoin(f"{origin}{page}", link)
+        assert address.startswith(f"{origin}/"), link
+        assert (await api.get(address)).status_code == 200, link
 
 
 async def test_a_path_cannot_forge_log_lines(api: httpx2.AsyncClient) -> None:

@@ -230,6 +230,21 @@ async def test_with_a_key_it_wants_the_password(path: str, settings: Settings) -
         assert (await client.get("/assets/dashboard.js")).status_code == 200
 
 
+async def test_a_browser_without_the_key_is_shown_a_page(settings: Settings) -> None:
+    cache = CacheSettings.model_validate({"admin_api_key": KEY})
+    of_browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    async with running(settings.model_copy(update={"cache": cache})) as (client, _):
+        for path in ("/dashboard", "/review"):
+            for headers in ({}, basic("another")):
+                refused = await client.get(path, headers=of_browser | headers)
+                assert (refused.status_code, refused.headers["content-type"]) == (401, "text/html; charset=utf-8")
+                assert refused.headers["www-authenticate"] == 'Basic realm="Image Classifier", charset="UTF-8"'
+                assert refused.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+                assert 'src="assets/login.js"' in refused.text
+        for path in ("/dashboard/events", "/api/v1/stats/today"):
+            assert (await client.get(path, headers=of_browser)).headers["content-type"] == "application/json"
+
+
 async def ends(answer: httpx2.Response) -> None:
     """Read a stream to its end."""
     async with asyncio.timeout(DEADLINE_SECONDS):

@@ -1,5 +1,6 @@
 """The dashboard in a real Chromium: it lives, speaks both languages, and can be read on a phone and in the dark."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,14 +53,24 @@ async def classify(url: str, number: int) -> None:
 async def test_the_numbers_move_after_a_classification(service_url: str, page: Page) -> None:
     await visit(page, service_url)
     await expect(page.locator(REQUESTS)).to_have_text("0")
+    await expect(page.locator("h1")).to_contain_text("(Asia/Shanghai)")
+    await expect(page.locator("#no-photo")).to_be_visible()
+    await expect(page.locator("#no-photo a")).to_have_attribute("href", "demo")
     await expect(page.locator("#users-empty")).to_be_visible()
     await expect(page.locator("#database")).to_have_text("connected")
     await expect(page.locator("#live")).to_have_class("dot on")
     await classify(service_url, 1)
     await classify(service_url, 1)
     await expect(page.locator(REQUESTS)).to_have_text("2")
+    await expect(page.locator("#no-photo")).to_be_hidden()
+    await expect(page.locator('[data-note="hitRate"]')).to_have_text("1 hit")
+    await expect(page.locator('[data-note="users"]')).to_have_text("1 address")
+    await expect(page.locator('[data-note="images"]')).to_have_text("2 requests each")
     await expect(page.locator('[data-figure="hitRate"]')).to_have_text("50%")
     await expect(page.locator('[data-figure="saved"]')).to_have_text("¥0.00")
+    # The local model costs nothing.
+    await expect(page.locator('[data-figure="spent"]')).to_have_text("¥0.00")
+    await expect(page.locator('[data-note="spent"]')).to_have_text("0 paid calls, 1 new photo")
     await expect(page.locator("#users tr")).to_have_count(1)
     await expect(page.locator("#users tr td").first).to_have_text("ann")
     await expect(page.locator("#images tr")).to_have_count(1)
@@ -161,7 +172,7 @@ async def test_the_largest_service_fits_every_screen(page: Page, settings: Setti
         await engine.dispose()
         await visit(page, url)
         await expect(page.locator(REQUESTS)).to_have_text("1tn")
-        await expect(page.locator('[data-figure="saved"]')).to_have_text("10bn")
+        await expect(page.locator('[data-figure="saved"]')).to_have_text("¥10bn")
         # In one column, in two, and in the narrowest of three.
         for width in (320, 360, 768, 901, 1100, 1184):
             await page.set_viewport_size({"width": width, "height": 640})
@@ -182,7 +193,7 @@ async def test_only_what_is_new_is_read_out(service_url: str, page: Page) -> Non
     )
     await classify(service_url, 1)
     await expect(page.locator(REQUESTS)).to_have_text("1")
-    await expect(page.locator('[data-chart="requests"] desc')).to_contain_text("1 new photos")
+    await expect(page.locator('[data-chart="requests"] desc')).to_contain_text("0 hits and 1 new photo in")
     assert await page.evaluate("changes") == 0
 
 
@@ -251,6 +262,28 @@ async def test_the_key_is_the_password(browser: Browser, settings: Settings) -> 
             answer = await page.goto(f"{url}/dashboard")
             assert answer is not None
             assert answer.status == 401
+            await expect(page.locator("h1")).to_have_text("This page needs an API key")
+            await page.locator("[data-language-switch]").click()
+            await expect(page.locator("h1")).to_have_text("查看本页需要 API 密钥")
+
+
+async def test_the_whole_hash_is_copied(service_url: str, page: Page) -> None:
+    await classify(service_url, 1)
+    await visit(page, service_url)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = page.get_by_role("button", name=hashlib.sha256(photo(1)).hexdigest()[:10])
+    await button.click()
+    await expect(page.locator("#copy-status")).to_have_text("Copied")
+    assert await page.evaluate("navigator.clipboard.readText()") == hashlib.sha256(photo(1)).hexdigest()
+
+
+async def test_a_hash_that_the_api_does_not_give_is_not_copied(service_url: str, page: Page) -> None:
+    await classify(service_url, 1)
+    await visit(page, service_url)
+    # As where other photos are asked for more by now.
+    await page.route("**/stats/top-images?*", lambda route: route.fulfill(json={"data": []}))
+    await page.locator("#images .copy").click()
+    await expect(page.locator("#copy-status")).to_have_text("Not copied")
 
 
 @pytest.fixture
@@ -292,7 +325,7 @@ async def check_money(page: Page) -> None:
     await expect(page.locator('[data-chart="money"] h3')).to_have_text("Money (CNY)")
     await expect(page.locator("#spending tr td").first).to_have_text("test-vision")
     await expect(page.locator("#spending tr td").last).to_have_text("¥0.01")
-    await expect(page.locator('[data-note="spent"]')).to_have_text("1 paid calls, 1 new photos")
+    await expect(page.locator('[data-note="spent"]')).to_have_text("1 paid call, 1 new photo")
     scale = await page.evaluate(
         """async () => {
           const { decimalsOf, ticks } = await import("/assets/chart.js");

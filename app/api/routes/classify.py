@@ -47,7 +47,7 @@ from app.schemas.classify import (
     SimilarHit,
     SimilarResponse,
 )
-from app.schemas.common import EXAMPLE_HASH, ErrorResponse
+from app.schemas.common import ErrorResponse
 from app.services.classification.service import ClassifierService
 from app.services.photos import UploadedPhoto
 from app.services.request_log.error_counts import count_error
@@ -122,8 +122,8 @@ async def check_cache_batch(
 
 def _form_body(image_schema: dict[str, Any], **fields: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": [IMAGE_FIELD], "properties": {IMAGE_FIELD: image_schema, **fields}}
-    example = {IMAGE_FIELD: "(the bytes of photo.jpg)", **{name: field["example"] for name, field in fields.items()}}
-    content = {"schema": schema, "example": example}
+    # Of no field that may be left out: /docs would send it with the reader's own photo, for which it is wrong.
+    content = {"schema": schema, "example": {IMAGE_FIELD: "(the bytes of photo.jpg)"}}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
@@ -151,9 +151,10 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
         _FILE_SCHEMA,
         image_hash={
             "type": "string",
-            "pattern": "^[0-9a-fA-F]{64}$",
-            "description": "SHA-256 that the client computed; refused when it is not that of the bytes.",
-            "example": EXAMPLE_HASH,
+            "pattern": "^([0-9a-fA-F]{64})?$",
+            "description": "SHA-256 that the client computed, 64 hex digits; refused when it is not that of the bytes.",
+            # Without it, Swagger UI makes up a text that fits the pattern, and sends that.
+            "default": "",
         },
     ),
 )

@@ -58,7 +58,7 @@ def _iso_moment(value: Any) -> Any:
 _Day = Annotated[
     date,
     BeforeValidator(_only_iso),
-    Field(ge=date(1970, 1, 1), le=date(2999, 12, 31), examples=["2025-10-10"]),
+    Field(ge=date(1970, 1, 1), le=date(2999, 12, 31)),
 ]
 _DAY = "Day in STATS_TIMEZONE, YYYY-MM-DD;"
 Day = Annotated[_Day | None, Query(alias="date", description=f"{_DAY} today if left out.")]
@@ -74,7 +74,6 @@ From = Annotated[
     Query(
         alias="from",
         description=f"In the first bucket. {_MOMENT} Left out: six hours, a day or thirty days before `to`.",
-        examples=["2025-10-10T00:00:00Z"],
     ),
 ]
 To = Annotated[

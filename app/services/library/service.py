@@ -36,7 +36,7 @@ from app.services.library.rows import (
     list_images,
     remove_images,
 )
-from app.services.library.sweep import ABANDONED_AFTER_SECONDS
+from app.services.library.sweep import ABANDONED_AFTER_SECONDS, mark_storage
 from app.services.photos import UploadedPhoto, decoded, our_photo_errors
 from app.storage import FileMissingError, Storage, StorageError
 
@@ -66,6 +66,7 @@ class LibraryService:
         self._decoder = decoder
         self._image_settings = image_settings
         self._quota_bytes = library_settings.quota_bytes
+        self._is_marked = False
 
     async def add(
         self,
@@ -105,6 +106,9 @@ class LibraryService:
             stored = StoredName(upload.sha256, secrets.token_hex(VERSION_BYTES))
             written_at = time.time()
             with _our_storage_errors():
+                if not self._is_marked:
+                    await mark_storage(self._engine, self._storage)
+                    self._is_marked = True
                 await self._storage.save(stored.thumbnail, made.jpeg)
                 await self._storage.save(stored.file, upload.data)
             image = await self._add_row(new, stored, keep, written_at=written_at, replaces=damaged)

@@ -50,6 +50,25 @@ async def sweep_regularly(engine: AsyncEngine, storage: Storage) -> None:
     await every(ROUND_SECONDS, sweep_in_turn, outage=outage, first_after_seconds=SECOND_ROUND_SECONDS)
 
 
+async def mark_storage(engine: AsyncEngine, storage: Storage) -> None:
+    """Note on a storage without a mark that it is this database's, which is about to save its first file there.
+
+    Not before: a service that has been tried on SQLite, without a picture, may move to MySQL.
+
+    Raises:
+        DatabaseUnavailable, ServerBusy, StorageError: it cannot be noted.
+    """
+    if await storage.read_mark() is not None:
+        return
+    new_id = secrets.token_hex(16)
+
+    async def find(connection: AsyncConnection) -> str:
+        await execute(connection, _make_row(connection.dialect.name, new_id))
+        return (await connection.scalars(select(LibraryState.library_id))).one()
+
+    await storage.write_mark(await write(engine, find))
+
+
 async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:
     """Return whether this process is to sweep: the storage is this database's, and was not swept in the last hour.
 
@@ -72,11 +91,13 @@ async def take_turn(engine: AsyncEngine, storage: Storage) -> bool:
         return False
     mark = await storage.read_mark()
     if mark is None:
-        await storage.write_mark(library_id)
-    elif mark != library_id:
+        # No file has been saved in it.
+        return False
+    if mark != library_id:
         logger.error(
             "library: the files belong to another database, so none is swept. Check DATABASE_URL, MYSQL_*, UPLOAD_DIR"
-            " and STORAGE_URL. If that database is gone for good, remove the file library-id of the storage."
+            " and STORAGE_URL. If that database is gone for good, remove the file library-id of the storage, and"
+            " restart."
         )
         return False
     return True

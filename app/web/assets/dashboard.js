@@ -36,7 +36,7 @@ const inCurrency = (value, options) => i18n.number(value, { style: "currency", c
 
 function money(value) {
   // A tile on a phone has no room for more.
-  if (value >= 1e6) return compact(value);
+  if (value >= 1e6) return inCurrency(value, { notation: "compact", maximumSignificantDigits: 3 });
   if (value >= 10_000) return inCurrency(value, { maximumFractionDigits: 0 });
   // A call may cost a part of a cent.
   const digits = value === 0 || value >= 1 ? 2 : value >= 0.01 ? 4 : 6;
@@ -90,7 +90,8 @@ function showTiles() {
   if (today) {
     const { figures } = today;
     // Noon in UTC is the same date everywhere near it; the day is the service's.
-    put("day", i18n.time(new Date(`${today.day}T12:00Z`), { dateStyle: "full", timeZone: "UTC" }));
+    const day = i18n.time(new Date(`${today.day}T12:00Z`), { dateStyle: "full", timeZone: "UTC" });
+    put("day", t("dayInZone", { day, zone }));
     tile("requests", compact(figures.total_requests), latest ? t("noteRequests", { count: compact(latest.requests) }) : "");
     tile("hitRate", rate(figures.cache_hit_rate), t(figures.similar_hits ? "noteHitsSimilar" : "noteHits", { count: compact(figures.cache_hits), similar: compact(figures.similar_hits), money: money(figures.saved_by_similar) }));
     tile("saved", money(figures.cost_saved), cache ? t("noteSaved", { money: money(cache.cost_saved) }) : "");
@@ -104,6 +105,7 @@ function showTiles() {
     tile("latency", duration(figures.avg_processing_time_ms), latest ? t("noteLatency", { time: duration(latest.latency) }) : "");
   }
   if (cache) tile("images", compact(cache.total_cached_images), t("noteImages", { count: i18n.number(cache.avg_hit_per_image, { maximumFractionDigits: 1 }) }));
+  document.getElementById("no-photo").hidden = !cache || !today || cache.total_cached_images + today.figures.total_requests > 0;
   if (hour) {
     for (const [name, key] of Object.entries({ requests: "requests", hitRate: "hit_rate", saved: "money_saved", spent: "money_spent", latency: "latency", errors: "errors" })) {
       sparkline(name, hour, key);
@@ -213,10 +215,37 @@ function showCategories() {
   });
 }
 
+/**
+ * A hash of which a screen shows the beginning alone. The whole is asked of the API when it is wanted, so that it gives
+ * it to those who may have it.
+ */
+function copyButton(beginning) {
+  const button = element("button", { text: beginning, className: "copy", title: t("copyHash") });
+  button.type = "button";
+  button.addEventListener("click", async () => {
+    const isCopied = await copyHash(beginning).catch(() => false);
+    button.title = t(isCopied ? "copied" : "notCopied");
+    button.classList.toggle("copied", isCopied);
+    put("copy-status", button.title);
+  });
+  return button;
+}
+
+async function copyHash(beginning) {
+  const answer = await fetch("api/v1/stats/top-images?limit=20");
+  if (!answer.ok) return false;
+  const { data } = await answer.json();
+  const found = data.find(({ image_hash: hash }) => hash.startsWith(beginning));
+  if (!found) return false;
+  // Without HTTPS, browsers have no clipboard to write to; that ends in an exception.
+  await navigator.clipboard.writeText(found.image_hash);
+  return true;
+}
+
 function showTables() {
   const { images = [], users = [] } = parts;
   fill("images", images, ({ hash, category, hit_count: count }) => [
-    { className: "hash", text: hash },
+    { className: "hash", children: [copyButton(hash)] },
     { children: named(category), title: categoryName(category) },
     { className: "number", text: compact(count) },
   ]);

@@ -5,7 +5,7 @@
  * attributes. A button with data-language-switch changes to the other language.
  *
  * @example
- * const i18n = createI18n({ en: { hits: "{count} hits" }, zh: { hits: "命中 {count} 次" } });
+ * const i18n = createI18n({ en: { hits: "{count} {count?hit|hits}" }, zh: { hits: "命中 {count} 次" } });
  * i18n.onChange(render);                                     // called now, and at each change
  * i18n.t("hits", { count: i18n.number(1234) });              // "1,234 hits"
  *
@@ -40,11 +40,18 @@ export function createI18n(texts) {
   /** @type {Array<() => void>} */
   const listeners = [];
 
-  /** The text of `key`; an unknown key is a bug of the page, and throws. */
+  /**
+   * The text of `key`; an unknown key is a bug of the page, and throws.
+   *
+   * {name?one|many} is `one` where the value reads "1", else `many`: "{count} {count?hit|hits}".
+   */
   function t(key, values = {}) {
     const text = texts[language][key];
     if (text === undefined) throw new Error(`no text for ${key} in ${language}`);
-    return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+    return text.replace(/\{(\w+)(?:\?([^|}]*)\|([^}]*))?\}/g, (_, name, one, many) => {
+      const value = String(values[name]);
+      return one === undefined ? value : value === "1" ? one : many;
+    });
   }
 
   /** The locale for numbers and dates: the browser's own kind of the language, such as en-GB. */

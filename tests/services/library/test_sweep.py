@@ -15,7 +15,7 @@ from app.database.engine import create_engine
 from app.database.tables.accounts import User
 from app.database.tables.library import LibraryState
 from app.services.library import sweep as sweep_module
-from app.services.library.sweep import sweep, sweep_regularly, take_turn
+from app.services.library.sweep import mark_storage, sweep, sweep_regularly, take_turn
 from app.storage import LocalStorage
 from tests.fakes.images import GREEN, jpeg_photo
 from tests.support.libraries import add_users, library_on, make_old, names_in, names_of_rows, temporary_files, uploaded
@@ -57,6 +57,7 @@ async def test_the_sweep_removes_what_is_nobodys_and_old(
 async def test_one_of_many_sweeps_and_only_its_own_storage(
     engine: AsyncEngine, storage: LocalStorage, tmp_path: Path
 ) -> None:
+    await asyncio.gather(*(mark_storage(engine, storage) for _ in range(5)))
     turns = await asyncio.gather(*(take_turn(engine, storage) for _ in range(5)))
     assert sorted(turns) == [False] * 4 + [True]
     assert not await take_turn(engine, storage)
@@ -70,8 +71,29 @@ async def test_one_of_many_sweeps_and_only_its_own_storage(
     await an_hour_passes(engine)
     assert not await take_turn(engine, storage)
     (tmp_path / "library-id").unlink()
+    await mark_storage(engine, storage)
     await an_hour_passes(engine)
     assert await take_turn(engine, storage)
+
+
+async def test_a_storage_belongs_to_no_database_until_its_first_file(
+    engine: AsyncEngine, migrated_database: DatabaseSettings, storage: LocalStorage, tmp_path: Path
+) -> None:
+    """A service that was tried on SQLite, without a picture, has moved to another database."""
+    (user,) = await add_users(engine, 1)
+    other_settings = DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/other.db"})
+    other = create_engine(Settings(database=await migrated(other_settings)))
+    try:
+        assert not await take_turn(other, storage)
+        assert await storage.read_mark() is None
+        async with library_on(engine, storage) as library:
+            await library.add(user, uploaded())
+        await an_hour_passes(engine)
+        assert await take_turn(engine, storage)
+        await an_hour_passes(other)
+        assert not await take_turn(other, storage)
+    finally:
+        await other.dispose()
 
 
 async def an_hour_passes(engine: AsyncEngine) -> None:
@@ -83,9 +105,9 @@ async def test_a_start_with_another_database_leaves_all_files(
     engine: AsyncEngine, migrated_database: DatabaseSettings, storage: LocalStorage, tmp_path: Path
 ) -> None:
     (user,) = await add_users(engine, 1)
-    assert await take_turn(engine, storage)
     async with library_on(engine, storage) as library:
         image = await library.add(user, uploaded())
+    assert await take_turn(engine, storage)
     make_old(tmp_path)
     other = DatabaseSettings.model_validate({"url": f"sqlite:///{tmp_path}/other.db"})
     other_engine = create_engine(Settings(database=await migrated(other)))
