@@ -112,7 +112,9 @@ async def check_cache_batch(
         request,
         key,
         owner_of(request, caller),
-        lambda keep: classifier.look_up_many(body.image_hashes, caller, keep=keep),
+        lambda keep: classifier.look_up_many(
+            body.image_hashes, caller, perceptual_hashes=body.perceptual_hashes, keep=keep
+        ),
         lambda answers: CheckCacheBatchResponse(results=[_found(answer) for answer in answers]),
         fingerprint=[body.model_dump_json()],
         image_hashes=body.image_hashes,

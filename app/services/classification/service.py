@@ -110,24 +110,36 @@ class ClassifierService:
         return answer
 
     async def look_up_many(
-        self, image_hashes: Sequence[str], caller: Caller, *, keep: Keep[list[Answer | None]] | None = None
+        self,
+        image_hashes: Sequence[str],
+        caller: Caller,
+        *,
+        perceptual_hashes: Sequence[int | None] | None = None,
+        keep: Keep[list[Answer | None]] | None = None,
     ) -> list[Answer | None]:
         """Answer many hashes in their order with one query; each hit is counted and logged on its own.
 
-        The answers are kept as `keep` says if one of them is a hit; raises as `look_up`.
+        The photos without an entry are then looked for by `perceptual_hashes`, one or None for each hash, as `look_up`
+        does. The answers are kept as `keep` says if one of them is a hit; raises as `look_up`.
         """
         with span("cache.look_up", hashes=len(image_hashes)):
             results = await self._cache.get_many(image_hashes)
+        looks = perceptual_hashes or [None] * len(image_hashes)
+        photos = list(zip(image_hashes, looks, strict=True))
+        near = await self._similar.look_up_many({value for image_hash, value in photos if image_hash not in results})
         answers: list[Answer | None] = []
         records: list[RequestRecord] = []
-        for image_hash in image_hashes:
-            result = results.get(image_hash)
+        for image_hash, perceptual_hash in photos:
+            result, similar = results.get(image_hash), None
             if result is None:
                 metrics.count(metrics.LOOKUPS_MISSED)
-                answers.append(None)
-                continue
+                outcome = near.get(perceptual_hash)
+                if outcome is None:
+                    answers.append(None)
+                    continue
+                result, _, similar = outcome
             item = replace(caller, request_id=new_request_id())
-            answer = answer_of(result, item, from_cache=True)
+            answer = answer_of(result, item, from_cache=True, similar=similar)
             answers.append(answer)
             records.append(RequestRecord.of(answer, item, image_hash=image_hash, image_size=None))
         await self._recorder.record(records, kept=keep and keep(answers))

@@ -1,6 +1,6 @@
 """The answer of a similar photo in the place of a model's: best effort, before anything is paid."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from app.clients.base import PreparedPhoto
 from app.database.statements import Statement
@@ -29,8 +29,14 @@ class SimilarPhotos:
 
     async def look_up(self, perceptual_hash: int | None) -> Outcome | None:
         """Return what is known of a photo with nearly this hash; nothing is stored."""
-        neighbour = await self._find(perceptual_hash)
-        return None if neighbour is None else _outcome(neighbour)
+        return (await self.look_up_many([perceptual_hash])).get(perceptual_hash)
+
+    async def look_up_many(self, perceptual_hashes: Collection[int | None]) -> Mapping[int | None, Outcome]:
+        """Return what is known of photos with nearly these hashes, by hash; nothing is stored."""
+        values = [value for value in perceptual_hashes if value is not None]
+        if self._near_duplicates is None or not values:
+            return {}
+        return {value: _outcome(near) for value, near in (await self._near_duplicates.find_many(values)).items()}
 
     async def answer(
         self, image_hash: str, perceptual_hash: int | None, statements: Sequence[Statement] = ()
