@@ -70,12 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sharp", type=Path, help="a folder in which `npm install sharp` was run")
     options = parser.parse_args(arguments)
-    paths = sorted(
-        path for category in Category for path in (options.folder / category).glob("*") if path.suffix in SUFFIXES
-    )
     photos = []
     distances: dict[str, list[int | None]] = defaultdict(list)
-    for path in paths:
+    for path in labelled(options.folder):
         first = shrunk(path, EDGE)
         photo = Photo(path, Category(path.parent.name), perceptual_hash(encoded(first)))
         photos.append(photo)
@@ -87,6 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(render_recall(distances))
     print(render_pairs(photos))
     return 0
+
+
+def labelled(folder: Path) -> list[Path]:
+    """The photos in the folders of the categories."""
+    return sorted(path for category in Category for path in (folder / category).glob("*") if path.suffix in SUFFIXES)
 
 
 def shrunk(path: Path, edge: int) -> Image.Image:
@@ -129,11 +131,15 @@ def changed(first: Image.Image) -> Iterator[tuple[str, bytes, PhotoFormat]]:
 
 def distance(photo: Photo, data: bytes, photo_format: PhotoFormat) -> int | None:
     """How far a file is from the photo as it was first; None where one of them has no perceptual hash."""
-    if photo_format is not PhotoFormat.JPEG:
-        # As the service makes it ready for a model.
-        data = decode_to_jpeg(data, photo_format, max_pixels=50_000_000, max_edge=EDGE, max_bytes=500_000).jpeg
-    value = perceptual_hash(data)
+    value = perceptual_hash(as_jpeg(data, photo_format))
     return None if value is None or photo.value is None else (value ^ photo.value).bit_count()
+
+
+def as_jpeg(data: bytes, photo_format: PhotoFormat) -> bytes:
+    """A file as the service makes it ready for a model; a JPEG is left as it is."""
+    if photo_format is PhotoFormat.JPEG:
+        return data
+    return decode_to_jpeg(data, photo_format, max_pixels=50_000_000, max_edge=EDGE, max_bytes=500_000).jpeg
 
 
 async def compress_in_browser(photos: Sequence[Photo], distances: Mapping[str, list[int | None]]) -> None:

@@ -1,9 +1,9 @@
 """Bodies of the classification endpoints, named and shaped as in the specification's sections 3.1 and 3.2."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.categories import Category
@@ -20,6 +20,8 @@ from app.schemas.common import (
 )
 
 MAX_HASHES_PER_CALL = 500
+# A look-up by looks takes a hundred times as long as one by SHA-256.
+MAX_PERCEPTUAL_HASHES_PER_CALL = 100
 
 _DATA_EXAMPLE = {
     "category": "travel_scenery",
@@ -100,6 +102,13 @@ def _read_bits(value: object) -> object:
     raise PydanticCustomError("perceptual_hash", "16 hex digits are expected")
 
 
+# Null stands for a photo that has none.
+PerceptualHash = Annotated[
+    int | None,
+    BeforeValidator(_read_bits, json_schema_input_type=Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")] | None),
+]
+
+
 class SimilarTo(BaseModel):
     """What the answer of a similar photo says beside it."""
 
@@ -119,8 +128,7 @@ class CheckCacheRequest(BaseModel):
 
     image_hash: ImageHash
     perceptual_hash: Annotated[
-        int | None,
-        BeforeValidator(_read_bits, json_schema_input_type=Annotated[str, Field(pattern="^[0-9a-fA-F]{16}$")] | None),
+        PerceptualHash,
         Field(
             description="The photo's perceptual hash, 16 hex digits: where its SHA-256 is not known, a similar photo"
             " answers. See docs/api.md for how it is computed.",
@@ -140,7 +148,43 @@ class CheckCacheBatchRequest(BaseModel):
     )
 
     image_hashes: Annotated[list[ImageHash], Field(min_length=1, max_length=MAX_HASHES_PER_CALL)]
+    perceptual_hashes: Annotated[
+        list[PerceptualHash] | None,
+        Field(
+            max_length=MAX_HASHES_PER_CALL,
+            description="The photos' perceptual hashes, as one is sent with a single look-up: one for each of"
+            f" `image_hashes`, in their order, or null where there is none to send. Up to"
+            f" {MAX_PERCEPTUAL_HASHES_PER_CALL} of them other than null.",
+            examples=[["e1f0a5c39b16d24c", None]],
+            # A key's fingerprint stays what it was without it.
+            exclude_if=lambda value: value is None,
+        ),
+    ] = None
     user_id: UserId | None = None
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        """Refuse perceptual hashes of which it is not clear whose they are, and more than one call looks up.
+
+        Raises:
+            PydanticCustomError: there are not as many as photos, or too many.
+        """
+        values = self.perceptual_hashes
+        if values is None:
+            return self
+        if len(values) != len(self.image_hashes):
+            raise PydanticCustomError(
+                "perceptual_hashes",
+                "perceptual_hashes: {photos} are expected, one or null for each of image_hashes, not {number}",
+                {"photos": len(self.image_hashes), "number": len(values)},
+            )
+        if len(values) - values.count(None) > MAX_PERCEPTUAL_HASHES_PER_CALL:
+            raise PydanticCustomError(
+                "perceptual_hashes",
+                "perceptual_hashes: {largest} other than null are the most",
+                {"largest": MAX_PERCEPTUAL_HASHES_PER_CALL},
+            )
+        return self
 
 
 class CacheHit(BaseModel):
@@ -182,7 +226,7 @@ class CheckCacheBatchResponse(BaseModel):
     )
 
     success: Literal[True] = True
-    results: list[CacheHit | CacheMiss]
+    results: list[SimilarHit | CacheHit | CacheMiss]
 
 
 class ClassifyResponse(BaseModel):

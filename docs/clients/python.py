@@ -26,6 +26,8 @@ def compress_image(path: str | Path, max_edge: int = 1024, quality: int = 80) ->
     with Image.open(path) as image:
         image.draft("RGB", (2 * max_edge, 2 * max_edge))  # a large JPEG is decoded at half the size
         photo = ImageOps.exif_transpose(image)
+    if photo.mode.startswith("I;16"):  # a scan, which Pillow would make white
+        photo = photo.point(lambda value: value / 256).convert("L")
     if photo.has_transparency_data:
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
     photo = photo.convert("RGB")

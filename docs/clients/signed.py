@@ -1,4 +1,4 @@
-"""Classify photos from a server: each request is signed with an API key, which is never sent. `pip install httpx2`"""
+"""Classify photos from a server: each request is signed with an API key, which is never sent. Needs python.py, too."""
 
 import base64
 import hashlib
@@ -8,10 +8,10 @@ import secrets
 import sys
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import httpx2
+from python import compress_image, perceptual_hash  # the client beside this one: equal bytes, so equal hashes
 
 API = "http://127.0.0.1:8000/api/v1"
 
@@ -53,8 +53,8 @@ class Signature(httpx2.Auth):
 def classify_photo(client: httpx2.Client, data: bytes, user_id: str) -> dict[str, Any]:
     """Return the service's answer; `["data"]["category"]` is the category. Raises httpx2.HTTPStatusError."""
     headers = {"X-User-ID": user_id, "Idempotency-Key": secrets.token_hex(16)}  # a repeat counts once
-    image_hash = hashlib.sha256(data).hexdigest()
-    answer = post(client, "/classify/check-cache", headers=headers, json={"image_hash": image_hash})
+    known = {"image_hash": hashlib.sha256(data).hexdigest(), "perceptual_hash": perceptual_hash(data)}
+    answer = post(client, "/classify/check-cache", headers=headers, json=known)
     if not answer["cached"]:
         answer = post(client, "/classify", headers=headers, files={"image": ("photo.jpg", data, "image/jpeg")})
     return answer
@@ -77,4 +77,4 @@ if __name__ == "__main__":
     signature = Signature(int(os.environ["API_KEY_ID"]), os.environ["API_KEY"])
     with httpx2.Client(auth=signature, timeout=120) as service:
         for photo in sys.argv[1:]:
-            print(photo, classify_photo(service, Path(photo).read_bytes(), "customer-1")["data"]["category"])
+            print(photo, classify_photo(service, compress_image(photo), "customer-1")["data"]["category"])

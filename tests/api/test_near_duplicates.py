@@ -21,7 +21,7 @@ from tests.support.serving import serving
 
 DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION}
 FIRST, AGAIN = jpeg(scene(1)), jpeg(scene(1), quality=70)
-OTHER = jpeg(scene(2))
+OTHER, OTHER_AGAIN = jpeg(scene(2)), jpeg(scene(2), quality=70)
 
 
 def hex_hash(data: bytes) -> str:
@@ -103,6 +103,83 @@ async def test_a_perceptual_hash_saves_the_upload(
     assert await hit_count(engine, sha256(FIRST)) == 4
     await check_ledgers_agree(engine)
     assert model_server.call_count == 1
+
+
+async def test_perceptual_hashes_save_the_uploads_of_an_album(
+    api: httpx2.AsyncClient, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    for data in (FIRST, OTHER):
+        await upload(api, data)
+    new = jpeg(scene(3))
+    photos = [new, AGAIN, FIRST, OTHER_AGAIN, AGAIN, AGAIN]
+    hashes = [sha256(data) for data in photos]
+    looks = [hex_hash(new), hex_hash(AGAIN).upper(), hex_hash(OTHER), hex_hash(OTHER), hex_hash(AGAIN), None]
+    album = {"image_hashes": hashes, "perceptual_hashes": looks, "user_id": "album"}
+    headers = {"Idempotency-Key": "album-1"}
+    response = await api.post("/classify/check-cache/batch", json=album, headers=headers)
+    results = response.json()["results"]
+    assert [result.get("similar_to") for result in results] == [
+        None,
+        sha256(FIRST),
+        None,
+        sha256(OTHER),
+        sha256(FIRST),
+        None,
+    ]
+    assert [results[place] for place in (0, 5)] == [MISS, MISS]
+    # Each is answered as it would be alone.
+    for place in (1, 2, 3, 4):
+        alone = {"image_hash": hashes[place], "perceptual_hash": looks[place]}
+        answer = (await api.post("/classify/check-cache", json=alone)).json()
+        apart = {"request_id", "timestamp"}
+        assert {k: v for k, v in results[place].items() if k not in apart} == {
+            k: v for k, v in answer.items() if k not in apart
+        }
+    again = await api.post("/classify/check-cache/batch", json=album, headers=headers)
+    assert (again.content, again.headers["Idempotency-Replayed"]) == (response.content, "true")
+
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(RequestLog).where(RequestLog.user_id == "album"))).all()
+    assert [row.request_id for row in rows] == [results[place]["request_id"] for place in (1, 2, 3, 4)]
+    # In the album and alone; the similar hits are the originals'.
+    assert [await hit_count(engine, sha256(data)) for data in (FIRST, OTHER)] == [1 + 3 + 3, 1 + 1 + 1]
+    figures = (await api.get("/stats/today")).json()["data"]
+    assert (figures["cache_hits"], figures["similar_hits"]) == (8, 6)
+    await check_ledgers_agree(engine)
+    # The client's word is not stored.
+    assert (await check(api, sha256(AGAIN))).json() == MISS
+    assert model_server.call_count == 2
+
+
+@pytest.mark.parametrize(
+    ("looks", "says"),
+    [
+        ([], "2 are expected"),
+        (["0" * 16], "2 are expected"),
+        ([None] * 3, "2 are expected"),
+        (["0" * 16, "12"], "16 hex digits"),
+        (["0" * 16, 1], "16 hex digits"),
+        ("0" * 16, "list"),
+        ({"0" * 64: "0" * 16}, "list"),
+    ],
+)
+async def test_perceptual_hashes_of_no_album_are_refused(api: httpx2.AsyncClient, looks: object, says: str) -> None:
+    question = {"image_hashes": ["0" * 64, "1" * 64], "perceptual_hashes": looks}
+    response = await api.post("/classify/check-cache/batch", json=question)
+    assert (response.status_code, error_code(response)) == (400, "invalid_request")
+    assert says in response.text
+
+
+async def test_an_album_is_looked_up_by_looks_in_parts(api: httpx2.AsyncClient) -> None:
+    hashes = [f"{number:064x}" for number in range(500)]
+    looks = [f"{number:016x}" if number < 101 else None for number in range(500)]
+    question = {"image_hashes": hashes, "perceptual_hashes": looks}
+    refused = await api.post("/classify/check-cache/batch", json=question)
+    assert (refused.status_code, error_code(refused)) == (400, "invalid_request")
+    assert "100 other than null are the most" in refused.text
+    for taken in (None, [None, *looks[1:]]):
+        answer = await api.post("/classify/check-cache/batch", json={**question, "perceptual_hashes": taken})
+        assert answer.json()["results"] == [MISS] * 500
 
 
 async def test_null_is_no_perceptual_hash(api: httpx2.AsyncClient) -> None:

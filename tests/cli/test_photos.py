@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from app.cli.photos import MAX_EDGE, MAX_FILE_BYTES, CompressedPhoto, UnreadablePhoto, compress, find_photos
 from app.config.settings import PROJECT_ROOT
@@ -18,6 +18,7 @@ from tests.support.documents import CLIENTS
 GPS_IFD = 0x8825
 ORIENTATION = 0x0112
 ROTATED_LEFT = 6
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 FIND = """
 import sys
 from pathlib import Path
@@ -30,6 +31,12 @@ for path in find_photos([Path(sys.argv[1])]):
     except UnreadablePhoto as error:
         print(f"{path.name}: {error}")
 """
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
 
 
 def opened(photo: CompressedPhoto) -> Image.Image:
@@ -107,24 +114,44 @@ def test_a_scan_of_sixteen_bits_is_not_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "size", "options"),
     [
-        ("plain.jpg", "RGB", (1600, 1200), {"comment": b"private"}),
+        ("landscape.jpg", "RGB", (1600, 1200), {"comment": b"private", "dpi": (300, 300)}),
+        ("portrait.jpg", "RGB", (1600, 1200), {"exif": exif_of(ROTATED_LEFT)}),
+        ("small.jpg", "RGB", (320, 240), {"quality": 95}),
         ("large.jpg", "RGB", (4400, 4200), {}),
+        ("profile.jpg", "RGB", (1300, 900), {"icc_profile": PROFILE}),
         ("grey.jpg", "L", (1500, 900), {}),
         ("print.jpg", "CMYK", (300, 200), {}),
-        ("sticker.png", "RGBA", (1200, 1100), {}),
+        ("sticker.png", "RGBA", (1200, 1100), {"icc_profile": PROFILE}),
+        ("stamp.png", "LA", (1200, 1100), {}),
+        ("scan.png", "I;16", (300, 200), {}),
         ("drawing.gif", "P", (300, 200), {}),
         ("web.webp", "RGBA", (1200, 300), {}),
     ],
 )
-def test_the_python_example_makes_the_same_bytes(
-    tmp_path: Path, name: str, mode: str, size: tuple[int, int], options: dict[str, Any]
+def test_all_clients_in_python_make_the_same_bytes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    mode: str,
+    size: tuple[int, int],
+    options: dict[str, Any],
 ) -> None:
-    image = Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 40).convert(mode)
-    if mode == "RGBA":
+    image = Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 40)
+    # Sixteen bits: the high byte is the picture.
+    image = image.convert("I").point(lambda value: value * 256).convert(mode) if mode == "I;16" else image.convert(mode)
+    if image.has_transparency_data:
         image.putalpha(Image.radial_gradient("L").resize(size))
     image.save(tmp_path / name, **options)
-    example = runpy.run_path(str(CLIENTS / "python.py"))
-    assert example["compress_image"](tmp_path / name) == compress(tmp_path / name).jpeg
+    photo = compress(tmp_path / name)
+    with opened(photo) as sent:
+        assert max(sent.size) == min(MAX_EDGE, max(size))
+        assert (sent.width < sent.height) == (name == "portrait.jpg")
+    monkeypatch.syspath_prepend(CLIENTS)
+    for client in ("python.py", "signed.py"):
+        example = runpy.run_path(str(CLIENTS / client))
+        jpeg = example["compress_image"](tmp_path / name)
+        assert jpeg == photo.jpeg
+        assert example["perceptual_hash"](jpeg) == photo.perceptual_hash
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 no more"])

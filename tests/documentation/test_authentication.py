@@ -45,6 +45,7 @@ async def test_the_signing_client_is_a_program(environment: dict[str, str], tmp_
     (tmp_path / "tmp").mkdir()
     port = free_port()
     program = (CLIENTS / "signed.py").read_text(encoding="utf-8")
+    (tmp_path / "python.py").write_text((CLIENTS / "python.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "client.py").write_text(program.replace(DOCUMENTED_URL, f"http://127.0.0.1:{port}"), encoding="utf-8")
     with running("uvicorn", port, environment), pytest.MonkeyPatch.context() as patch:
         key = wait_until_known(stored_key(tmp_path / "data" / "image-classifier.db"), port)

@@ -49,6 +49,7 @@ from app.schemas.classify import (
 )
 from app.schemas.common import ErrorResponse
 from app.services.classification.service import ClassifierService
+from app.services.classification.similar import LookedUp
 from app.services.photos import UploadedPhoto
 from app.services.request_log.error_counts import count_error
 from app.services.request_log.record import Answer, Caller
@@ -109,11 +110,13 @@ async def check_cache_batch(
     """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
     caller = caller.or_user(body.user_id)
     request.state.user = caller.user_id
+    looks = body.perceptual_hashes or [None] * len(body.image_hashes)
+    photos = list(map(LookedUp, body.image_hashes, looks))
     return await answer_once(
         request,
         key,
         owner_of(request, caller),
-        lambda keep: classifier.look_up_many(body.image_hashes, caller, keep=keep),
+        lambda keep: classifier.look_up_many(photos, caller, keep=keep),
         lambda answers: CheckCacheBatchResponse(results=[_found(answer) for answer in answers]),
         fingerprint=[body.model_dump_json()],
         image_hashes=body.image_hashes,

@@ -23,7 +23,7 @@ from app.services.classification.asking import ModelAsking, Turn
 from app.services.classification.fallbacks import Candidate, Role
 from app.services.classification.local_first import LocalFirst
 from app.services.classification.outcomes import ApartResult, Outcome
-from app.services.classification.similar import SimilarPhotos
+from app.services.classification.similar import LookedUp, SimilarPhotos
 from app.services.classification.store import ClassificationStore
 from app.services.idempotency.key import Keep
 from app.services.near_duplicates.service import NearDuplicates
@@ -110,26 +110,24 @@ class ClassifierService:
         return answer
 
     async def look_up_many(
-        self, image_hashes: Sequence[str], caller: Caller, *, keep: Keep[list[Answer | None]] | None = None
+        self, photos: Sequence[LookedUp], caller: Caller, *, keep: Keep[list[Answer | None]] | None = None
     ) -> list[Answer | None]:
-        """Answer many hashes in their order with one query; each hit is counted and logged on its own.
+        """Answer many hashes in their order, as `look_up`; each hit is counted and logged on its own.
 
         The answers are kept as `keep` says if one of them is a hit; raises as `look_up`.
         """
-        with span("cache.look_up", hashes=len(image_hashes)):
-            results = await self._cache.get_many(image_hashes)
+        with span("cache.look_up", hashes=len(photos)):
+            results = await self._cache.get_many([photo.image_hash for photo in photos])
         answers: list[Answer | None] = []
         records: list[RequestRecord] = []
-        for image_hash in image_hashes:
-            result = results.get(image_hash)
-            if result is None:
-                metrics.count(metrics.LOOKUPS_MISSED)
+        for photo, outcome in zip(photos, await self._similar.complete(photos, results), strict=True):
+            if outcome is None:
                 answers.append(None)
                 continue
             item = replace(caller, request_id=new_request_id())
-            answer = answer_of(result, item, from_cache=True)
+            answer = answer_of(outcome.entry, item, from_cache=True, similar=outcome.similar)
             answers.append(answer)
-            records.append(RequestRecord.of(answer, item, image_hash=image_hash, image_size=None))
+            records.append(RequestRecord.of(answer, item, image_hash=photo.image_hash, image_size=None))
         await self._recorder.record(records, kept=keep and keep(answers))
         return answers
 

@@ -1,14 +1,24 @@
 """The answer of a similar photo in the place of a model's: best effort, before anything is paid."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from app.clients.base import PreparedPhoto
 from app.database.statements import Statement
+from app.observability import metrics
+from app.services.cache.entry import CachedResult
 from app.services.classification.outcomes import Outcome
 from app.services.near_duplicates.rows import Neighbour
 from app.services.near_duplicates.service import NearDuplicates
 from app.services.photos import PhotoPreparer
 from app.services.request_log.record import Caller, Similar
+
+
+class LookedUp(NamedTuple):
+    """A photo that is looked up by its SHA-256, and where that is not known by its perceptual hash, if it has one."""
+
+    image_hash: str
+    perceptual_hash: int | None
 
 
 class SimilarPhotos:
@@ -31,6 +41,24 @@ class SimilarPhotos:
         """Return what is known of a photo with nearly this hash; nothing is stored."""
         neighbour = await self._find(perceptual_hash)
         return None if neighbour is None else _outcome(neighbour)
+
+    async def complete(self, photos: Sequence[LookedUp], entries: Mapping[str, CachedResult]) -> list[Outcome | None]:
+        """Return for each photo what its own entry says, or else `look_up`; one without an entry counts as a miss."""
+        missed = [photo for photo in photos if photo.image_hash not in entries]
+        for _ in missed:
+            metrics.count(metrics.LOOKUPS_MISSED)
+        near: dict[int, Neighbour] = {}
+        values = {photo.perceptual_hash for photo in missed if photo.perceptual_hash is not None}
+        if self._near_duplicates is not None and values:
+            near = await self._near_duplicates.find_many(list(values))
+        outcomes: list[Outcome | None] = []
+        for image_hash, perceptual_hash in photos:
+            if (entry := entries.get(image_hash)) is not None:
+                outcomes.append(Outcome(entry, from_cache=True))
+            else:
+                neighbour = None if perceptual_hash is None else near.get(perceptual_hash)
+                outcomes.append(None if neighbour is None else _outcome(neighbour))
+        return outcomes
 
     async def answer(
         self, image_hash: str, perceptual_hash: int | None, statements: Sequence[Statement] = ()

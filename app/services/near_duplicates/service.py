@@ -32,6 +32,8 @@ from app.services.request_log.rollups import Rollups
 LOOK_UP_SECONDS = 1.0
 # Each keeps a connection busy for ten times as long as one by SHA-256.
 MAX_LOOK_UPS = 2
+# After so many of one request it is the next request's turn.
+LOOK_UPS_PER_TRIP = 20
 
 
 class NearDuplicates:
@@ -48,17 +50,20 @@ class NearDuplicates:
 
         None is also what a database that is away or slow gives.
         """
-        look_up = select_neighbour(
-            self._engine.dialect.name, perceptual_hash, accepts_provisional=self._cache.accepts_provisional
-        )
+        return (await self.find_many([perceptual_hash])).get(perceptual_hash)
+
+    async def find_many(self, perceptual_hashes: Sequence[int]) -> dict[int, Neighbour]:
+        """Return what `find` does, by hash; only what was found within LOOK_UP_SECONDS for all of them."""
+        found: dict[int, Neighbour] = {}
         try:
-            with span("cache.look_up_similar"):
-                async with asyncio.timeout(LOOK_UP_SECONDS), self._turns:
-                    (rows,) = await run(self._engine, [look_up], writes=False, quietly=True)
+            with span("cache.look_up_similar", hashes=len(perceptual_hashes)):
+                async with asyncio.timeout(LOOK_UP_SECONDS):
+                    for start in range(0, len(perceptual_hashes), LOOK_UPS_PER_TRIP):
+                        async with self._turns:
+                            found |= await self._neighbours(perceptual_hashes[start : start + LOOK_UPS_PER_TRIP])
         except (AppError, TimeoutError) as error:
             logger.info("no similar photo was looked for ({})", type(error).__name__)
-            return None
-        return neighbour_in(rows)
+        return found
 
     async def adopt(
         self, image_hash: str, neighbour: Neighbour, statements: Sequence[Statement] = ()
@@ -87,6 +92,15 @@ class NearDuplicates:
             provisional = entry.model.startswith(LOCAL_MODEL_PREFIX)
             await self._cache.keep({image_hash: entry}, are_provisional=provisional)
         return entry, entry is not None
+
+    async def _neighbours(self, values: Sequence[int]) -> dict[int, Neighbour]:
+        look_ups = [
+            select_neighbour(self._engine.dialect.name, value, accepts_provisional=self._cache.accepts_provisional)
+            for value in values
+        ]
+        answers = await run(self._engine, look_ups, writes=False, quietly=True)
+        neighbours = zip(values, map(neighbour_in, answers), strict=True)
+        return {value: neighbour for value, neighbour in neighbours if neighbour is not None}
 
     async def _store(
         self, image_hash: str, neighbour: Neighbour, statements: Sequence[Statement], connection: AsyncConnection

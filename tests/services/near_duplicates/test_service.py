@@ -17,9 +17,10 @@ from app.photo.perceptual_hash import BITS
 from app.services.cache.entry import MANUAL_MODEL, CachedResult
 from app.services.cache.rows import insert_entry
 from app.services.cache.service import CacheService
+from app.services.near_duplicates import service as near_duplicates_service
 from app.services.near_duplicates.bands import MAX_DISTANCE
 from app.services.near_duplicates.rows import Neighbour, insert_hash
-from app.services.near_duplicates.service import NearDuplicates
+from app.services.near_duplicates.service import LOOK_UPS_PER_TRIP, NearDuplicates
 from tests.services.near_duplicates.test_bands import changed
 from tests.support.corrections import correct, remove
 from tests.support.databases import rollups_for
@@ -83,6 +84,21 @@ async def test_it_finds_what_a_scan_finds(engine: AsyncEngine) -> None:
         else:
             assert neighbour is not None
             assert (neighbour.distance, neighbour.image_hash) == (nearest[0], photo(nearest[1]))
+
+
+async def test_many_are_found_in_several_trips(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates_service, "LOOK_UP_SECONDS", 60.0)
+    chance = random.Random(5)
+    wanted = [chance.getrandbits(BITS) for _ in range(2 * LOOK_UPS_PER_TRIP + 1)]
+    for number, value in enumerate(wanted):
+        if number % 3:
+            await keep(engine, number, changed(value, 5))
+    near, _ = near_duplicates_on(engine)
+    neighbours = await near.find_many(wanted)
+    assert {value: (neighbour.image_hash, neighbour.distance) for value, neighbour in neighbours.items()} == {
+        value: (photo(number), 5) for number, value in enumerate(wanted) if number % 3
+    }
+    assert await near.find_many([]) == {}
 
 
 @pytest.mark.parametrize("distance", [0, 4, 5, 8])
