@@ -20,6 +20,7 @@ from app.server.shutdown import announce_shutdown
 from app.services.request_log.rollups import period_start
 from tests.servers.browser import open_page
 from tests.support.classify import photo
+from tests.support.documents import DOCS
 from tests.support.serving import serving
 
 PHONE: dict[str, Any] = {
@@ -333,3 +334,16 @@ async def check_money(page: Page) -> None:
         }"""
     )
     assert scale == [[5, 6], [5, 6], [4, 1], [5, 0], [4, 0]]
+
+
+async def test_what_a_cascade_answered_locally_is_told(paid_settings: Settings, page: Page) -> None:
+    cascade = paid_settings.model.model_copy(update={"provider": "cascade", "cascade_model": "custom"})
+    coffee = (DOCS / "samples" / "coffee.jpg").read_bytes()
+    async with serving(create_app(paid_settings.model_copy(update={"model": cascade}))) as url:
+        async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
+            answer = await client.post("/api/v1/classify", files={"image": coffee}, headers={"X-User-ID": "ann"})
+        assert answer.json()["data"]["category"] == "foods"
+        await visit(page, url)
+        note = page.locator('[data-note="spent"]')
+        await expect(note).to_have_text("0 paid calls, 1 new photo, 1 answered locally")
+        await page.goto("about:blank")

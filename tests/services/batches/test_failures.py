@@ -16,6 +16,7 @@ from app.clients.local.client import LocalClient
 from app.clients.thresholds import write_thresholds
 from app.clock import utc_now
 from app.config.settings import Settings
+from app.database.engine import SQLITE_BEGIN_IMMEDIATE
 from app.database.tables.batches import ModelBatch
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
@@ -185,7 +186,8 @@ async def test_tasks_that_name_another_model_are_in_no_batch(
     async with album(batch_settings(settings, model_server, "openai", batch_wait_seconds=3600), photos=1) as ours:
         names = ours.resources.inference.batched_model_names
         tasks = await ours.ask_all()
-        async with engine.begin() as connection:
+        # SQLite lets no transaction write that has read first while another one has written.
+        async with engine.execution_options(**{SQLITE_BEGIN_IMMEDIATE: True}).begin() as connection:
             assert (await count_waiting(connection, names, 9))[0] == 1
             await connection.execute(update(InferenceTask).values(model_name="claude"))
             assert await count_waiting(connection, names, 9) == (0, None)
