@@ -155,7 +155,7 @@ async def open_resources(settings: Settings, *, is_worker: bool = False) -> Asyn
                 redis=redis,
                 rollups=log.rollups,
                 model=model_client.model,
-                language=settings.model.description_language,
+                language=settings.model.fixed_language,
             )
         )
         classifier = await enter(

@@ -15,7 +15,7 @@ from typing import Any
 
 from app.clients.llm.prompt import build_prompt
 from app.clients.metering import CallOutcome, ModelCall
-from app.config.model import DescriptionLanguage
+from app.language.accept import Language
 from app.services.spending.prices import MICROS, Price, TokenPrice
 from bench.report import render_table
 
@@ -55,7 +55,7 @@ def rows_of(model: dict[str, Any]) -> Iterator[list[str]]:
 
 def fixed_tokens(model: dict[str, Any]) -> int:
     """Return about how many tokens all photos have in common."""
-    return math.ceil(len(build_prompt(DescriptionLanguage.CHINESE).instructions) / float(model["characters_per_token"]))
+    return math.ceil(len(build_prompt(Language.CHINESE).instructions) / float(model["characters_per_token"]))
 
 
 def picture_tokens(model: dict[str, Any], edge: int) -> int:
@@ -67,7 +67,7 @@ def picture_tokens(model: dict[str, Any], edge: int) -> int:
 
 
 def _row(model: dict[str, Any], edge: int, detail: str, shown: int) -> list[str]:
-    question = build_prompt(DescriptionLanguage.CHINESE).question
+    question = build_prompt(Language.CHINESE).question
     fixed, picture = fixed_tokens(model), picture_tokens(model, shown)
     tokens = fixed + picture + math.ceil(len(question) / model["characters_per_token"])
     # All but the first photo find it there.

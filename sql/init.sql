@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS `image_classification_cache` (
   `created_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT '首次创建时间',
   `last_hit_at` DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP COMMENT '最后命中时间',
   `cost_micros` BIGINT UNSIGNED NOT NULL DEFAULT '0' COMMENT '得到该结果的费用(CURRENCY的百万分之一)',
+  `language` VARCHAR(8) DEFAULT NULL COMMENT '描述的语言(zh/en)',
   PRIMARY KEY (`id`),
   UNIQUE KEY `uk_image_hash` (`image_hash`),
   KEY `idx_created_at` (`created_at`),
@@ -30,6 +31,19 @@ CREATE TABLE IF NOT EXISTS `image_classification_cache` (
   KEY `idx_hit_count` (`hit_count`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
 COMMENT='图片分类全局缓存表';
+
+-- What an entry says in another language than its own; no description: a model has none in this one.
+CREATE TABLE IF NOT EXISTS `cache_description` (
+  `entry_id` BIGINT UNSIGNED NOT NULL COMMENT '缓存条目',
+  `language` VARCHAR(8) NOT NULL COMMENT '描述的语言(zh/en)',
+  `description` TEXT DEFAULT NULL COMMENT '图片描述',
+  `model_used` VARCHAR(255) NOT NULL COMMENT '使用的模型',
+  `cost_micros` BIGINT UNSIGNED NOT NULL COMMENT '得到该描述的费用(CURRENCY的百万分之一)',
+  `created_at` DATETIME NOT NULL COMMENT '创建时间',
+  PRIMARY KEY (`entry_id`, `language`),
+  FOREIGN KEY (`entry_id`) REFERENCES `image_classification_cache` (`id`) ON DELETE CASCADE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci
+COMMENT='缓存条目的其它语言描述';
 
 -- One answered request. Times are UTC.
 CREATE TABLE IF NOT EXISTS `request_log` (
@@ -247,6 +261,7 @@ CREATE TABLE IF NOT EXISTS `inference_task` (
   `priority` TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '优先级(0-单个 1-任务组 2-可等待 3-批次中)',
   `batch_item` VARCHAR(32) DEFAULT NULL COMMENT '模型批次中的请求ID',
   `job_id` VARCHAR(32) DEFAULT NULL COMMENT '任务组ID',
+  `language` VARCHAR(8) DEFAULT NULL COMMENT '所要的描述语言(zh/en)',
   PRIMARY KEY (`id`),
   KEY `idx_updated_at` (`updated_at`),
   KEY `idx_queue` (`status`, `priority`, `due_at`),
@@ -623,6 +638,7 @@ CREATE TABLE IF NOT EXISTS `model_batch_item` (
   `error_code` VARCHAR(64) DEFAULT NULL COMMENT '错误码',
   `answer` JSON DEFAULT NULL COMMENT '模型的回答',
   `cost_micros` BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '费用(CURRENCY的百万分之一)',
+  `language` VARCHAR(8) DEFAULT NULL COMMENT '所要的描述语言(zh/en)',
   PRIMARY KEY (`id`),
   KEY `idx_batch_id` (`batch_id`),
   KEY `idx_user_id` (`user_id`),
@@ -640,4 +656,4 @@ CREATE TABLE IF NOT EXISTS `alembic_version` (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
 
 INSERT INTO `alembic_version` (`version_num`)
-SELECT '0014' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);
+SELECT '0015' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `alembic_version`);

@@ -5,14 +5,17 @@ All are `async`, though none waits: FastAPI would run plain functions in a threa
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPBearer, OAuth2PasswordBearer
 from starlette.types import Scope
 
 from app.errors import ApiKeyRequired, AuthenticationRequired, InvalidRequest
+from app.language.accept import Language
+from app.language.descriptions import language_of
 from app.resources import Resources
 from app.schemas.common import clean_user_id
 from app.services.accounts.rows import Account
@@ -87,6 +90,26 @@ async def get_current_session(request: Request, token: Annotated[str | None, Dep
     return session
 
 
+async def get_language(
+    request: Request,
+    lang: Annotated[
+        Language | None,
+        Query(
+            description="Language of the description where `DESCRIPTION_LANGUAGE=auto`; it wins over `Accept-Language`."
+            " A service with one language describes in that, as `description_language` says."
+        ),
+    ] = None,
+) -> Language:
+    """The language in which the caller gets descriptions."""
+    return language_in(request.scope, lang)
+
+
+def language_in(scope: Scope, lang: Language | None = None) -> Language:
+    """The language in which a request gets descriptions, from an ASGI scope and what the query says."""
+    settings = resources_of(scope).settings
+    return language_of(settings.model.description_language, lang, scope["headers"], settings.statistics.timezone.key)
+
+
 async def get_caller(
     request: Request,
     x_user_id: Annotated[
@@ -132,6 +155,7 @@ def caller_of(scope: Scope, user_id: bytes | None) -> Caller:
         api_key_id=None if key is None or key.id == ADMIN_KEY_ID else key.id,
         key_budget_micros=None if key is None else key.budget_micros,
         new_photos_per_day=None if device is None else device.new_photos_per_day,
+        language=language_in(scope),
     )
 
 
@@ -201,6 +225,15 @@ DeviceTokensDep = Annotated[DeviceTokenService, _opened(lambda resources: resour
 CurrentAccount = Annotated[Account, Depends(get_current_account)]
 CurrentSession = Annotated[Session, Depends(get_current_session)]
 CallerDep = Annotated[Caller, Depends(get_caller)]
+LanguageDep = Annotated[Language, Depends(get_language)]
+
+
+async def get_reader(caller: CallerDep, language: LanguageDep) -> Caller:
+    """The caller of a route whose answer describes photos, with the language that its query may name."""
+    return replace(caller, language=language)
+
+
+ReaderDep = Annotated[Caller, Depends(get_reader)]
 AuditDep = Annotated[AuditLog, _opened(lambda resources: resources.audit)]
 FeedbackDep = Annotated[FeedbackService, _opened(lambda resources: resources.feedback.votes)]
 ReviewDep = Annotated[ReviewService, _opened(lambda resources: resources.feedback.review)]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from app.api.dependencies import resources_of
 from app.api.middleware import route_of
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidIdempotencyKey
+from app.language.accept import Language
 from app.runtime.client_key import client_key
 from app.services.accounts.rows import Account
 from app.services.api_keys.key import ApiKey
@@ -103,6 +104,15 @@ def owner_of_account(account: Account) -> Owner:
     """Whose key that of a request with an account's token is."""
     user_id = user_id_of_account(account.id)
     return Owner(("account", user_id), user_id)
+
+
+def fingerprint_of(request: Request, language: Language | None, *parts: str) -> list[str]:
+    """Return what tells a request from others with its key: `parts`, and where it has a say in it, the language.
+
+    Where the service has one language, no request differs in it, and keys that it knew before it had any still count.
+    """
+    is_fixed = resources_of(request.scope).settings.model.fixed_language is not None
+    return [*parts, *([] if is_fixed or language is None else [language])]
 
 
 async def answer_once(

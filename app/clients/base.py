@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import NoneType
 from typing import Any, ClassVar
@@ -28,11 +28,13 @@ from app.clients.errors import (
     ModelTimeout,
     ModelWeightsMissing,
 )
+from app.clients.health import ModelHealth
 from app.clients.metering import CallMeter, CallOutcome, ModelCall, calls_noted, may_call_again, metered, note_call
 from app.clients.pacing import Pace, pause_after
 from app.clients.slots import slot, slots_of_instance
 from app.clock import utc_now
 from app.config.model import ModelSettings
+from app.language.accept import Language
 from app.observability import metrics
 from app.observability.tracing import span
 from app.runtime.shared_semaphore import SharedSemaphore
@@ -70,9 +72,13 @@ _NOT_AN_OUTAGE = (ModelRefused, ModelRejectedRequest, ModelRateLimited, ModelPre
 
 @dataclass(frozen=True, slots=True)
 class PreparedPhoto:
-    """What a model looks at: a JPEG turned upright, without metadata, within the configured size."""
+    """What a model looks at: a JPEG turned upright, without metadata, within the configured size.
+
+    `language` is that in which it is to be described.
+    """
 
     jpeg: bytes = field(repr=False)
+    language: Language = Language.CHINESE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +86,29 @@ class ModelResult:
     """A model's classification.
 
     `confidence` is 0..1. `response` is what the model said and what it cost in tokens, as JSON for the operator.
+    `language` is that of the description; None where the model does not take a language (`ModelClient.takes_language`).
+    `translation` is the description in the other language, from a model that has it at no cost.
     """
 
     category: Category
     confidence: float
     description: str | None
     response: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelHealth:
-    """The state of a model client, from its last calls and a free probe; no secrets.
-
-    `breaker` is the worst of all workers of the instance, and `open_breakers` in how many it is not closed; the rest is
-    what this process has seen.
-    """
-
-    provider: str
-    model: str
-    available: bool
-    breaker: BreakerState
-    open_breakers: int
-    last_success_at: datetime | None
-    last_error_code: str | None
-    last_error_at: datetime | None
+    language: Language | None = None
+    translation: str | None = None
 
 
 class ModelClient(ABC):
     """Base of all model clients; see the module's docstring for its parts.
 
     Class data say what a provider is: `provider` is its name, `default_model` what it uses when LLM_MODEL is empty,
-    `is_paid` whether a call costs money.
+    `is_paid` whether a call costs money, `takes_language` whether it describes a photo in `PreparedPhoto.language`.
     """
 
     provider: ClassVar[str]
     default_model: ClassVar[str]
     is_paid: ClassVar[bool] = True
+    takes_language: ClassVar[bool] = False
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -160,7 +153,7 @@ class ModelClient(ABC):
             self._count_call(error.code)
             raise
         self._count_call("ok")
-        return result
+        return replace(result, language=photo.language) if self.takes_language else result
 
     async def _classify_in_turn(self, photo: PreparedPhoto, ends_at: float | None) -> ModelResult:
         now = time.monotonic()

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from app.categories import Category
 from app.config.source import SettingsGroup
+from app.language.accept import Language
 
 _NAMED_CLASS = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})=(?P<target>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
 
@@ -19,8 +20,11 @@ MODEL_NAME_MAX_LENGTH = 255
 
 
 class DescriptionLanguage(StrEnum):
+    """What DESCRIPTION_LANGUAGE may be; `auto` is the language of each request."""
+
     CHINESE = "zh"
     ENGLISH = "en"
+    AUTO = "auto"
 
 
 class ModelSettings(SettingsGroup):
@@ -45,6 +49,7 @@ class ModelSettings(SettingsGroup):
     description_language: DescriptionLanguage = Field(
         DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
     )
+    """zh, en, or auto: that of each request, and an entry of the cache gets a description in each."""
     calibration_file: Path | None = Field(None, validation_alias="CALIBRATION_FILE")
     """The temperatures that `image-classifier evaluate --calibrate` has fitted, by model; it need not be there.
 
@@ -120,6 +125,17 @@ class ModelSettings(SettingsGroup):
         if self.cascade_model in {CASCADE_PROVIDER, LOCAL_PROVIDER}:
             raise ValueError(f"CASCADE_MODEL={self.cascade_model}: the local model is asked first anyway; name another")
         return self
+
+    @property
+    def fixed_language(self) -> Language | None:
+        """The one language of all descriptions; None where each request has its own."""
+        is_auto = self.description_language is DescriptionLanguage.AUTO
+        return None if is_auto else Language(self.description_language.value)
+
+    @property
+    def default_language(self) -> Language:
+        """The language of what no request asks for, or one that said nothing of it."""
+        return self.fixed_language or Language.CHINESE
 
     @property
     def is_cascade(self) -> bool:

@@ -17,7 +17,7 @@ from app.database.transactions import is_passing, reason
 from app.errors import DatabaseUnavailable
 
 MIGRATIONS_DIR = PROJECT_ROOT / "sql" / "migrations"
-HEAD_REVISION = "0014"
+HEAD_REVISION = "0015"
 LOCK_TIMEOUT_SECONDS = 120
 # A database that starts together with the service (compose, a reboot) may need this long.
 WAIT_FOR_DATABASE_SECONDS = 60

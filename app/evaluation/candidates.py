@@ -16,6 +16,7 @@ from app.clients.base import ModelClient
 from app.clients.calibration import model_key
 from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMClient
+from app.clients.llm.prompt import Prompt
 from app.clients.registry import create_model_client
 from app.config.model import LOCAL_PROVIDER, ModelSettings
 from app.config.settings import Settings
@@ -61,7 +62,7 @@ class Candidate:
             return 0.0
         if self.price.tokens is None:
             return self.price.per_call_micros
-        prompt = getattr(self.client, "prompt", None)
+        prompt = _prompt_of(self.client)
         characters = 0 if prompt is None else len(prompt.instructions) + len(prompt.question)
         edge = self.client.settings.image_max_edge_pixels
         tokens = characters / _CHARACTERS_PER_TOKEN + edge * edge / _PIXELS_PER_TOKEN
@@ -146,11 +147,15 @@ def _give_prompt(client: ModelClient, file: Path) -> None:
         raise NoCandidate(f"{file} cannot be read as UTF-8 text.") from None
     if not 0 < len(text) <= MAX_PROMPT_CHARACTERS:
         raise NoCandidate(f"{file} is empty, or has more than {MAX_PROMPT_CHARACTERS} characters.")
-    client.prompt = replace(client.prompt, instructions=text)
+    client.prompts = {language: replace(prompt, instructions=text) for language, prompt in client.prompts.items()}
+
+
+def _prompt_of(client: ModelClient) -> Prompt | None:
+    return client.prompts[client.settings.default_language] if isinstance(client, LLMClient) else None
 
 
 def _key(client: ModelClient) -> str:
-    prompt = client.prompt if isinstance(client, LLMClient) else None
+    prompt = _prompt_of(client)
     settings = client.settings
     facts = [
         *(client.provider, client.model, settings.base_url, settings.image_max_edge_pixels, settings.max_tokens),

@@ -18,6 +18,7 @@ from app.clients.calibration import ConfidenceSource
 from app.clients.errors import ModelAnswerInvalid, ModelError, ModelPreparing, ModelRefused, ModelRejectedRequest
 from app.clients.local.training.labelled import MAX_PIXELS, LabelledPhoto
 from app.clients.metering import CallMeter
+from app.config.model import ModelSettings
 from app.evaluation.answers import Answer, AnswerFile, Tokens
 from app.evaluation.candidates import Candidate
 from app.services.photos import MODEL_IMAGE_MAX_BYTES, MODEL_IMAGE_MIN_EDGE_PIXELS
@@ -133,7 +134,7 @@ async def _ask_one(candidate: Candidate, each: HashedPhoto) -> Answer:
         ModelError: it says nothing, for a reason that is not the photo's.
     """
     client, meter = candidate.client, CallMeter()
-    prepared = await asyncio.to_thread(_prepare, each, client.settings.image_max_edge_pixels)
+    prepared = await asyncio.to_thread(_prepare, each, client.settings)
     if prepared is None:
         return Answer(each.sha256, 0.0, error="corrupt_image")
     give_up_at = time.perf_counter() + _MAX_PREPARING_SECONDS
@@ -174,14 +175,18 @@ def _probabilities(found: object) -> dict[Category, float] | None:
     return numbers if len(numbers) == len(Category) else None
 
 
-def _prepare(each: HashedPhoto, max_edge: int) -> PreparedPhoto | None:
+def _prepare(each: HashedPhoto, settings: ModelSettings) -> PreparedPhoto | None:
     """Return the photo as the service would show it to the model; None where it cannot be decoded."""
     try:
         data = each.labelled.path.read_bytes()
         info = photo.inspect_photo(data, allowed=frozenset(photo.PhotoFormat), max_pixels=MAX_PIXELS)
         made = photo.prepare_photo(
-            data, info, max_edge=max_edge, max_bytes=MODEL_IMAGE_MAX_BYTES, min_edge=MODEL_IMAGE_MIN_EDGE_PIXELS
+            data,
+            info,
+            max_edge=settings.image_max_edge_pixels,
+            max_bytes=MODEL_IMAGE_MAX_BYTES,
+            min_edge=MODEL_IMAGE_MIN_EDGE_PIXELS,
         )
     except (OSError, photo.PhotoError):
         return None
-    return PreparedPhoto(made.jpeg)
+    return PreparedPhoto(made.jpeg, settings.default_language)

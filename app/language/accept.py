@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 
 HEADER = b"accept-language"
 # That of a browser with a dozen languages is shorter.
@@ -17,6 +18,11 @@ class Language(StrEnum):
     ENGLISH = "en"
     CHINESE = "zh"
 
+    @property
+    def other(self) -> "Language":
+        """The one that it is not."""
+        return Language.ENGLISH if self is Language.CHINESE else Language.CHINESE
+
 
 def asked_language(headers: Iterable[tuple[bytes, bytes]]) -> Language:
     """Return the language that a request would rather have; English where it names neither.
@@ -27,14 +33,25 @@ def asked_language(headers: Iterable[tuple[bytes, bytes]]) -> Language:
     Args:
         headers: of the request, their names in lower case.
     """
-    field = b",".join(value for name, value in headers if name == HEADER)[:MAX_CHARACTERS].decode("latin-1")
-    if not field:
-        return Language.ENGLISH
+    return said_language(headers) or Language.ENGLISH
+
+
+def said_language(headers: Iterable[tuple[bytes, bytes]]) -> Language | None:
+    """Return the same, but None where a request says nothing: no header, or `*` alone, which Node.js sends."""
+    field = b",".join([value for name, value in headers if name == HEADER])
+    return _language_in(field[:MAX_CHARACTERS]) if field else None
+
+
+# A browser says the same with each request.
+@lru_cache(maxsize=1000)
+def _language_in(field: bytes) -> Language | None:
     weights: dict[str, float] = {}
-    for piece in field.split(","):
+    for piece in field.decode("latin-1").split(","):
         if found := _RANGE.fullmatch(piece):
             name = found[1].lower()
             weights[name] = max(float(found[2] or 1), weights.get(name, 0.0))
+    if weights.keys() <= {"*"}:
+        return None
     others = weights.get("*", 0.0)
     named = [Language(name) for name, weight in weights.items() if weight and name in set(Language)]
     candidates: list[Language] = [*named, *Language]

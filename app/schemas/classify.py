@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from app.categories import Category
+from app.language.accept import Language
 from app.schemas.common import (
     EXAMPLE_HASH,
     EXAMPLE_MODEL,
@@ -27,6 +28,7 @@ _DATA_EXAMPLE = {
     "category": "travel_scenery",
     "confidence": 0.95,
     "description": "一张美丽的山景日落照片，展现了自然风光的壮美",
+    "description_language": "zh",
 }
 HIT_EXAMPLE: dict[str, Any] = {
     "success": True,
@@ -44,7 +46,12 @@ MISS_EXAMPLE: dict[str, Any] = {
 }
 _CLASSIFY_EXAMPLE: dict[str, Any] = {
     "success": True,
-    "data": {"category": "foods", "confidence": 0.92, "description": "一盘精美的意大利面，色香味俱全"},
+    "data": {
+        "category": "foods",
+        "confidence": 0.92,
+        "description": "一盘精美的意大利面，色香味俱全",
+        "description_language": "zh",
+    },
     "from_cache": False,
     "model": EXAMPLE_MODEL,
     "processing_time_ms": 1523,
@@ -79,6 +86,16 @@ Stale = Annotated[
 ]
 
 
+DescriptionLanguage = Annotated[
+    Language | None,
+    Field(
+        description="Language of the description; only there with one. It may be another than was asked for: that of a"
+        " known photo that no client has uploaded in this one.",
+        exclude_if=lambda language: language is None,
+    ),
+]
+
+
 class Classification(BaseModel):
     """What the photo shows."""
 
@@ -86,7 +103,8 @@ class Classification(BaseModel):
 
     category: Category
     confidence: Annotated[float, Field(ge=0, le=1, description="0..1")]
-    description: Annotated[str | None, Field(description="One sentence in DESCRIPTION_LANGUAGE, or null.")]
+    description: Annotated[str | None, Field(description="One sentence, or null.")]
+    description_language: DescriptionLanguage = None
 
 
 def _read_bits(value: object) -> object:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from app.categories import Category
+from app.language.accept import Language
+from app.language.descriptions import guessed_language
 from app.schemas.categories import CATEGORY_NAMES, CategoryNames
 from app.schemas.common import EXAMPLE_REQUEST_ID, EXAMPLE_TIMESTAMP, RequestId, Timestamp
 from app.services.tasks.record import Priority
@@ -27,6 +29,7 @@ _RESULT_EXAMPLE: dict[str, Any] = {
     "category_name": {"chinese": "宠物萌照", "english": "Pet Photos"},
     "confidence": 0.97,
     "description": "本地模型认为这张图片属于“宠物萌照”，很可能是猫。",
+    "description_language": "zh",
     "from_cache": False,
     "processing_time_ms": 112,
     "request_id": EXAMPLE_REQUEST_ID,
@@ -76,6 +79,12 @@ class InferenceResponse(BaseModel):
     def result_id(self) -> int:
         """The result's id."""
         return self.id
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def description_language(self) -> Language | None:
+        """Language of the description, as its characters tell; null without one."""
+        return None if self.description is None else guessed_language(self.description)
 
     @computed_field  # type: ignore[prop-decorator]
     @property

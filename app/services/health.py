@@ -10,7 +10,8 @@ from pymysql.err import MySQLError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clients.base import ModelClient, ModelHealth
+from app.clients.base import ModelClient
+from app.clients.health import ModelHealth
 from app.database.heartbeat import Heartbeat
 from app.database.pipeline import run
 from app.database.replica import Replica

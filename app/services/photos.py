@@ -10,6 +10,7 @@ from app.clients.base import ModelResult, PreparedPhoto
 from app.clients.errors import ModelError
 from app.config.settings import ImageSettings
 from app.errors import AppError, CorruptImage, ImageTooComplex, ServerBusy, TooManyPixels, UnsupportedImageFormat
+from app.language.accept import Language
 from app.observability import metrics
 from app.runtime.fair_queue import FairQueue, QueueFullError
 
@@ -74,8 +75,12 @@ class PhotoPreparer:
                 data, allowed=self._settings.allowed_formats, max_pixels=self._settings.max_pixels
             )
 
-    async def prepare(self, data: bytes, info: photo.PhotoInfo, *, max_edge: int, client: str) -> PreparedPhoto:
+    async def prepare(
+        self, data: bytes, info: photo.PhotoInfo, *, max_edge: int, client: str, language: Language
+    ) -> PreparedPhoto:
         """Return the photo as a model is shown it, at most `max_edge` pixels long, when it is the turn of `client`.
+
+        It is to be described in `language`.
 
         Raises:
             ServerBusy: too many photos wait, or the machine is too busy.
@@ -98,7 +103,7 @@ class PhotoPreparer:
             made = await decoded(self._decoder, client, prepare)
         metrics.count(metrics.IMAGES.labels(info.format.value))
         metrics.observe(metrics.IMAGE_BYTES, len(data))
-        return PreparedPhoto(made.jpeg)
+        return PreparedPhoto(made.jpeg, language)
 
     async def perceptual_hash(self, prepared: PreparedPhoto, *, client: str) -> int | None:
         """Return the perceptual hash of a prepared photo, when it is the turn of `client`.

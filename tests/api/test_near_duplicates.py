@@ -19,7 +19,7 @@ from tests.support.ledgers import check_ledgers_agree
 from tests.support.pictures import jpeg, scene
 from tests.support.serving import serving
 
-DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION}
+DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION, "description_language": "zh"}
 FIRST, AGAIN = jpeg(scene(1)), jpeg(scene(1), quality=70)
 OTHER, OTHER_AGAIN = jpeg(scene(2)), jpeg(scene(2), quality=70)
 

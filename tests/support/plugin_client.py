@@ -8,7 +8,7 @@ import httpx2
 from app.clients.errors import ModelRefused, ModelResponseInvalid
 from app.clients.llm.base import LLMAnswer, LLMClient
 from app.clients.llm.http import create_http_client, error_from_exception, error_from_response
-from app.clients.llm.prompt import Correction
+from app.clients.llm.prompt import Correction, Prompt
 from app.config.model import ModelSettings
 
 
@@ -20,13 +20,13 @@ class PluginClient(LLMClient):
         super().__init__(settings)
         self._http = create_http_client(settings)
 
-    async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+    async def _ask(self, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
         key = self.settings.api_key.get_secret_value() if self.settings.api_key else ""
-        text = self.prompt.question + (correction.request if correction else "")
+        text = prompt.question + (correction.request if correction else "")
         image = {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
         parts = [{"type": "image_url", "image_url": image}, {"type": "text", "text": text}]
         messages = [
-            {"role": "system", "content": self.prompt.instructions},
+            {"role": "system", "content": prompt.instructions},
             {"role": "user", "content": parts},
         ]
         try:

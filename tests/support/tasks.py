@@ -14,6 +14,7 @@ from app.database.tables.heartbeat import ProcessHeartbeat
 from app.database.tables.inference import InferenceResult, InferenceTask, TaskEvent
 from app.database.tables.library import LibraryImage, StoredFile
 from app.database.transactions import read, write
+from app.language.accept import Language
 from app.services.tasks.claims import TaskClaims
 from app.services.tasks.service import TaskService
 
@@ -36,6 +37,7 @@ class FakeInference:
         *,
         task_id: str | None = None,
         batch_item: str | None = None,
+        language: Language | None = None,
         on_saved: Callable[[AsyncConnection, int], Awaitable[None]] | None = None,
     ) -> object:
         self.calls.append(task_id)

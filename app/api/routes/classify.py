@@ -9,9 +9,16 @@ from loguru import logger
 from starlette.types import Scope
 
 from app.api.credentials import held_until_checked
-from app.api.dependencies import CallerDep, ClassifierDep, ResourcesDep
+from app.api.dependencies import ClassifierDep, ReaderDep, ResourcesDep
 from app.api.errors import describe_errors, error_body, log_error
-from app.api.idempotency import IDEMPOTENCY_ERRORS, REPLAY_HEADERS, IdempotencyKeyDep, answer_once, owner_of
+from app.api.idempotency import (
+    IDEMPOTENCY_ERRORS,
+    REPLAY_HEADERS,
+    IdempotencyKeyDep,
+    answer_once,
+    fingerprint_of,
+    owner_of,
+)
 from app.api.uploads import IMAGE_FIELD, FormField, admitted, read_parts
 from app.clients.errors import MODEL_ERRORS
 from app.errors import (
@@ -79,7 +86,7 @@ _LOOK_UP_EXAMPLES = {"hit": {"value": HIT_EXAMPLE}, "miss": {"value": MISS_EXAMP
     },
 )
 async def check_cache(
-    request: Request, body: CheckCacheRequest, caller: CallerDep, classifier: ClassifierDep, key: IdempotencyKeyDep
+    request: Request, body: CheckCacheRequest, caller: ReaderDep, classifier: ClassifierDep, key: IdempotencyKeyDep
 ) -> CacheHit | CacheMiss | Response:
     """Is the result of a photo with this hash known? A hit saves the upload; it is counted and logged."""
     caller = caller.or_user(body.user_id)
@@ -95,7 +102,7 @@ async def check_cache(
         owner_of(request, caller),
         lambda keep: classifier.look_up(body.image_hash, caller, perceptual_hash=body.perceptual_hash, keep=keep),
         body_of,
-        fingerprint=[body.model_dump_json()],
+        fingerprint=fingerprint_of(request, caller.language, body.model_dump_json()),
         image_hashes=[body.image_hash],
         looks_first=False,
     )
@@ -105,7 +112,7 @@ async def check_cache(
     "/check-cache/batch", response_model=CheckCacheBatchResponse, responses={200: REPLAY_HEADERS, **_LOOK_UP_ERRORS}
 )
 async def check_cache_batch(
-    request: Request, body: CheckCacheBatchRequest, caller: CallerDep, classifier: ClassifierDep, key: IdempotencyKeyDep
+    request: Request, body: CheckCacheBatchRequest, caller: ReaderDep, classifier: ClassifierDep, key: IdempotencyKeyDep
 ) -> CheckCacheBatchResponse | Response:
     """The same for up to 500 hashes, such as an album at the app's first start; answers in the order of the hashes."""
     caller = caller.or_user(body.user_id)
@@ -118,7 +125,7 @@ async def check_cache_batch(
         owner_of(request, caller),
         lambda keep: classifier.look_up_many(photos, caller, keep=keep),
         lambda answers: CheckCacheBatchResponse(results=[_found(answer) for answer in answers]),
-        fingerprint=[body.model_dump_json()],
+        fingerprint=fingerprint_of(request, caller.language, body.model_dump_json()),
         image_hashes=body.image_hashes,
     )
 
@@ -162,7 +169,7 @@ _FILE_SCHEMA = {"type": "string", "format": "binary", "description": "The photo,
     ),
 )
 async def classify(
-    request: Request, caller: CallerDep, resources: ResourcesDep, key: IdempotencyKeyDep
+    request: Request, caller: ReaderDep, resources: ResourcesDep, key: IdempotencyKeyDep
 ) -> ClassifyResponse | Response:
     """Classify an uploaded photo: from the cache when it is known, else by the model."""
     return await classify_upload(request, caller, resources, key)
@@ -174,7 +181,7 @@ async def classify(
     openapi_extra=_form_body({"type": "array", "items": _FILE_SCHEMA, "maxItems": MAX_IMAGES_PER_CALL}),
 )
 async def classify_batch(
-    request: Request, caller: CallerDep, classifier: ClassifierDep, resources: ResourcesDep
+    request: Request, caller: ReaderDep, classifier: ClassifierDep, resources: ResourcesDep
 ) -> ClassifyBatchResponse:
     """Classify up to 20 photos, each an `image` part; a bad one gets an error of its own and harms no other.
 
@@ -251,7 +258,7 @@ async def classify_upload(
             owner_of(request, caller),
             lambda keep: resources.classifier.classify(photo, caller, claimed_hash=claimed_hash, keep=keep),
             body_of,
-            fingerprint=[photo.sha256, claimed_hash or ""],
+            fingerprint=fingerprint_of(request, caller.language, photo.sha256, claimed_hash or ""),
             image_hashes=[photo.sha256],
         )
 

@@ -1,10 +1,11 @@
 """Inference: have a model look at a picture of one's library, and see what models said."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
-from app.api.dependencies import CurrentAccount, InferenceDep, caller_of
+from app.api.dependencies import CurrentAccount, InferenceDep, LanguageDep, caller_of
 from app.api.errors import describe_errors
 from app.api.routes.classify import IMAGE_ERRORS
 from app.clients.errors import MODEL_ERRORS
@@ -36,10 +37,14 @@ _ERRORS = (AuthenticationRequired, InvalidToken, TokenExpired, DatabaseUnavailab
     ),
 )
 async def infer(
-    request: Request, body: InferenceRequest, account: CurrentAccount, inference: InferenceDep
+    request: Request,
+    body: InferenceRequest,
+    account: CurrentAccount,
+    inference: InferenceDep,
+    language: LanguageDep,
 ) -> InferenceResponse:
     """Have a model look at one of your pictures; the answer is kept."""
-    caller = caller_of(request.scope, None)
+    caller = replace(caller_of(request.scope, None), language=language)
     result = await inference.infer(account.id, body.image_id, body.model_name, caller=caller)
     return InferenceResponse.model_validate(result)
 

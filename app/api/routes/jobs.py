@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.dependencies import CurrentAccount, InferenceDep, JobsDep, ModelsDep
+from app.api.dependencies import CurrentAccount, InferenceDep, JobsDep, LanguageDep, ModelsDep
 from app.api.errors import describe_errors
 from app.api.idempotency import (
     IDEMPOTENCY_ERRORS,
     REPLAY_HEADERS,
     IdempotencyKeyDep,
     answer_once,
+    fingerprint_of,
     owner_of_account,
 )
 from app.errors import (
@@ -64,6 +65,7 @@ async def create_job(
     models: ModelsDep,
     jobs: JobsDep,
     key: IdempotencyKeyDep,
+    language: LanguageDep,
 ) -> JobResponse | Response:
     """Have a model look at an album: up to 1000 pictures with this request, the others with further ones."""
     models.check(body.model_name)
@@ -71,9 +73,11 @@ async def create_job(
         request,
         key,
         owner_of_account(account),
-        lambda keep: jobs.create(account.id, body.image_ids, body.model_name, body.priority, keep=keep),
+        lambda keep: jobs.create(
+            account.id, body.image_ids, body.model_name, body.priority, language=language, keep=keep
+        ),
         _response,
-        fingerprint=[body.model_dump_json()],
+        fingerprint=fingerprint_of(request, language, body.model_dump_json()),
         status=202,
     )
 
@@ -83,9 +87,11 @@ async def create_job(
     status_code=202,
     responses=describe_errors(JobNotFound, JobCancelled, JobTooLarge, *_ADDING, *_ERRORS),
 )
-async def add_images(job_id: JobIdPath, body: JobImagesRequest, account: CurrentAccount, jobs: JobsDep) -> JobResponse:
+async def add_images(
+    job_id: JobIdPath, body: JobImagesRequest, account: CurrentAccount, jobs: JobsDep, language: LanguageDep
+) -> JobResponse:
     """Add pictures to a job, 10000 in all. One that it has already is not added again, so this may be repeated."""
-    return _response(await jobs.add(account.id, job_id, body.image_ids))
+    return _response(await jobs.add(account.id, job_id, body.image_ids, language=language))
 
 
 @router.get("/{job_id}", responses=describe_errors(JobNotFound, *_ERRORS))

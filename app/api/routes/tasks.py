@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.dependencies import CurrentAccount, ModelsDep, TasksDep
+from app.api.dependencies import CurrentAccount, LanguageDep, ModelsDep, TasksDep
 from app.api.errors import describe_errors
 from app.api.idempotency import (
     IDEMPOTENCY_ERRORS,
     REPLAY_HEADERS,
     IdempotencyKeyDep,
     answer_once,
+    fingerprint_of,
     owner_of_account,
 )
 from app.errors import (
@@ -54,6 +55,7 @@ async def submit(
     models: ModelsDep,
     tasks: TasksDep,
     key: IdempotencyKeyDep,
+    language: LanguageDep,
 ) -> TaskAccepted | Response:
     """Have a model look at one of your pictures later. Ask `status_url` how far it is, or listen for it."""
     models.check(body.model_name)
@@ -61,9 +63,11 @@ async def submit(
         request,
         key,
         owner_of_account(account),
-        lambda keep: tasks.submit(account.id, body.image_id, body.model_name, priority=body.priority, keep=keep),
+        lambda keep: tasks.submit(
+            account.id, body.image_id, body.model_name, priority=body.priority, language=language, keep=keep
+        ),
         _accepted,
-        fingerprint=[body.model_dump_json()],
+        fingerprint=fingerprint_of(request, language, body.model_dump_json()),
         image_id_of=lambda task: task.image_id,
         status=202,
     )

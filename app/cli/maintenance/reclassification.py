@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.cli.maintenance.database import CannotBeDone, on_current_tables, operator
-from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.evaluation.candidates import NoCandidate, find_candidate
+from app.language.accept import Language
 from app.services.audit.service import Action, AuditLog
 from app.services.cache import reclassification
 from app.services.cache.reclassification import Selection
@@ -63,10 +63,12 @@ def make_plan(
     asked = candidate.client.model
     if model not in {None, asked}:
         raise ValueError(f"The service asks {asked}, so {model} would not answer. Set LLM_MODEL first.")
-    spoken = settings.model.description_language
-    if language is not None and language not in set(DescriptionLanguage):
-        raise ValueError(f"There is no language {language!r}; there are {', '.join(DescriptionLanguage)}.")
-    if language not in {None, spoken.value}:
+    spoken = settings.model.fixed_language
+    if language is not None and language not in set(Language):
+        raise ValueError(f"There is no language {language!r}; there are {', '.join(Language)}.")
+    if language is not None and spoken is None:
+        raise ValueError("With DESCRIPTION_LANGUAGE=auto an upload has the model asked for the language that it lacks.")
+    if language not in {None, spoken}:
         raise ValueError(f"The service asks for descriptions in {spoken}. Set DESCRIPTION_LANGUAGE first.")
     selection = Selection(asked, category, below, made_by, None if language is None else spoken)
 

@@ -66,7 +66,7 @@ class BatchClient(ABC):
         Raises:
             ModelError: it was not submitted, unless the connection was lost: `find` says then.
         """
-        requests = {custom_id: self._client.batch_request(photo.jpeg) for custom_id, photo in photos.items()}
+        requests = {custom_id: self._client.batch_request(photo) for custom_id, photo in photos.items()}
         return await _asked(self._submit(batch_id, requests))
 
     async def find(self, batch_id: str, photos: int, since: datetime, known: Collection[str]) -> str | None:

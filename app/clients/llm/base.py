@@ -15,9 +15,10 @@ from app.clients.base import ModelClient, ModelResult, PreparedPhoto
 from app.clients.calibration import ConfidenceSource, model_key, read_temperature, tempered
 from app.clients.errors import ModelAnswerInvalid, ModelRefused
 from app.clients.llm.parsing import ANSWER_MAX_CHARACTERS, ParsedAnswer, clean_text, is_whole, parse_answer
-from app.clients.llm.prompt import Correction, build_prompt
+from app.clients.llm.prompt import Correction, Prompt, build_prompt
 from app.clients.metering import CallOutcome, ModelCall, may_call_again, note_call
 from app.config.model import ModelSettings
+from app.language.accept import Language
 from app.observability import metrics
 
 # What is kept of an answer: about ten times a usual one, and a bounded row in the database.
@@ -48,16 +49,18 @@ class LLMAnswer:
 
 
 class LLMClient(ModelClient):
-    """Base of the clients that ask a language model."""
+    """Base of the clients that ask a language model; `prompts` are what it is asked with, by language."""
+
+    takes_language = True
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
-        self.prompt = build_prompt(settings.description_language)
+        self.prompts = {language: build_prompt(language) for language in Language}
         self._temperature = read_temperature(settings.calibration_file, model_key(self.provider, self.model))
 
     @abstractmethod
-    async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
-        """Ask once about the picture, with `self.prompt` and, after an invalid answer, with `correction`.
+    async def _ask(self, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
+        """Ask once about the picture, with `prompt` and, after an invalid answer, with `correction`.
 
         Calls that have given no answer are noted here (`note_call`); the answer is noted by the caller.
 
@@ -67,7 +70,8 @@ class LLMClient(ModelClient):
         """
 
     async def _classify(self, photo: PreparedPhoto) -> ModelResult:
-        answer, parsed = await self._ask_and_parse(photo.jpeg, None)
+        prompt = self.prompts[photo.language]
+        answer, parsed = await self._ask_and_parse(photo.jpeg, prompt, None)
         answers = [answer]
         if isinstance(parsed, ModelAnswerInvalid):
             logger.warning("model {} ({}) gave an invalid answer: {}", self.provider, self.model, parsed.text)
@@ -75,7 +79,7 @@ class LLMClient(ModelClient):
                 raise parsed
             # A lone surrogate has no UTF-8, so it could not be sent back.
             said = answer.text.strip()[:ANSWER_MAX_CHARACTERS].encode(errors="replace").decode()
-            answer, parsed = await self._ask_and_parse(photo.jpeg, Correction(said, parsed.text))
+            answer, parsed = await self._ask_and_parse(photo.jpeg, prompt, Correction(said, parsed.text))
             answers.append(answer)
             if isinstance(parsed, ModelAnswerInvalid):
                 raise parsed
@@ -115,14 +119,14 @@ class LLMClient(ModelClient):
         return tempered(probabilities, self._temperature)[parsed.category], facts
 
     async def _ask_and_parse(
-        self, jpeg: bytes, correction: Correction | None
+        self, jpeg: bytes, prompt: Prompt, correction: Correction | None
     ) -> tuple[LLMAnswer, ParsedAnswer | ModelAnswerInvalid]:
         """Ask once, note the call, and return the answer with what it says, or with what is wrong with it.
 
         Raises:
             ModelError: as `_ask`; ModelRefused also where the answer is a refusal.
         """
-        answer = await self._ask(jpeg, correction)
+        answer = await self._ask(jpeg, prompt, correction)
         self.count_tokens(answer.input_tokens, answer.output_tokens)
         call, parsed = _read(answer)
         note_call(call)

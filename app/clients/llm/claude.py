@@ -9,7 +9,7 @@ from app.clients.errors import ModelConfigurationError
 from app.clients.llm.base import LLMAnswer
 from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_none, token_count
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
-from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
+from app.clients.llm.prompt import ANSWER_SCHEMA, Correction, Prompt
 from app.clients.llm.request_form import AnswerFormat, RequestForm, Thinking, TokenLimit
 from app.config.model import ModelSettings
 
@@ -53,10 +53,10 @@ class ClaudeClient(HostedClient):
         # The SDK imports them at their first use, which would stop the event loop in the middle of a request.
         self._messages, self._models = self.sdk.messages, self.sdk.models
 
-    async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
-        return self.read(await self._messages.create(**self._body(form, jpeg, correction)))
+    async def _create(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
+        return self.read(await self._messages.create(**self._body(form, jpeg, prompt, correction)))
 
-    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
+    def _body(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> dict[str, Any]:
         output: OutputConfigParam = {}
         if form.format is AnswerFormat.JSON_SCHEMA:
             output["format"] = {"type": "json_schema", "schema": ANSWER_SCHEMA}
@@ -65,8 +65,8 @@ class ClaudeClient(HostedClient):
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": self.settings.max_tokens,
-            "system": self._fixed_part(),
-            "messages": self._turns(jpeg, correction),
+            "system": self._fixed_part(prompt),
+            "messages": self._turns(jpeg, prompt, correction),
         }
         if form.thinking_mode is Thinking.OFF:
             body["thinking"] = {"type": "disabled"}
@@ -99,12 +99,12 @@ class ClaudeClient(HostedClient):
     async def _close(self) -> None:
         await self.sdk.close()
 
-    def _fixed_part(self) -> list[TextBlockParam]:
+    def _fixed_part(self, prompt: Prompt) -> list[TextBlockParam]:
         """Return the instructions, marked as what the provider may keep: all photos have them in common."""
-        return [{"type": "text", "text": self.prompt.instructions, "cache_control": {"type": "ephemeral"}}]
+        return [{"type": "text", "text": prompt.instructions, "cache_control": {"type": "ephemeral"}}]
 
-    def _turns(self, jpeg: bytes, correction: Correction | None) -> list[MessageParam]:
-        question = self.prompt.question
+    def _turns(self, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> list[MessageParam]:
+        question = prompt.question
         if correction and not correction.answer:
             question = f"{question}\n{correction.request}"
         messages: list[MessageParam] = [

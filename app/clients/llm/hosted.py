@@ -12,12 +12,13 @@ from typing import Any, ClassVar, TypeVar
 import httpx2
 from loguru import logger
 
+from app.clients.base import PreparedPhoto
 from app.clients.errors import ModelError, ModelRefused, ModelRejectedRequest, ModelTimeout
 from app.clients.llm.base import LLMAnswer, LLMClient
 from app.clients.llm.body import read_error
 from app.clients.llm.error_rules import NO_VISION
 from app.clients.llm.http import complaint, error_from_response, sdk_call
-from app.clients.llm.prompt import Correction
+from app.clients.llm.prompt import Correction, Prompt
 from app.clients.llm.request_form import RequestForm, blames_picture, form_after_thoughts, next_form
 from app.clients.metering import CallOutcome, ModelCall, note_call
 from app.config.model import ModelSettings
@@ -44,7 +45,7 @@ class HostedClient(LLMClient):
         self._no_guess_until = 0.0
 
     @abstractmethod
-    async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+    async def _create(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
         """Ask once by the SDK, and take the answer out of its response.
 
         The SDKs pass on a response without checking it, so any field may be of any type, or None.
@@ -54,22 +55,22 @@ class HostedClient(LLMClient):
         """
 
     @abstractmethod
-    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
+    def _body(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> dict[str, Any]:
         """Return the fields of a request that have the same name in the SDK's call and on the wire."""
 
-    def batch_request(self, jpeg: bytes) -> dict[str, Any]:
+    def batch_request(self, photo: PreparedPhoto) -> dict[str, Any]:
         """Return the request about a picture as it stands in a batch, in the form that is known to work."""
-        return self._body(self._form, jpeg, None)
+        return self._body(self._form, photo.jpeg, self.prompts[photo.language], None)
 
     @abstractmethod
     async def _retrieve_model(self) -> object:
         """Ask what costs nothing and shows whether key and model are right; raises like `_create`."""
 
-    async def _ask(self, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+    async def _ask(self, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
         form = self._form
         while True:
             try:
-                outcome = await sdk_call(self._create(form, jpeg, correction))
+                outcome = await sdk_call(self._create(form, jpeg, prompt, correction))
             except (ModelTimeout, asyncio.CancelledError):
                 # Nothing says that the provider stops, too.
                 note_call(ModelCall(CallOutcome.FAILED, is_charged=True))

@@ -23,7 +23,7 @@ from app.clients.llm.hosted import HostedClient, base64_text, checked, text_or_n
 from app.clients.llm.http import checked_api_key, checked_base_url, create_http_client
 from app.clients.llm.logprobs import TOP_LOGPROBS, category_probabilities
 from app.clients.llm.parsing import has_thoughts
-from app.clients.llm.prompt import ANSWER_SCHEMA, Correction
+from app.clients.llm.prompt import ANSWER_SCHEMA, Correction, Prompt
 from app.clients.llm.request_form import (
     AnswerFormat,
     Caching,
@@ -97,9 +97,9 @@ class OpenAIClient(HostedClient):
         # The SDK imports them at their first use, which would stop the event loop in the middle of a request.
         self._completions, self._models = self.sdk.chat.completions, self.sdk.models
 
-    async def _create(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> LLMAnswer:
+    async def _create(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> LLMAnswer:
         completion = await self._completions.create(
-            **self._body(form, jpeg, correction),
+            **self._body(form, jpeg, prompt, correction),
             extra_body=_OTHER_FIELDS.get(form.thinking_mode),
             # Some servers stream unless they are told not to.
             stream=False,
@@ -107,12 +107,12 @@ class OpenAIClient(HostedClient):
         )
         return self.read(completion)
 
-    def _body(self, form: RequestForm, jpeg: bytes, correction: Correction | None) -> dict[str, Any]:
+    def _body(self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None) -> dict[str, Any]:
         limit, newer = self.settings.max_tokens, form.token_limit is TokenLimit.MAX_COMPLETION_TOKENS
         asks_logprobs = form.logprobs[0] is Logprobs.ASKED
         fields = {
             "model": self.model,
-            "messages": self._messages(form, jpeg, correction),
+            "messages": self._messages(form, jpeg, prompt, correction),
             "max_completion_tokens" if newer else "max_tokens": limit,
             "response_format": _RESPONSE_FORMATS[form.format],
             "reasoning_effort": _REASONING.get(form.thinking_mode, openai.omit),
@@ -155,13 +155,13 @@ class OpenAIClient(HostedClient):
         await self.sdk.close()
 
     def _messages(
-        self, form: RequestForm, jpeg: bytes, correction: Correction | None
+        self, form: RequestForm, jpeg: bytes, prompt: Prompt, correction: Correction | None
     ) -> list[ChatCompletionMessageParam]:
         # No "detail": the default keeps the picture as it is, and LLM_IMAGE_MAX_EDGE has already decided its size and
         # so its price. "low" would blur the small print that tells a document from a screenshot.
-        question = self.prompt.question
+        question = prompt.question
         if form.instructions[0] is Instructions.USER:
-            question = f"{self.prompt.instructions}\n\n{question}"
+            question = f"{prompt.instructions}\n\n{question}"
         if correction and not correction.answer:
             question = f"{question}\n{correction.request}"
         url = base64_text(jpeg)
@@ -174,10 +174,10 @@ class OpenAIClient(HostedClient):
             }
         ]
         if form.instructions[0] is Instructions.SYSTEM:
-            instructions: str | list[ChatCompletionContentPartTextParam] = self.prompt.instructions
+            instructions: str | list[ChatCompletionContentPartTextParam] = prompt.instructions
             if _marks_fixed_part(form):
                 mark: PromptCacheBreakpoint = {"mode": "explicit"}
-                instructions = [{"type": "text", "text": self.prompt.instructions, "prompt_cache_breakpoint": mark}]
+                instructions = [{"type": "text", "text": prompt.instructions, "prompt_cache_breakpoint": mark}]
             messages.insert(0, {"role": "system", "content": instructions})
         if correction and correction.answer:
             messages += [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.categories import CATEGORY_TEXTS, Category
-from app.config.model import DescriptionLanguage
+from app.language.accept import Language
 
 # The strictest common subset of what providers accept in a schema: every field required, nothing additional and no
 # bounds on numbers or lengths (Anthropic refuses "minimum"); `parsing.py` checks the bounds.
@@ -21,13 +21,13 @@ ANSWER_SCHEMA: dict[str, Any] = {
 }
 
 _LANGUAGE_NAMES = {
-    DescriptionLanguage.CHINESE: "Simplified Chinese",
-    DescriptionLanguage.ENGLISH: "English",
+    Language.CHINESE: "Simplified Chinese",
+    Language.ENGLISH: "English",
 }
 
 _EXAMPLES = {
-    DescriptionLanguage.CHINESE: "木桌上的一碗牛肉面",
-    DescriptionLanguage.ENGLISH: "A bowl of beef noodles on a wooden table",
+    Language.CHINESE: "木桌上的一碗牛肉面",
+    Language.ENGLISH: "A bowl of beef noodles on a wooden table",
 }
 
 
@@ -55,7 +55,7 @@ class Correction:
         )
 
 
-def build_prompt(language: DescriptionLanguage) -> Prompt:
+def build_prompt(language: Language) -> Prompt:
     """Return the prompt that asks for one of the eight categories, with the description in `language`."""
     categories = "\n".join(
         f"- {category.value} ({text.english}, {text.chinese}): {text.meaning}"

@@ -27,6 +27,7 @@ from app.clients.local.head import CATEGORY_ORDER, HEAD_PATH, HeadUnusable, load
 from app.clients.local.network import Networks, WeightsMissing, load_networks
 from app.clients.local.provision import Provision
 from app.config.model import ModelSettings
+from app.language.accept import Language
 from app.runtime import background
 from app.runtime.cgroups import available_cores
 
@@ -46,6 +47,7 @@ class LocalClient(ModelClient):
     provider = "local"
     default_model = "local/efficientnet-lite2"
     is_paid = False
+    takes_language = True
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
@@ -97,7 +99,7 @@ class LocalClient(ModelClient):
                 raise
             # The caller was not cancelled: the client was closed while the photo waited in line.
             raise ModelUnreachable("The local model is shutting down.") from None
-        return self._result(sight)
+        return self._result(sight, photo.language)
 
     async def _probe(self) -> None:
         self._require_running()
@@ -121,7 +123,7 @@ class LocalClient(ModelClient):
             return ModelWeightsMissing()
         return ModelPreparing(retry_after_seconds=PREPARING_RETRY_AFTER_SECONDS)
 
-    def _result(self, sight: Sight) -> ModelResult:
+    def _result(self, sight: Sight, language: Language) -> ModelResult:
         [row] = self._head.probabilities(sight.features[None])
         probabilities = {category: round(float(p), 4) for category, p in zip(CATEGORY_ORDER, row, strict=True)}
         category = max(probabilities, key=probabilities.__getitem__)
@@ -131,13 +133,15 @@ class LocalClient(ModelClient):
         return ModelResult(
             category=category,
             confidence=confidence,
-            description=describe(category, confidence, sight, self.settings.description_language),
+            description=describe(category, confidence, sight, language),
             response={
                 "model": self.model,
                 "runtime": f"onnxruntime {onnxruntime.__version__}",
                 "confidence_source": source.value,
                 "probabilities": {key.value: value for key, value in probabilities.items()},
             },
+            # Both are there already, so that no request has to have the photo looked at again for the other one.
+            translation=None if self.settings.fixed_language else describe(category, confidence, sight, language.other),
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from app.categories import CATEGORY_TEXTS, Category
 from app.clients.local.classes import class_indices
 from app.clients.local.features import FloatArray, Sight
-from app.config.model import DescriptionLanguage
+from app.language.accept import Language
 
 SURE = 0.8
 """From this confidence on, at least 95 % of the answers are right, as training measures across sources."""
@@ -34,9 +34,9 @@ class Name:
     english: str
 
 
-def describe(category: Category, confidence: float, sight: Sight, language: DescriptionLanguage) -> str:
+def describe(category: Category, confidence: float, sight: Sight, language: Language) -> str:
     """Describe a photo in one sentence of `language`."""
-    text, is_chinese = CATEGORY_TEXTS[category], language is DescriptionLanguage.CHINESE
+    text, is_chinese = CATEGORY_TEXTS[category], language is Language.CHINESE
     if confidence < SURE:
         if is_chinese:
             return f"本地模型不太确定，这张图片可能属于“{text.chinese}”。"

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
+    LANGUAGE_MAX_LENGTH,
     TABLE_OPTIONS,
     Base,
     Milliseconds,
@@ -74,6 +75,7 @@ class ModelBatchItem(Base):
     cost_micros: Mapped[int] = mapped_column(
         UnsignedBigInteger, server_default=text("'0'"), comment="费用(CURRENCY的百万分之一)"
     )
+    language: Mapped[str | None] = mapped_column(String(LANGUAGE_MAX_LENGTH), comment="所要的描述语言(zh/en)")
 
     __table_args__ = (
         Index("idx_batch_id", "batch_id"),

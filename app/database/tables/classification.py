@@ -4,11 +4,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, Index, String, Text, text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
+    LANGUAGE_MAX_LENGTH,
     TABLE_OPTIONS,
     Base,
     Confidence,
@@ -45,6 +46,7 @@ class CachedImage(Base):
     cost_micros: Mapped[int] = mapped_column(
         UnsignedBigInteger, server_default=text("'0'"), comment="得到该结果的费用(CURRENCY的百万分之一)"
     )
+    language: Mapped[str | None] = mapped_column(String(LANGUAGE_MAX_LENGTH), comment="描述的语言(zh/en)")
 
     __table_args__ = (
         Index("uk_image_hash", "image_hash", unique=True),
@@ -53,6 +55,27 @@ class CachedImage(Base):
         Index("idx_hit_count", "hit_count"),
         {"comment": "图片分类全局缓存表", **TABLE_OPTIONS},
     )
+
+
+class CacheDescription(Base):
+    """What an entry says in another language than its own; no description: a model has none in this one."""
+
+    __tablename__ = "cache_description"
+
+    entry_id: Mapped[int] = mapped_column(
+        UnsignedBigInteger,
+        ForeignKey("image_classification_cache.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        comment="缓存条目",
+    )
+    language: Mapped[str] = mapped_column(String(LANGUAGE_MAX_LENGTH), primary_key=True, comment="描述的语言(zh/en)")
+    description: Mapped[str | None] = mapped_column(Text, comment="图片描述")
+    model_used: Mapped[str] = mapped_column(String(MODEL_NAME_MAX_LENGTH), comment="使用的模型")
+    cost_micros: Mapped[int] = mapped_column(UnsignedBigInteger, comment="得到该描述的费用(CURRENCY的百万分之一)")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="创建时间")
+
+    __table_args__ = ({"comment": "缓存条目的其它语言描述", **TABLE_OPTIONS},)
 
 
 class CacheChange(Base):

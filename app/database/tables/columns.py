@@ -34,6 +34,7 @@ TABLE_OPTIONS: dict[str, Any] = {
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_unicode_ci",
 }
+LANGUAGE_MAX_LENGTH = 8
 # An id is never given out twice, also not by SQLite: the token of a deleted account would count for the next one.
 ACCOUNT_OPTIONS = {**TABLE_OPTIONS, "sqlite_autoincrement": True}
 

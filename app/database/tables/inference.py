@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.columns import (
     ACCOUNT_OPTIONS,
+    LANGUAGE_MAX_LENGTH,
     TABLE_OPTIONS,
     Base,
     Confidence,
@@ -48,7 +49,7 @@ class InferenceTask(Base):
     `status` is pending, processing, completed, failed or cancelled. While it is pending, its next attempt is due at
     `due_at`. While it is processing, `runner` is the process that runs it, and `claim` the mark of this run. Among due
     tasks those of the lowest `priority` are run first. `batch_item` is the photo's request in a batch, if it was put
-    into one, and `job_id` the job that the task is part of.
+    into one, `job_id` the job that the task is part of, and `language` that in which the photo is to be described.
     """
 
     __tablename__ = "inference_task"
@@ -74,6 +75,7 @@ class InferenceTask(Base):
     )
     batch_item: Mapped[str | None] = mapped_column(String(32), comment="模型批次中的请求ID")
     job_id: Mapped[str | None] = mapped_column(String(32), comment="任务组ID")
+    language: Mapped[str | None] = mapped_column(String(LANGUAGE_MAX_LENGTH), comment="所要的描述语言(zh/en)")
 
     __table_args__ = (
         Index("idx_queue", "status", "priority", "due_at"),

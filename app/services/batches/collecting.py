@@ -46,7 +46,9 @@ async def collect(
     names: Collection[str],
     by_account: bool,
 ) -> Batch | None:
-    """Put up to `limit` waiting tasks into a new batch of this process; equal photos are one item.
+    """Put up to `limit` waiting tasks into a new batch of this process.
+
+    Equal photos are one item, if they are to be described in one language.
 
     Args:
         connection: in a transaction, which may be run again.
@@ -67,17 +69,17 @@ async def collect(
     ids = (await connection.scalars(waiting.with_for_update(skip_locked=can_skip_locked(connection.dialect)))).all()
     if not ids:
         return None
-    found = select(task.id, task.due_at, task.user_id, task.image_id, image.sha256).join(
+    found = select(task.id, task.due_at, task.user_id, task.image_id, task.language, image.sha256).join(
         image, image.id == task.image_id
     )
     rows = (await connection.execute(found.where(task.id.in_(ids), is_waiting(connection.dialect.name)))).all()
     if not rows:
         return None
-    items: dict[tuple[int, str], dict[str, Any]] = {}
+    items: dict[tuple[int, str, str | None], dict[str, Any]] = {}
     item_of: dict[str, str] = {}
     deadline = min(row.due_at for row in rows)
     for row in rows:
-        key = row.user_id if by_account else 0, row.sha256
+        key = row.user_id if by_account else 0, row.sha256, row.language
         item = items.setdefault(
             key,
             {
@@ -86,6 +88,7 @@ async def collect(
                 "user_id": row.user_id,
                 "image_id": row.image_id,
                 "image_hash": row.sha256,
+                "language": row.language,
             },
         )
         item_of[row.id] = item["id"]

@@ -45,13 +45,18 @@ class BatchPhotos:
             item.image_hash, self.lasting_models, account_id=item.user_id
         ):
             return None
+        settings = self.client.settings
         caller = Caller(user_id=user_id_of_account(item.user_id), account_id=item.user_id)
         try:
             image = await self.library.get(item.user_id, item.image_id)
             async with self.inference.opened(image, caller) as upload:
                 info = self.preparer.inspect(upload.data)
                 prepared = await self.preparer.prepare(
-                    upload.data, info, max_edge=self.client.settings.image_max_edge_pixels, client=caller.client
+                    upload.data,
+                    info,
+                    max_edge=settings.image_max_edge_pixels,
+                    client=caller.client,
+                    language=item.language or settings.default_language,
                 )
         except (InvalidRequest, ImageNotFound):
             return None

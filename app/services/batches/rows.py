@@ -20,6 +20,7 @@ from app.database.statements import execute
 from app.database.tables.batches import ModelBatch, ModelBatchItem
 from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
+from app.language.accept import Language
 from app.services.tasks.record import Rank, TaskStatus, database_time
 
 # A batch that is past its deadline is cancelled, which takes the provider some minutes; only then its tasks are due, so
@@ -28,6 +29,14 @@ CANCELLING = timedelta(minutes=15)
 _SHARED_DIGITS = 12
 # Of a statement with a CASE for each row: a batch is a few of them, and not one for each row.
 ROWS_OF_A_STATEMENT = 125
+
+_ITEM_COLUMNS = (
+    ModelBatchItem.id,
+    ModelBatchItem.user_id,
+    ModelBatchItem.image_id,
+    ModelBatchItem.image_hash,
+    ModelBatchItem.language,
+)
 
 T = TypeVar("T")
 
@@ -70,12 +79,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One photo of a batch."""
+    """One photo of a batch, and the language in which it is to be described; tasks of before named none."""
 
     id: str
     user_id: int
     image_id: int
     image_hash: str
+    language: Language | None
 
 
 def item_id(batch_id: str) -> str:
@@ -126,17 +136,14 @@ async def select_items(connection: AsyncConnection, batch_id: str) -> list[Item]
     is_wanted = select(InferenceTask.id).where(
         InferenceTask.batch_item == item.id, InferenceTask.status == TaskStatus.PENDING.value
     )
-    query = select(item.id, item.user_id, item.image_id, item.image_hash).where(
-        item.batch_id == batch_id, item.outcome.is_(None), is_wanted.exists()
-    )
-    return [Item(*row) for row in await connection.execute(query.order_by(item.id))]
+    query = select(*_ITEM_COLUMNS).where(item.batch_id == batch_id, item.outcome.is_(None), is_wanted.exists())
+    return [_item(*row) for row in await connection.execute(query.order_by(item.id))]
 
 
 async def select_all_items(connection: AsyncConnection, batch_id: str) -> dict[str, Item]:
     """Return the photos of a batch by their ids."""
-    item = ModelBatchItem
-    query = select(item.id, item.user_id, item.image_id, item.image_hash).where(item.batch_id == batch_id)
-    return {row.id: Item(*row) for row in await connection.execute(query)}
+    query = select(*_ITEM_COLUMNS).where(ModelBatchItem.batch_id == batch_id)
+    return {row.id: _item(*row) for row in await connection.execute(query)}
 
 
 async def restore_items(connection: AsyncConnection, batch_id: str, item_ids: Collection[str]) -> dict[str, Item]:
@@ -144,10 +151,10 @@ async def restore_items(connection: AsyncConnection, batch_id: str, item_ids: Co
     task, image = InferenceTask, LibraryImage
     restored: dict[str, Item] = {}
     for some in chunks(list(item_ids)):
-        query = select(task.batch_item, task.user_id, task.image_id, image.sha256)
+        query = select(task.batch_item, task.user_id, task.image_id, image.sha256, task.language)
         waiting = task.batch_item.in_(some), task.status == TaskStatus.PENDING.value
         for row in await connection.execute(query.join(image, image.id == task.image_id).where(*waiting)):
-            restored[str(row[0])] = Item(str(row[0]), *row[1:])
+            restored[str(row[0])] = _item(str(row[0]), *row[1:])
     if restored:
         columns = [asdict(each) | {"batch_id": batch_id} for each in restored.values()]
         await connection.execute(insert(ModelBatchItem), columns)
@@ -286,6 +293,10 @@ async def select_batch(connection: AsyncConnection, batch_id: str) -> Batch | No
         return None
     known = {"status": BatchStatus(found.status), "is_late": bool(found.is_late), "is_overdue": bool(found.is_overdue)}
     return Batch(**{**found._asdict(), **known})
+
+
+def _item(item: str, user_id: int, image_id: int, image_hash: str, language: str | None) -> Item:
+    return Item(item, user_id, image_id, image_hash, None if language is None else Language(language))
 
 
 def chunks(values: Sequence[T], most: int = 500) -> list[Sequence[T]]:

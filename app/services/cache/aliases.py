@@ -6,6 +6,7 @@ first; an alias that is being made locks it too, and is therefore either seen by
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, literal, select, update
@@ -13,10 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX
-from app.database.tables.classification import CacheChange, CachedImage
+from app.clock import utc_now
+from app.database.tables.classification import CacheChange, CacheDescription, CachedImage
 from app.database.tables.columns import UtcDateTime
 from app.database.tables.near_duplicates import CacheAlias, PerceptualHash
+from app.language.accept import Language
 from app.services.cache.entry import CachedResult
+from app.services.cache.rows import forget_translations, record_change
 
 # Up to here two pictures are the same, and a description of one is true of the other.
 MAX_DISTANCE_OF_SAME = 4
@@ -50,9 +54,9 @@ async def lock_original(
 
     No other transaction changes or removes it before the end of this one.
     """
-    row = CachedImage
+    row, further = CachedImage, CacheDescription
     query = (
-        select(row.category, row.confidence, row.description, row.model_used, row.cost_micros)
+        select(row.category, row.confidence, row.description, row.model_used, row.cost_micros, row.language)
         .where(row.id == entry_id, row.category != NEVER_REPEATED.value, row.confidence >= MIN_CONFIDENCE)
         .with_for_update(read=True)
     )
@@ -60,9 +64,21 @@ async def lock_original(
     prefixes = _provisional_prefixes(accepts_provisional=accepts_provisional)
     if found is None or found.model_used.startswith(prefixes):
         return None
-    description = found.description if distance <= MAX_DISTANCE_OF_SAME else None
-    return CachedResult(
-        Category(found.category), float(found.confidence), description, found.model_used, found.cost_micros
+    entry = CachedResult(
+        category=Category(found.category),
+        confidence=float(found.confidence),
+        description=None,
+        model=found.model_used,
+        cost_micros=found.cost_micros,
+    )
+    if distance > MAX_DISTANCE_OF_SAME:
+        return entry
+    texts = await connection.execute(select(further.language, further.description).where(further.entry_id == entry_id))
+    return replace(
+        entry,
+        description=found.description,
+        language=None if found.language is None else Language(found.language),
+        translations={Language(language): text for language, text in texts} or None,
     )
 
 
@@ -108,6 +124,8 @@ async def correct_aliases(connection: AsyncConnection, original_id: int, values:
     hashes = await hashes_of_aliases(connection, original_id)
     if not hashes:
         return hashes
+    aliases = select(CacheAlias.entry_id).where(CacheAlias.original_id == original_id)
+    await forget_translations(connection, CachedImage.id.in_(aliases))
     for is_same, description in (
         (CacheAlias.distance <= MAX_DISTANCE_OF_SAME, values["description"]),
         (CacheAlias.distance > MAX_DISTANCE_OF_SAME, None),
@@ -121,6 +139,61 @@ async def correct_aliases(connection: AsyncConnection, original_id: int, values:
         )
     await _record_changes(connection, CacheAlias.original_id == original_id)
     return hashes
+
+
+async def insert_description(
+    connection: AsyncConnection,
+    image_hash: str,
+    entry: CachedResult,
+    language: Language,
+    description: str | None,
+    *,
+    model: str,
+    cost_micros: int,
+) -> list[str]:
+    """Keep what an entry says in another language, and tell every process; its aliases say the same.
+
+    Args:
+        connection: in a transaction.
+        image_hash: of the photo.
+        entry: as it was when the description was asked for; nothing is kept if it says something else by now.
+        language: of the description.
+        description: None: there is none in this language, and it is not asked for again.
+        model: has given it.
+        cost_micros: what that has cost, in millionths of CURRENCY.
+
+    Returns:
+        The hashes whose entries have changed.
+    """
+    row, alias = CachedImage, CacheAlias
+    is_unchanged = row.category == entry.category.value, row.model_used == entry.model
+    query = select(row.id, row.image_hash).where(row.image_hash == image_hash, *is_unchanged).with_for_update()
+    original = (await connection.execute(query)).one_or_none()
+    if original is None:
+        return []
+    same = select(alias.entry_id).where(alias.original_id == original.id, alias.distance <= MAX_DISTANCE_OF_SAME)
+    aliases = (await connection.execute(select(row.id, row.image_hash).where(row.id.in_(same)))).all()
+    further = CacheDescription
+    ids = [each.id for each in (original, *aliases)]
+    there = select(further.entry_id).where(further.entry_id.in_(ids), further.language == language.value)
+    # Of a transaction whose COMMIT was not answered, or of a process that was taken for stalled.
+    known = set((await connection.scalars(there)).all())
+    new = [each for each in (original, *aliases) if each.id not in known]
+    rows = [
+        {
+            "entry_id": each.id,
+            "language": language.value,
+            "description": description,
+            "model_used": model,
+            "cost_micros": cost_micros if each is original else 0,
+            "created_at": utc_now(),
+        }
+        for each in new
+    ]
+    if rows:
+        await connection.execute(insert(further), rows)
+        await record_change(connection, *(each.image_hash for each in new), by_hand=False)
+    return [each.image_hash for each in new]
 
 
 async def hashes_of_aliases(connection: AsyncConnection, original_id: int) -> list[str]:

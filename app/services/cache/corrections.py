@@ -22,6 +22,7 @@ from app.database.statements import execute
 from app.database.tables.classification import CachedImage
 from app.database.tables.feedback import CacheHistory, FeedbackVote
 from app.errors import CacheEntryNotFound, NothingToUndo
+from app.language.accept import Language
 from app.services.cache.aliases import (
     NEVER_REPEATED,
     correct_aliases,
@@ -32,7 +33,7 @@ from app.services.cache.aliases import (
     remove_aliases,
 )
 from app.services.cache.entry import CachedResult
-from app.services.cache.rows import record_change
+from app.services.cache.rows import forget_translations, record_change
 from app.services.request_log.rollups import Rollups
 
 # In the record of an entry, where a model's answer says where its confidence comes from.
@@ -55,8 +56,15 @@ async def locked_entry(connection: AsyncConnection, image_hash: str) -> CachedRe
         CacheEntryNotFound: there is no entry.
     """
     _, found = await _locked(connection, image_hash)
-    category = Category(found["category"])
-    return CachedResult(category, found["confidence"], found["description"], found["model"], found["cost_micros"])
+    language = found["language"]
+    return CachedResult(
+        category=Category(found["category"]),
+        confidence=found["confidence"],
+        description=found["description"],
+        model=found["model"],
+        cost_micros=found["cost_micros"],
+        language=None if language is None else Language(language),
+    )
 
 
 async def correct_entry(
@@ -75,6 +83,7 @@ async def correct_entry(
         "category": entry.category.value,
         "confidence": entry.confidence,
         "description": entry.description,
+        "language": entry.language,
         "model": entry.model,
         "response": {"confidence_source": CORRECTED_SOURCE},
     }
@@ -250,6 +259,7 @@ async def _locked(connection: AsyncConnection, image_hash: str) -> tuple[int, di
         "category": found.category,
         "confidence": float(found.confidence),
         "description": found.description,
+        "language": found.language,
         "model": found.model_used,
         "response": found.model_response,
         "cost_micros": found.cost_micros,
@@ -275,6 +285,7 @@ async def _put(
         # MySQL would set it to now.
         .values({**values, "last_hit_at": CachedImage.last_hit_at})
     )
+    await forget_translations(connection, CachedImage.id == entry_id)
     await record_change(connection, image_hash, by_hand=True)
     if detaches:
         await detach(connection, entry_id)
@@ -297,6 +308,8 @@ def _columns(entry: dict[str, Any]) -> dict[str, Any]:
         "category": entry["category"],
         "confidence": Decimal(str(entry["confidence"])),
         "description": entry["description"],
+        # The history may be older than languages.
+        "language": entry.get("language"),
         "model_used": entry["model"],
         "model_response": entry["response"],
     }

@@ -7,8 +7,8 @@ from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clients.base import LOCAL_MODEL_PREFIX
-from app.config.model import DescriptionLanguage
 from app.config.settings import CacheSettings
+from app.language.accept import Language
 from app.runtime.background import running
 from app.services.cache.invalidation import CacheInvalidator
 from app.services.cache.memory import MemoryCache
@@ -28,7 +28,7 @@ async def open_cache(
     redis: RedisClient | None,
     rollups: Rollups,
     model: str,
-    language: DescriptionLanguage,
+    language: Language | None,
 ) -> AsyncIterator[CacheService]:
     """Keep copies of entries for the length of the block; at its end, wait for the look-ups under way.
 
@@ -38,7 +38,7 @@ async def open_cache(
         redis: where other processes find copies; None: nowhere.
         rollups: sums entries and hits up.
         model: what answers; entries of the local model count while that is the one.
-        language: of its descriptions.
+        language: of its descriptions; None: that of each request.
     """
     if (command := await what_has_changed(engine, model, language)) is not None:
         logger.info(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, select, update
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.categories import Category
@@ -21,9 +21,11 @@ from app.clients.base import (
     LOCAL_ONLY_MODEL_PREFIX,
     MARKED_MODEL_PREFIX,
 )
-from app.config.model import MODEL_NAME_MAX_LENGTH, DescriptionLanguage
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.classification import CachedImage
 from app.database.transactions import read, write
+from app.language.accept import Language
+from app.language.descriptions import HAN, guessed_language
 from app.services.cache.entry import PEOPLE
 from app.services.cache.rows import record_change
 
@@ -37,7 +39,6 @@ MARKED_PER_SECOND = 500
 _LOOKED_FIRST = (CASCADE_MODEL_PREFIX, LOCAL_ONLY_MODEL_PREFIX)
 # What the newest entries say is what the service has been asked with of late.
 NEWEST = 20
-_HAN = "[\u4e00-\u9fff]"
 
 _entry = CachedImage
 
@@ -56,7 +57,7 @@ class Selection:
     category: Category | None = None
     below: float | None = None
     made_by: str | None = None
-    language: DescriptionLanguage | None = None
+    language: Language | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what the rows have to fulfil."""
@@ -80,10 +81,12 @@ class Selection:
         if self.below is not None:
             found.append(_entry.confidence < self.below)
         if self.language is not None:
-            has_han = _entry.description.regexp_match(_HAN)
+            has_han = _entry.description.regexp_match(HAN)
+            # Of entries that are older than the column, the characters tell.
+            guessed = has_han if self.language is Language.ENGLISH else ~has_han
             found += [
                 _entry.description.is_not(None),
-                ~has_han if self.language is DescriptionLanguage.CHINESE else has_han,
+                or_(_entry.language == self.language.other.value, and_(_entry.language.is_(None), guessed)),
             ]
         return found
 
@@ -138,21 +141,23 @@ async def average_cost_micros(engine: AsyncEngine, model: str) -> float | None:
     return sum(costs) / len(costs) if costs else None
 
 
-async def what_has_changed(engine: AsyncEngine, model: str, language: DescriptionLanguage) -> str | None:
+async def what_has_changed(engine: AsyncEngine, model: str, language: Language | None) -> str | None:
     """Return the command that has entries asked again, where none of the newest is of this model or in this language.
+
+    Without a language descriptions are asked for in that of each request.
 
     Raises:
         AppError: the database failed.
     """
 
     async def find(connection: AsyncConnection) -> list[Any]:
-        newest = select(_entry.model_used, _entry.description).order_by(_entry.id.desc()).limit(NEWEST)
+        newest = select(_entry.model_used, _entry.description, _entry.language).order_by(_entry.id.desc()).limit(NEWEST)
         return list((await connection.execute(newest)).all())
 
     is_local = model.startswith(LOCAL_MODEL_PREFIX)
     rows = [
-        (made_by, description)
-        for made_by, description in await read(engine, find)
+        (made_by, None if description is None else spoken or guessed_language(description))
+        for made_by, description, spoken in await read(engine, find)
         if made_by not in PEOPLE
         and not made_by.startswith((MARKED_MODEL_PREFIX, *_LOOKED_FIRST))
         and made_by.startswith(LOCAL_MODEL_PREFIX) == is_local
@@ -161,16 +166,10 @@ async def what_has_changed(engine: AsyncEngine, model: str, language: Descriptio
         return None
     if all(made_by != model for made_by, _ in rows):
         return f"image-classifier reclassify --model {shlex.quote(model)}"
-    wants_han = language is DescriptionLanguage.CHINESE
-    described = [description for made_by, description in rows if description]
-    if described and all(has_han(description) != wants_han for description in described):
+    described = [spoken for _, spoken in rows if spoken is not None]
+    if language is not None and described and language not in described:
         return f"image-classifier reclassify --language {language.value}"
     return None
-
-
-def has_han(text: str) -> bool:
-    """Say whether a text has a Chinese character; the same as the database is asked."""
-    return any("\u4e00" <= character <= "\u9fff" for character in text)
 
 
 async def _rename(

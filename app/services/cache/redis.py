@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from app.categories import Category
+from app.language.accept import Language
 from app.services.cache.entry import CONFIDENCE_DIGITS, CachedResult
 from app.services.redis import RETRY_SECONDS, RedisClient
 
@@ -24,7 +25,7 @@ LIFETIME = timedelta(seconds=45)
 # What a model or a person may write is far below; a description is TEXT in the database, at most 65535 bytes.
 ENTRY_MAX_BYTES = 70_000
 # Of what `write_copy` writes. Another version's copies, which lack something or have more, are misses.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Copy(NamedTuple):
@@ -104,7 +105,7 @@ class RedisCache:
 
 
 def write_copy(copy: Copy) -> bytes:
-    """Return a copy as Redis keeps it: `[2,"foods",0.9,"…","gpt-6-luna",10000,1795219200]` in UTF-8."""
+    """Return a copy as Redis keeps it: `[3,"foods",0.9,"…","gpt-6-luna",10000,"zh",{"en":"…"},1795219200]` in UTF-8."""
     entry = copy.entry
     fields = [
         FORMAT_VERSION,
@@ -113,6 +114,8 @@ def write_copy(copy: Copy) -> bytes:
         entry.description,
         entry.model,
         entry.cost_micros,
+        entry.language,
+        entry.translations,
         int(copy.as_of.timestamp()),
     ]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
@@ -124,19 +127,27 @@ def read_copy(value: object) -> Copy | None:
         return None
     try:
         fields = json.loads(value.decode())
-        version, category, confidence, description, model, cost_micros, as_of = fields
+        version, category, confidence, description, model, cost_micros, language, translations, as_of = fields
         if type(fields) is not list or version != FORMAT_VERSION or type(model) is not str:
             return None
         if type(confidence) not in {int, float} or not 0 <= confidence <= 1:
             return None
         if type(cost_micros) is not int or cost_micros < 0:
             return None
-        if description is not None:
-            # A lone surrogate cannot be encoded.
-            description.encode()
+        texts = {} if translations is None else {Language(each): text for each, text in translations.items()}
+        for text in (description, *texts.values()):
+            if text is not None:
+                # A lone surrogate cannot be encoded.
+                text.encode()
         model.encode()
         entry = CachedResult(
-            Category(category), round(float(confidence), CONFIDENCE_DIGITS), description, sys.intern(model), cost_micros
+            category=Category(category),
+            confidence=round(float(confidence), CONFIDENCE_DIGITS),
+            description=description,
+            model=sys.intern(model),
+            cost_micros=cost_micros,
+            language=None if language is None else Language(language),
+            translations=texts or None,
         )
         return Copy(entry, datetime.fromtimestamp(as_of, UTC))
     except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):

@@ -11,22 +11,24 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.categories import Category
 from app.clients.base import LOCAL_MODEL_PREFIX, MARKED_MODEL_PREFIX
+from app.clock import utc_now
 from app.database.pipeline import Rows
-from app.database.statements import Statement, rows_of_placeholders, timestamp_text
-from app.database.tables.classification import CacheChange, CachedImage
+from app.database.statements import Statement, execute, rows_of_placeholders, timestamp_text
+from app.database.tables.classification import CacheChange, CacheDescription, CachedImage
 from app.database.tables.columns import UtcDateTime
+from app.language.accept import Language
 from app.services.cache.entry import CachedResult
 from app.services.cache.invalidation import CHANGES_KEPT
 
 # With each change; so the table stays short.
 OLD_CHANGES_DELETED = 1000
 
-_BEGINNING = f"SUBSTR(model_used, 1, {len(LOCAL_MODEL_PREFIX)})"
+_BEGINNING = f"SUBSTR(cached.model_used, 1, {len(LOCAL_MODEL_PREFIX)})"
 _IS_MARKED = f"{_BEGINNING} = '{MARKED_MODEL_PREFIX}'"
 _IS_PROVISIONAL = f"{_BEGINNING} IN ('{LOCAL_MODEL_PREFIX}', '{MARKED_MODEL_PREFIX}')"
 
@@ -34,8 +36,11 @@ _IS_PROVISIONAL = f"{_BEGINNING} IN ('{LOCAL_MODEL_PREFIX}', '{MARKED_MODEL_PREF
 def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
     """Return the look-up of entries; `entries_of` reads its rows."""
     text = (
-        "SELECT image_hash, category, confidence, description, model_used, cost_micros"  # noqa: S608 - placeholders
-        f" FROM image_classification_cache WHERE image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
+        "SELECT cached.image_hash, cached.category, cached.confidence, cached.description, cached.model_used,"  # noqa: S608 - placeholders
+        " cached.cost_micros, cached.language, further.language, further.description"
+        " FROM image_classification_cache AS cached"
+        " LEFT JOIN cache_description AS further ON further.entry_id = cached.id"
+        f" WHERE cached.image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
     )
     text += f" AND NOT {_IS_MARKED if accepts_provisional else _IS_PROVISIONAL}"
     return Statement(text, list(image_hashes))
@@ -45,10 +50,23 @@ def entries_of(rows: Rows) -> tuple[dict[str, CachedResult], dict[str, CachedRes
     """Return the entries that `select_entries` has found, by hash, and apart from them the provisional ones."""
     entries: dict[str, CachedResult] = {}
     provisional: dict[str, CachedResult] = {}
-    for image_hash, category, confidence, description, model, cost_micros in rows:
-        # Interned: memory holds thousands of entries of few models.
-        entry = CachedResult(Category(category), float(confidence), description, sys.intern(model), cost_micros)
-        (provisional if model.startswith(LOCAL_MODEL_PREFIX) else entries)[image_hash] = entry
+    for image_hash, category, confidence, description, model, cost_micros, language, further, text in rows:
+        found = provisional if model.startswith(LOCAL_MODEL_PREFIX) else entries
+        translations: dict[Language, str | None] | None = None
+        if further is not None:
+            # An entry has a row for each of them.
+            before = found[image_hash].translations if image_hash in found else None
+            translations = {**(before or {}), Language(further): text}
+        found[image_hash] = CachedResult(
+            category=Category(category),
+            confidence=float(confidence),
+            description=description,
+            # Interned: memory holds thousands of entries of few models.
+            model=sys.intern(model),
+            cost_micros=cost_micros,
+            language=None if language is None else Language(language),
+            translations=translations,
+        )
     return entries, provisional
 
 
@@ -56,7 +74,7 @@ def insert_entry(image_hash: str, entry: CachedResult, response: Mapping[str, An
     """Return the INSERT of a model's answer, of which `entry` is what counts; its `hit_count` begins at 1."""
     columns = (
         "image_hash, category, confidence, description, model_used, model_response, cost_micros, hit_count, created_at,"
-        " last_hit_at"
+        " last_hit_at, language"
     )
     now = timestamp_text(answered_at)
     values = (
@@ -70,6 +88,7 @@ def insert_entry(image_hash: str, entry: CachedResult, response: Mapping[str, An
         1,
         now,
         now,
+        entry.language,
     )
     return Statement(
         f"INSERT INTO image_classification_cache ({columns}) VALUES {rows_of_placeholders(1, len(values))}",  # noqa: S608 - placeholders
@@ -105,11 +124,33 @@ async def replace_provisional(
             model_used=entry.model,
             model_response=response,
             cost_micros=entry.cost_micros,
+            language=entry.language,
         )
     )
     if replaced.rowcount:
+        await forget_translations(connection, CachedImage.image_hash == image_hash)
+        for statement in insert_translations(image_hash, entry):
+            await execute(connection, statement)
         await record_change(connection, image_hash, by_hand=False)
     return bool(replaced.rowcount)
+
+
+def insert_translations(image_hash: str, entry: CachedResult) -> list[Statement]:
+    """Return what keeps the further descriptions that came with an answer, and have no cost of their own."""
+    return [
+        Statement(
+            "INSERT INTO cache_description (entry_id, language, description, model_used, cost_micros, created_at)"
+            " SELECT id, %s, %s, %s, %s, %s FROM image_classification_cache WHERE image_hash = %s",
+            (language.value, description, entry.model, 0, timestamp_text(utc_now()), image_hash),
+        )
+        for language, description in (entry.translations or {}).items()
+    ]
+
+
+async def forget_translations(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> None:
+    """Delete the further descriptions of the entries that fulfil all conditions: they say something else now."""
+    entries = select(CachedImage.id).where(*conditions)
+    await connection.execute(delete(CacheDescription).where(CacheDescription.entry_id.in_(entries)))
 
 
 async def record_change(connection: AsyncConnection, *image_hashes: str, by_hand: bool) -> None:

@@ -138,10 +138,11 @@ class CacheService:
         in_redis = await self._copies.find(image_hashes)
         found = {image_hash: (entry, True) for image_hash, entry in in_redis.items()}
         if rest := [each for each in image_hashes if each not in found]:
-            found.update((image_hash, (entry, False)) for image_hash, entry in (await self._select(rest)).items())
+            found.update((image_hash, (entry, False)) for image_hash, entry in (await self.read(rest)).items())
         return found
 
-    async def _select(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
+    async def read(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
+        """Return the entries that the database has, whatever copies say, which then know them too; raises as `get`."""
         look_up = select_entries(image_hashes, accepts_provisional=self.accepts_provisional)
         (rows,) = await run(self._engine, [look_up], writes=False)
         return await self.keep_found(rows)

@@ -115,7 +115,11 @@ class ModelAsking:
             raise ModelTimeout
         with span("photo.prepare", format=info.format.value, bytes=len(upload.data)):
             return await self._preparer.prepare(
-                upload.data, info, max_edge=settings.image_max_edge_pixels, client=caller.client
+                upload.data,
+                info,
+                max_edge=settings.image_max_edge_pixels,
+                client=caller.client,
+                language=caller.language or settings.default_language,
             )
 
     async def ask(

@@ -10,11 +10,14 @@ from app.config.settings import Settings
 from app.database.heartbeat import Heartbeat
 from app.runtime.fair_queue import FairQueue
 from app.services.cache.service import CacheService
+from app.services.classification.asking import ModelAsking
 from app.services.classification.fallbacks import Candidate, Role
 from app.services.classification.local_first import LocalFirst
 from app.services.classification.service import ClassifierService
 from app.services.classification.store import ClassificationStore
+from app.services.classification.translating import Translating
 from app.services.near_duplicates.service import NearDuplicates
+from app.services.photos import PhotoPreparer
 from app.services.request_log.lifespan import RequestLog
 from app.services.spending.service import Spending
 from app.services.spool.service import Spool
@@ -50,24 +53,28 @@ async def open_classifier(
         decoder: prepares photos for them.
         spending: what new photos may cost.
     """
+    preparer = PhotoPreparer(decoder, settings.image)
+    store = ClassificationStore(
+        engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending, spool=spool
+    )
+    asking = ModelAsking(
+        [Candidate(model_client), *(Candidate(client, name, Role.FALLBACK) for name, client in fallbacks.items())],
+        local_first=local_first,
+        falls_back_on_refusal=settings.model.falls_back_on_refusal,
+        preparer=preparer,
+        store=store,
+        spending=spending,
+    )
     classifier = ClassifierService(
         cache=cache,
         recorder=log.recorder,
-        chain=[
-            Candidate(model_client),
-            *(Candidate(client, name, Role.FALLBACK) for name, client in fallbacks.items()),
-        ],
-        local_first=local_first,
-        falls_back_on_refusal=settings.model.falls_back_on_refusal,
-        decoder=decoder,
-        image_settings=settings.image,
-        store=ClassificationStore(
-            engine, heartbeat=heartbeat, cache=cache, rollups=log.rollups, spending=spending, spool=spool
-        ),
-        spending=spending,
+        asking=asking,
+        preparer=preparer,
+        store=store,
         near_duplicates=(
             NearDuplicates(engine, cache=cache, rollups=log.rollups) if settings.cache.near_duplicates else None
         ),
+        translating=Translating(settings.model, cache=cache, store=store, asking=asking, preparer=preparer),
     )
     try:
         yield classifier

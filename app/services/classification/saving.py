@@ -26,7 +26,7 @@ from app.database.transactions import write
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.services.cache.aliases import NEVER_REPEATED, detach_photo
 from app.services.cache.entry import CachedResult, entry_of
-from app.services.cache.rows import insert_entry, replace_provisional, select_entries
+from app.services.cache.rows import insert_entry, insert_translations, replace_provisional, select_entries
 from app.services.cache.service import CacheService
 from app.services.near_duplicates.rows import insert_hash
 from app.services.request_log.rollups import Rollups
@@ -174,6 +174,7 @@ class ResultSaving:
                 self._engine,
                 [
                     insert_entry(paid.image_hash, paid.entry, paid.response, paid.answered_at),
+                    *insert_translations(paid.image_hash, paid.entry),
                     self._rollups.entry_added(),
                     *([] if paid.perceptual_hash is None else [insert_hash(paid.image_hash, paid.perceptual_hash)]),
                     photo,

@@ -9,22 +9,20 @@ from dataclasses import replace
 from typing import TypeVar
 
 from app.clients.base import ModelClient
-from app.config.settings import ImageSettings
 from app.errors import HashMismatch, InvalidRequest, LimitReached
 from app.observability import metrics
 from app.observability.request_id import new_request_id
 from app.observability.tracing import span
 from app.photo import PhotoInfo
 from app.runtime.background import SingleFlight
-from app.runtime.fair_queue import FairQueue
 from app.services.cache.entry import CachedResult, answer_of, entry_of
 from app.services.cache.service import CacheService
 from app.services.classification.asking import ModelAsking, Turn
-from app.services.classification.fallbacks import Candidate, Role
-from app.services.classification.local_first import LocalFirst
+from app.services.classification.fallbacks import Role
 from app.services.classification.outcomes import ApartResult, Outcome
 from app.services.classification.similar import LookedUp, SimilarPhotos
 from app.services.classification.store import ClassificationStore
+from app.services.classification.translating import Translating
 from app.services.idempotency.key import Keep
 from app.services.near_duplicates.service import NearDuplicates
 from app.services.photos import PhotoPreparer, UploadedPhoto
@@ -32,7 +30,6 @@ from app.services.request_log.record import Answer, Caller, RequestRecord
 from app.services.request_log.recorder import RequestRecorder
 from app.services.spending.bill import Bill
 from app.services.spending.limits import photo_uncounted
-from app.services.spending.service import Spending
 
 T = TypeVar("T")
 
@@ -40,8 +37,8 @@ T = TypeVar("T")
 class ClassifierService:
     """Looks photos up and classifies them.
 
-    `chain` holds the service's model and those asked where it cannot answer, `local_first` is what looks before them,
-    `decoder` the queue of those whose pixels are decoded. Without `near_duplicates` photos are known by bytes alone.
+    `asking` shows them to the models, `translating` has known ones described in another language. Without
+    `near_duplicates` photos are known by bytes alone.
     """
 
     def __init__(
@@ -49,29 +46,19 @@ class ClassifierService:
         *,
         cache: CacheService,
         recorder: RequestRecorder,
-        chain: Sequence[Candidate],
-        falls_back_on_refusal: bool,
-        decoder: FairQueue,
-        image_settings: ImageSettings,
+        asking: ModelAsking,
+        preparer: PhotoPreparer,
         store: ClassificationStore,
-        spending: Spending,
         near_duplicates: NearDuplicates | None,
-        local_first: LocalFirst | None = None,
+        translating: Translating,
     ) -> None:
         self._cache = cache
         self._recorder = recorder
-        self._preparer = PhotoPreparer(decoder, image_settings)
+        self._preparer = preparer
         self._store = store
-        self._spending = spending
-        self._similar = SimilarPhotos(near_duplicates, self._preparer)
-        self._asking = ModelAsking(
-            chain,
-            local_first=local_first,
-            falls_back_on_refusal=falls_back_on_refusal,
-            preparer=self._preparer,
-            store=store,
-            spending=spending,
-        )
+        self._similar = SimilarPhotos(near_duplicates, preparer)
+        self._asking = asking
+        self._translating = translating
         # The models whose answers are kept for good: not those of the local model as a fallback.
         self.lasting_models = self._asking.lasting_models
         # Whether what a batch has brought stands in the place of a call.
@@ -151,7 +138,10 @@ class ClassifierService:
         """
         if claimed_hash is not None and claimed_hash != upload.sha256:
             raise HashMismatch
-        result, from_cache, similar = await self._result_of(upload, caller)
+        outcome = await self._result_of(upload, caller)
+        if self._translating.lacks(outcome, caller.language):
+            outcome = await self._translating.complete(outcome, upload, caller)
+        result, from_cache, similar = outcome
         answer = answer_of(result, caller, from_cache=from_cache, similar=similar)
         record = RequestRecord.of(answer, caller, image_hash=upload.sha256, image_size=len(upload.data))
         await self._recorder.record([record], kept=keep and keep(answer))
@@ -232,6 +222,7 @@ class ClassifierService:
     async def close(self) -> None:
         """Wait for the model calls that are under way: they are paid for, and their results are kept."""
         await self._calls.wait()
+        await self._translating.close()
         await self._store.close()
 
     async def _result_of(self, upload: UploadedPhoto, caller: Caller) -> Outcome:

@@ -5,7 +5,7 @@ runs a second time, by the unique key on its id.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.database.tables.batches import ModelBatch, ModelBatchItem
 from app.database.tables.inference import InferenceResult
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, ResultNotFound
+from app.language.accept import Language
 from app.services.cache.entry import CachedResult
 from app.services.photos import Prepaid
 from app.services.spool.service import Kind, Spool
@@ -197,7 +198,8 @@ class InferenceResults:
     async def of_batch(self, item_id: str, model: str) -> Prepaid | None:
         """Return what a batch of a model has brought for one of its photos: an answer or a refusal; None if neither."""
         item = ModelBatchItem
-        query = select(item.outcome, item.answer, item.cost_micros).join(ModelBatch, ModelBatch.id == item.batch_id)
+        columns = item.outcome, item.answer, item.cost_micros, item.language
+        query = select(*columns).join(ModelBatch, ModelBatch.id == item.batch_id)
         query = query.where(item.id == item_id, ModelBatch.model == model)
 
         async def select_item(connection: AsyncConnection) -> Prepaid | None:
@@ -206,7 +208,9 @@ class InferenceResults:
                 return Prepaid(ModelRefused(), row.cost_micros)
             if row is None or row.answer is None:
                 return None
-            return Prepaid(_BATCH_ANSWER.validate_python(row.answer), row.cost_micros)
+            answer = _BATCH_ANSWER.validate_python(row.answer)
+            language = None if row.language is None else Language(row.language)
+            return Prepaid(replace(answer, language=language), row.cost_micros)
 
         return await read(self._engine, select_item)
 

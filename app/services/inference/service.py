@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import Statement, execute
 from app.errors import CorruptImage, DatabaseUnavailable, ServerBusy
+from app.language.accept import Language
 from app.observability.tracing import span
 from app.runtime.background import SingleFlight
 from app.runtime.memory_budget import MemoryBudget, MemoryTimeoutError
@@ -77,6 +78,7 @@ class InferenceService:
         caller: Caller | None = None,
         task_id: str | None = None,
         batch_item: str | None = None,
+        language: Language | None = None,
         on_saved: OnSaved | None = None,
     ) -> Inference:
         """Have a model look at a picture of this account, and store what it says.
@@ -88,6 +90,7 @@ class InferenceService:
             caller: the request that asks; left out where none does.
             task_id: the task that asks. What it has stored already is returned, so it may ask again.
             batch_item: the photo's request in a batch, whose answer counts if there is one.
+            language: in which the picture is described, where there is no caller.
             on_saved: is called with the result's id in the transaction that stores it, and undoes it by raising.
 
         Raises:
@@ -101,7 +104,9 @@ class InferenceService:
             return stored
         self._models.check(model_name)
         image = await self._library.get(account_id, image_id)
-        caller = replace(caller or Caller(), user_id=user_id_of_account(account_id), account_id=account_id)
+        caller = replace(
+            caller or Caller(language=language), user_id=user_id_of_account(account_id), account_id=account_id
+        )
         inference, _ = await self._under_way.run(
             object(), partial(self._infer, account_id, image, model_name, caller, task_id, batch_item, on_saved)
         )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from app.categories import Category
 from app.database.pipeline import Rows
 from app.database.statements import Statement, hamming_distance
+from app.language.accept import Language
 from app.services.cache.aliases import MAX_DISTANCE_OF_SAME, may_be_repeated
 from app.services.cache.entry import CachedResult
 from app.services.near_duplicates.bands import BANDS, MAX_DISTANCE, bands_of, near_bands, signed
@@ -54,7 +55,10 @@ def select_neighbour(dialect: str, value: int, *, accepts_provisional: bool) -> 
         )
         parameters += [signed(value), signed(value)]
     condition, values_of_condition = may_be_repeated(accepts_provisional=accepts_provisional)
-    columns = "cached.id, cached.image_hash, near.distance, category, confidence, description, model_used, cost_micros"
+    columns = (
+        "cached.id, cached.image_hash, near.distance, category, confidence, description, model_used, cost_micros,"
+        " language"
+    )
     text = (
         f"SELECT {columns} FROM ({' UNION '.join(bands)}) AS near"  # noqa: S608 - placeholders
         " JOIN image_classification_cache AS cached ON cached.id = near.entry_id"
@@ -67,7 +71,14 @@ def neighbour_in(rows: Rows) -> Neighbour | None:
     """Return the nearest of those that `select_neighbour` has found; None where they do not agree on the category."""
     if len({category for _, _, _, category, *_ in rows}) != 1:
         return None
-    entry_id, image_hash, distance, category, confidence, description, model, cost_micros = rows[0]
-    kept = description if distance <= MAX_DISTANCE_OF_SAME else None
-    entry = CachedResult(Category(category), float(confidence), kept, sys.intern(model), cost_micros)
+    entry_id, image_hash, distance, category, confidence, description, model, cost_micros, language = rows[0]
+    is_same = distance <= MAX_DISTANCE_OF_SAME
+    entry = CachedResult(
+        category=Category(category),
+        confidence=float(confidence),
+        description=description if is_same else None,
+        model=sys.intern(model),
+        cost_micros=cost_micros,
+        language=Language(language) if is_same and language is not None else None,
+    )
     return Neighbour(entry_id, image_hash, int(distance), entry)

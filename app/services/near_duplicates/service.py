@@ -22,7 +22,7 @@ from app.errors import AppError
 from app.observability.tracing import span
 from app.services.cache.aliases import insert_alias, lock_original
 from app.services.cache.entry import CachedResult
-from app.services.cache.rows import insert_entry, replace_provisional
+from app.services.cache.rows import insert_entry, insert_translations, replace_provisional
 from app.services.cache.service import CacheService
 from app.services.near_duplicates.rows import Neighbour, neighbour_in, select_neighbour
 from app.services.request_log.rollups import Rollups
@@ -117,6 +117,8 @@ class NearDuplicates:
         earlier = select(CachedImage.id).where(CachedImage.image_hash == image_hash)
         if await connection.scalar(earlier) is None:
             await execute(connection, insert_entry(image_hash, entry, response, utc_now()))
+            for statement in insert_translations(image_hash, entry):
+                await execute(connection, statement)
             await execute(connection, self._rollups.entry_added())
             await insert_alias(connection, image_hash, neighbour.entry_id, neighbour.distance)
         elif await replace_provisional(

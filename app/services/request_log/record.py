@@ -10,6 +10,7 @@ from typing import NamedTuple
 from app.categories import Category
 from app.clock import utc_now
 from app.database.statements import Statement, can_update_joined, rows_of_placeholders, timestamp_text
+from app.language.accept import Language
 from app.observability.request_id import new_request_id
 from app.runtime.client_key import client_key
 
@@ -31,7 +32,8 @@ class Caller:
 
     `api_key_id` and `account_id` say who pays, where that is known; `key_budget_micros` is what the key may spend a
     day, in millionths of CURRENCY. `new_photos_per_day` is how many photos that are not known yet a device may send by
-    its token, None where the token says nothing of it.
+    its token, None where the token says nothing of it. `language` is that of the descriptions that it gets; None where
+    it takes each as it is.
     """
 
     request_id: str = field(default_factory=new_request_id)
@@ -42,6 +44,7 @@ class Caller:
     key_budget_micros: int | None = None
     account_id: int | None = None
     new_photos_per_day: int | None = None
+    language: Language | None = None
 
     @property
     def client(self) -> str:
@@ -72,7 +75,7 @@ class Answer(NamedTuple):
     `model` has given it: for a hit, the one whose answer the entry holds, or who corrected it (PEOPLE).
     `cost_micros` is what the calls that made it cost, in millionths of CURRENCY, also where another caller paid.
     `is_stale`: the database could not be asked whether the entry has changed. `similar`: it is the answer of another
-    photo, which is nearly the same.
+    photo, which is nearly the same. `description_language` is None without a description.
     """
 
     request_id: str
@@ -86,6 +89,7 @@ class Answer(NamedTuple):
     cost_micros: int
     is_stale: bool = False
     similar: Similar | None = None
+    description_language: Language | None = None
 
     @property
     def saved_micros(self) -> int:
@@ -105,6 +109,7 @@ class Answer(NamedTuple):
         cost_micros: int,
         is_stale: bool = False,
         similar: Similar | None = None,
+        description_language: Language | None = None,
     ) -> "Answer":
         """The answer to `caller`, whose time ends now."""
         return cls(
@@ -119,6 +124,7 @@ class Answer(NamedTuple):
             cost_micros=cost_micros,
             is_stale=is_stale,
             similar=similar,
+            description_language=description_language,
         )
 
 

@@ -21,6 +21,7 @@ from app.database.tables.inference import InferenceJob, InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import ImageNotFound, JobCancelled, JobNotFound, JobTooLarge, TooManyTasks
+from app.language.accept import Language
 from app.services.idempotency.key import Keep
 from app.services.idempotency.rows import insert_answer
 from app.services.tasks.record import (
@@ -115,9 +116,12 @@ class JobService:
         model_name: str,
         priority: Priority,
         *,
+        language: Language | None = None,
         keep: Keep[Job] | None = None,
     ) -> Job:
-        """Make a job of a model that is known to exist, with its first photos. The answer is kept as `keep` says.
+        """Make a job of a model that is known to exist, with its first photos, which are described in `language`.
+
+        The answer is kept as `keep` says.
 
         Raises:
             DuplicateRowError: another request with the same key has made one.
@@ -131,15 +135,17 @@ class JobService:
                 rank = Rank.LOW if priority is Priority.LOW else Rank.JOB
                 row = {"id": job_id, "user_id": account_id, "model_name": model_name, "priority": rank}
                 await connection.execute(insert(InferenceJob).values(**row, created_at=utc_now()))
-                await self._add(connection, account_id, job_id, image_ids)
+                await self._add(connection, account_id, job_id, image_ids, language)
                 if keep is not None:
                     await insert_answer(connection, keep(await _find(connection, account_id, job_id)))
             return await _find(connection, account_id, job_id)
 
         return await self._written(insert_job)
 
-    async def add(self, account_id: int, job_id: str, image_ids: Sequence[int]) -> Job:
-        """Add photos to a job; those that it has already stay as they are.
+    async def add(
+        self, account_id: int, job_id: str, image_ids: Sequence[int], *, language: Language | None = None
+    ) -> Job:
+        """Add photos to a job, which are described in `language`; those that it has already stay as they are.
 
         Raises:
             JobNotFound: the account has no such job.
@@ -150,7 +156,7 @@ class JobService:
         """
 
         async def insert_tasks(connection: AsyncConnection) -> Job:
-            await self._add(connection, account_id, job_id, image_ids)
+            await self._add(connection, account_id, job_id, image_ids, language)
             return await _find(connection, account_id, job_id)
 
         return await self._written(insert_tasks)
@@ -205,7 +211,14 @@ class JobService:
         self._on_change()
         return job
 
-    async def _add(self, connection: AsyncConnection, account_id: int, job_id: str, image_ids: Sequence[int]) -> None:
+    async def _add(
+        self,
+        connection: AsyncConnection,
+        account_id: int,
+        job_id: str,
+        image_ids: Sequence[int],
+        language: Language | None,
+    ) -> None:
         # The lock: parts of an album that arrive at the same time must not exceed the limits together.
         await connection.execute(select(User.id).where(User.id == account_id).with_for_update())
         job = await _find(connection, account_id, job_id)
@@ -242,6 +255,7 @@ class JobService:
                 updated_at=now,
                 priority=Rank.LOW if is_low else Rank.JOB,
                 job_id=job_id,
+                language=language,
             ),
             [{"id": task_id, "image_id": image_id} for image_id, task_id in ids.items()],
         )

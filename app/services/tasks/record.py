@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database.statements import seconds_from_now
 from app.database.tables.inference import InferenceTask, TaskEvent
+from app.language.accept import Language
 
 TASK_EVENT = "task"
 
@@ -68,6 +69,7 @@ _COLUMNS = (
     InferenceTask.priority,
     InferenceTask.batch_item,
     InferenceTask.job_id,
+    InferenceTask.language,
 )
 
 
@@ -75,7 +77,8 @@ _COLUMNS = (
 class Task:
     """One task; `claim` is the mark of the run, or of the cancellation, that has changed it last.
 
-    `batch_item` is the id of its photo in a batch, if it was put into one.
+    `batch_item` is the id of its photo in a batch, if it was put into one. `language` is that in which the photo is to
+    be described; tasks of before named none.
     """
 
     id: str
@@ -93,6 +96,7 @@ class Task:
     priority: Rank
     batch_item: str | None
     job_id: str | None
+    language: Language | None
 
     @property
     def url(self) -> str:
@@ -129,7 +133,12 @@ def task_query() -> Any:
 
 def task_of(row: Row[Any]) -> Task:
     """Return the task of a row of `task_query`."""
-    return Task(**{**row._asdict(), "status": TaskStatus(row.status), "priority": Rank(row.priority)})
+    known = {
+        "status": TaskStatus(row.status),
+        "priority": Rank(row.priority),
+        "language": None if row.language is None else Language(row.language),
+    }
+    return Task(**{**row._asdict(), **known})
 
 
 async def record_changes(connection: AsyncConnection, tasks: Sequence[Task]) -> None:

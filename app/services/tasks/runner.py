@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import AppError
+from app.language.accept import Language
 from app.observability.tracing import span
 from app.runtime import background
 from app.runtime.background import OutageLog
@@ -38,11 +39,12 @@ class Inference(Protocol):
         *,
         task_id: str | None = None,
         batch_item: str | None = None,
+        language: Language | None = None,
         on_saved: Callable[[AsyncConnection, int], Awaitable[None]] | None = None,
     ) -> object:
         """Store a result; `on_saved` gets its id, in the same transaction, and undoes it by raising.
 
-        `batch_item` is the photo's request in a batch, which may have the answer.
+        `batch_item` is the photo's request in a batch, which may have the answer. It is described in `language`.
         """
 
 
@@ -123,6 +125,7 @@ class TaskRunner:
                     task.model_name,
                     task_id=task.id,
                     batch_item=task.batch_item,
+                    language=task.language,
                     on_saved=on_saved,
                 )
         except ClaimLostError:

@@ -22,6 +22,7 @@ from app.database.tables.inference import InferenceTask
 from app.database.tables.library import LibraryImage
 from app.database.transactions import read, write
 from app.errors import AppError, ImageNotFound, TaskNotFound, TaskNotPending, TooManyTasks
+from app.language.accept import Language
 from app.observability import metrics, tracing
 from app.services.idempotency.key import Keep
 from app.services.idempotency.rows import insert_answer
@@ -84,9 +85,12 @@ class TaskService:
         model_name: str,
         *,
         priority: Priority = Priority.NORMAL,
+        language: Language | None = None,
         keep: Keep[Task] | None = None,
     ) -> Task:
-        """Make a task of a model that is known to exist. The answer is kept as `keep` says.
+        """Make a task of a model that is known to exist, which describes the photo in `language`.
+
+        The answer is kept as `keep` says.
 
         One of low priority is due when it has waited long enough for a batch, or at once where there are none.
 
@@ -128,6 +132,7 @@ class TaskService:
                     created_at=now,
                     updated_at=now,
                     priority=rank,
+                    language=language,
                 )
             )
             (task,) = await select_tasks(connection, InferenceTask.id == task_id)

@@ -16,7 +16,7 @@ from tests.fakes.model_server import FakeModelServer
 from tests.support.classify import MISS, check, error_code, hit_count, photo, sha256, upload
 from tests.support.serving import serving
 
-DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION}
+DATA = {"category": CATEGORY, "confidence": CONFIDENCE, "description": DESCRIPTION, "description_language": "zh"}
 
 
 async def log_rows(engine: AsyncEngine) -> list[Any]:

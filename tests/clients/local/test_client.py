@@ -17,7 +17,7 @@ from app.clients.local.features import Sight
 from app.clients.local.head import Head, load_head, save_head
 from app.clients.local.network import WeightsMissing, load_networks, open_session
 from app.clients.registry import create_model_client
-from app.config.model import DescriptionLanguage
+from app.language.accept import Language
 from tests.support.model_settings import model_settings
 
 NAMES = Path(describing.__file__).with_name("names.tsv")
@@ -157,7 +157,7 @@ def seen(faces: int = 0, **classes: float) -> Sight:
 @pytest.mark.parametrize("category", Category)
 def test_what_the_model_is_not_sure_of_it_does_not_say(category: Category) -> None:
     everything = seen(faces=3, c207=0.9, c963=0.9, c970=0.9)
-    for language in DescriptionLanguage:
+    for language in Language:
         unsure = describe(category, 0.5, everything, language)
         assert unsure == describe(category, 0.5, seen(), language) != describe(category, 0.95, everything, language)
 
@@ -189,8 +189,8 @@ def test_what_the_model_is_not_sure_of_it_does_not_say(category: Category) -> No
     ],
 )
 def test_what_the_model_is_sure_of_it_says(category: Category, sight: Sight, chinese: str, english: str) -> None:
-    assert describe(category, 0.9, sight, DescriptionLanguage.CHINESE).endswith(f"属于“{chinese}")
-    assert describe(category, 0.9, sight, DescriptionLanguage.ENGLISH).endswith(f' for "{english}')
+    assert describe(category, 0.9, sight, Language.CHINESE).endswith(f"属于“{chinese}")
+    assert describe(category, 0.9, sight, Language.ENGLISH).endswith(f' for "{english}')
 
 
 def test_every_name_is_reached() -> None:

@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.thresholds import write_thresholds
+from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.database.tables.batches import ModelBatch
 from app.database.tables.inference import InferenceTask
+from app.language.accept import Language
 from app.services.batches.rows import CANCELLING
 from app.services.photos import UploadedPhoto
 from app.services.request_log.record import Caller
@@ -55,6 +57,26 @@ async def test_photos_that_can_wait_go_through_a_batch_at_half_the_price(
     assert model_server.violations + batches.violations == []
     if provider == "openai":
         assert batches.files == {}
+
+
+@pytest.mark.parametrize("provider", ["openai", "claude"])
+async def test_each_photo_is_described_in_the_language_that_its_task_was_asked_for_in(
+    settings: Settings, engine: AsyncEngine, model_server: FakeModelServer, provider: str
+) -> None:
+    model_server.script(classification(description="一只猫"), classification(description="一只猫"))
+    batches = model_server.batches
+    chosen = batch_settings(settings, model_server, provider)
+    chosen = chosen.model_copy(
+        update={"model": chosen.model.model_copy(update={"description_language": DescriptionLanguage.AUTO})}
+    )
+    async with album(chosen, photos=1) as ours:
+        (image,) = ours.images
+        for language in Language:
+            job = await ours.resources.jobs.create(ours.account_id, [], "default", Priority.LOW)
+            await ours.resources.jobs.add(ours.account_id, job.id, [image], language=language)
+        await until(lambda: sum(len(each.requests) for each in batches.made) == 2, "two photos in batches")
+    prompts = [str(request) for each in batches.made for request in each.requests.values()]
+    assert sorted("in Simplified Chinese" in prompt for prompt in prompts) == [False, True]
 
 
 @ON_ONE_KIND

@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.categories import Category
 from app.clients.base import ModelResult
-from app.config.model import MODEL_NAME_MAX_LENGTH, DescriptionLanguage
+from app.config.model import MODEL_NAME_MAX_LENGTH
 from app.database.tables.classification import CachedImage
+from app.language.accept import Language
 from app.services.cache import reclassification
 from app.services.cache.reclassification import Selection
 from tests.support.cache_processes import IMAGE, LOCAL, result, save, service, started
@@ -55,8 +56,8 @@ async def models(engine: AsyncEngine) -> dict[str, str]:
         (Selection(NEW, category=Category.OTHER, below=0.6), "2"),
         (Selection(NEW, below=0.6, made_by=NEW), "45"),
         (Selection(NEW, made_by="nobody"), ""),
-        (Selection(NEW, language=DescriptionLanguage.CHINESE), "24"),
-        (Selection("old-model", language=DescriptionLanguage.ENGLISH), "13"),
+        (Selection(NEW, language=Language.CHINESE), "24"),
+        (Selection("old-model", language=Language.ENGLISH), "13"),
         # The local model is asked again about its own, and about those of a paid one only if that is named.
         (Selection("local/other/2"), "6"),
         (Selection("local/other/2", made_by="old-model"), "123"),
@@ -124,15 +125,15 @@ async def test_a_person_may_correct_a_marked_entry(engine: AsyncEngine) -> None:
 @pytest.mark.parametrize(
     ("model", "language", "offer"),
     [
-        ("old-model", DescriptionLanguage.CHINESE, None),
-        ("newest", DescriptionLanguage.CHINESE, "--model newest"),
-        ("old-model", DescriptionLanguage.ENGLISH, "--language en"),
+        ("old-model", Language.CHINESE, None),
+        ("newest", Language.CHINESE, "--model newest"),
+        ("old-model", Language.ENGLISH, "--language en"),
         # Its entries do not count for these, and theirs are good enough for it.
-        (LOCAL, DescriptionLanguage.CHINESE, None),
+        (LOCAL, Language.CHINESE, None),
     ],
 )
 async def test_a_changed_model_or_language_is_noticed(
-    model: str, language: DescriptionLanguage, offer: str | None, engine: AsyncEngine
+    model: str, language: Language, offer: str | None, engine: AsyncEngine
 ) -> None:
     assert await reclassification.what_has_changed(engine, model, language) is None
     for digit in "12":

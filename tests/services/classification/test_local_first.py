@@ -19,6 +19,7 @@ from app.clients.local import client as local_client
 from app.clients.local.network import WeightsMissing
 from app.clients.local.provision import Provision
 from app.clients.thresholds import Thresholds, write_thresholds
+from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.database.tables.classification import CachedImage, ModelCallLease
 from app.database.tables.near_duplicates import PerceptualHash
@@ -94,6 +95,26 @@ AS_CASCADE = {"provider": "cascade", "cascade_model": "custom"}
 async def entries_of(engine: AsyncEngine) -> dict[str, Any]:
     async with engine.connect() as connection:
         return {row.image_hash: row for row in await connection.execute(select(CachedImage.__table__))}
+
+
+async def test_no_other_model_describes_a_photo_that_must_not_leave(
+    service: Service, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    """The local model has missed it; the other one has not, so that it is known from then on."""
+    model_server.default = classification("idcard")
+    spoken = {"description_language": DescriptionLanguage.AUTO}
+    async with service(thresholds(), model=KEEPING | spoken) as api:
+        assert (await upload(api, photo(1))).json()["model"] == HOSTED
+        english = (await upload(api, photo(1), params={"lang": "en"})).json()
+        assert (english["from_cache"], english["data"]["description_language"]) == (True, "zh")
+        await upload(api, photo(2), params={"lang": "en"})
+    assert model_server.call_count == 2
+    # What it keeps here it describes itself, in both languages.
+    async with service(thresholds(kept_from=ALL_STAY), model=KEEPING | spoken) as api:
+        for lang in ("zh", "en"):
+            answer = (await upload(api, photo(3), params={"lang": lang})).json()
+            assert (answer["model"], answer["data"]["description_language"]) == (LOCAL_ONLY, lang)
+    assert model_server.call_count == 2
 
 
 async def rows_of(engine: AsyncEngine, table: Any) -> list[Any]:
