@@ -40,7 +40,7 @@ async def test_a_corrected_entry_is_everybodys_answer(
     response = await admin_api.put(f"/cache/{sha256(data).upper()}", json=CORRECTION, headers=ADMIN)
     assert response.status_code == 200
     assert response.json() == {"success": True, "data": CORRECTED}
-    expected = {**CORRECTION, "confidence": 1.0}
+    expected = {**CORRECTION, "confidence": 1.0, "description_language": "zh"}
     corrected = [(await check(admin_api, sha256(data))).json(), (await upload(admin_api, data)).json()]
     assert [each["data"] for each in corrected] == [expected, expected]
     assert [each["model"] for each in corrected] == ["manual", "manual"]

@@ -100,6 +100,7 @@ async def test_the_services_model_answers_through_the_shared_cache(
         "category_name": {"chinese": "宠物萌照", "english": "Pet Photos"},
         "confidence": CONFIDENCE,
         "description": DESCRIPTION,
+        "description_language": "zh",
         "from_cache": False,
         "processing_time_ms": body["processing_time_ms"],
         "request_id": answer.headers["X-Request-ID"],

@@ -44,7 +44,9 @@ async def test_many_are_changed_at_once_and_changed_back(api: httpx2.AsyncClient
         {"image_hash": UNKNOWN, "error": "cache_entry_not_found"},
     ]
     found = [(await check(api, each)).json() for each in hashes]
-    assert [each["data"] for each in found] == [{"category": "foods", "confidence": 1.0, "description": "a soup"}] * 3
+    assert [each["data"] for each in found] == [
+        {"category": "foods", "confidence": 1.0, "description": "a soup", "description_language": "en"}
+    ] * 3
     assert {each["model"] for each in found} == {"manual"}
     await api.post("/review/actions", json={"action": "undo", "image_hashes": hashes}, headers=ADMIN)
     assert [(await check(api, each)).json()["data"] for each in hashes] == before
