@@ -153,7 +153,7 @@ class ModelClient(ABC):
             self._count_call(error.code)
             raise
         self._count_call("ok")
-        return replace(result, language=photo.language) if self.takes_language else result
+        return replace(result, language=photo.language if self.takes_language else None)
 
     async def _classify_in_turn(self, photo: PreparedPhoto, ends_at: float | None) -> ModelResult:
         now = time.monotonic()
@@ -329,7 +329,8 @@ def _is_valid(result: object) -> bool:
         and isinstance(result.confidence, (int, float))
         and 0.0 <= result.confidence <= 1.0
         and isinstance(result.description, (str, NoneType))
-        and _is_json([result.description, result.response])
+        and isinstance(result.translation, (str, NoneType))
+        and _is_json([result.description, result.translation, result.response])
     )
 
 

@@ -16,9 +16,11 @@ from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.database.tables.classification import CacheDescription, CachedImage, ModelCallLease
 from app.main import create_app
+from app.services.cache.reclassification import Selection, mark
 from tests.fakes.model_replies import classification, failure, refusal
 from tests.fakes.model_server import FakeModelServer
-from tests.support.classify import check, error_code, photo, sha256, upload
+from tests.support.classify import MISS, check, error_code, photo, sha256, upload
+from tests.support.keys import until
 from tests.support.ledgers import check_ledgers_agree
 from tests.support.pictures import jpeg, scene
 from tests.support.serving import serving
@@ -220,6 +222,25 @@ async def test_a_correction_takes_the_descriptions_of_the_wrong_category_along(
         assert (await further(engine), model_server.call_count) == ([], 2)
 
 
+async def test_an_entry_that_is_asked_again_loses_its_further_descriptions(
+    service: Service, engine: AsyncEngine, model_server: FakeModelServer
+) -> None:
+    model_server.script(IN_CHINESE, IN_ENGLISH, classification("foods", description="一碗面"))
+    image = photo(1)
+    async with service() as api:
+        await upload(api, image)
+        await upload(api, image, headers=ENGLISH)
+        await mark(engine, Selection("newer"), lambda _: None)
+
+        async def is_missed() -> bool:
+            return bool((await check(api, sha256(image))).json() == MISS)
+
+        await until(is_missed)
+        assert said(await upload(api, image)) == ("一碗面", "zh")
+        assert said(await check(api, sha256(image), headers=ENGLISH)) == ("一碗面", "zh")
+    assert await further(engine) == []
+
+
 @ON_ONE_KIND
 async def test_a_removed_entry_leaves_no_description(
     service: Service, engine: AsyncEngine, model_server: FakeModelServer
@@ -266,7 +287,6 @@ async def test_entries_that_are_older_than_languages_are_told_by_their_character
     assert asked_in(model_server) == ["zh", "en"]
 
 
-@ON_ONE_KIND
 async def test_the_local_model_has_both_languages_at_once(service: Service, engine: AsyncEngine) -> None:
     async with service(provider="local") as api:
         chinese = await upload(api, photo(1), headers=CHINESE)

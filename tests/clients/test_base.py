@@ -68,12 +68,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_result_passes_through() -> None:
-    assert await scripted(RESULT).classify(PHOTO) is RESULT
+    assert await scripted(RESULT).classify(PHOTO) == RESULT
 
 
 async def test_passing_failures_are_retried_up_to_the_limit() -> None:
     client = scripted(ModelUnreachable(), ModelRateLimited(), RESULT, max_retries=2)
-    assert await client.classify(PHOTO) is RESULT
+    assert await client.classify(PHOTO) == RESULT
     client = scripted(*[ModelUnreachable() for _ in range(9)], max_retries=2)
     with pytest.raises(ModelUnreachable):
         await client.classify(PHOTO)
@@ -145,7 +145,7 @@ class TightSettings(ModelSettings):
 async def test_waiting_and_attempts_share_one_deadline() -> None:
     """Where one attempt may take all the time there is, none is left to wait for a slot."""
     client = ScriptedClient(TightSettings(_env_file=None, timeout_seconds=100, max_concurrency=1))
-    assert await client.classify(PHOTO) is RESULT
+    assert await client.classify(PHOTO) == RESULT
     await client._slots.acquire(0)
     with pytest.raises(ModelBusy):
         await client.classify(PHOTO)
@@ -160,7 +160,7 @@ async def test_cancelled_call_gives_its_slot_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     client.gate.set()
-    assert await client.classify(PHOTO) is RESULT
+    assert await client.classify(PHOTO) == RESULT
 
 
 async def test_breaker_opens_and_lets_one_trial_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ async def test_breaker_opens_and_lets_one_trial_through(monkeypatch: pytest.Monk
         await client.classify(PHOTO)
     assert raised.value.retry_after_seconds == 1
     client.gate.set()
-    assert await trial is RESULT
+    assert await trial == RESULT
     assert client._breaker.state is BreakerState.CLOSED
 
 

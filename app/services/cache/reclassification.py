@@ -22,7 +22,7 @@ from app.clients.base import (
     MARKED_MODEL_PREFIX,
 )
 from app.config.model import MODEL_NAME_MAX_LENGTH
-from app.database.tables.classification import CachedImage
+from app.database.tables.classification import CacheDescription, CachedImage
 from app.database.transactions import read, write
 from app.language.accept import Language
 from app.language.descriptions import HAN, guessed_language
@@ -84,8 +84,14 @@ class Selection:
             has_han = _entry.description.regexp_match(HAN)
             # Of entries that are older than the column, the characters tell.
             guessed = has_han if self.language is Language.ENGLISH else ~has_han
+            translated = select(CacheDescription.entry_id).where(
+                CacheDescription.entry_id == _entry.id,
+                CacheDescription.language == self.language.value,
+                CacheDescription.description.is_not(None),
+            )
             found += [
                 _entry.description.is_not(None),
+                ~translated.exists(),
                 or_(_entry.language == self.language.other.value, and_(_entry.language.is_(None), guessed)),
             ]
         return found

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.categories import Category
 from app.clients.base import ModelResult
 from app.clock import utc_now
+from app.language.accept import Language
 from app.services.cache import redis as redis_tier
 from app.services.cache import tiers
 from app.services.cache.entry import CachedResult
@@ -86,7 +88,14 @@ def result(category: Category) -> ModelResult:
 
 
 @pytest.mark.parametrize(
-    "entry", [ENTRY, CachedResult(Category.OTHER, 0.0, None, "m"), CachedResult(Category.IDCARD, 1.0, "", "manual")]
+    "entry",
+    [
+        ENTRY,
+        CachedResult(Category.OTHER, 0.0, None, "m"),
+        CachedResult(Category.IDCARD, 1.0, "", "manual"),
+        replace(ENTRY, language=Language.CHINESE, translations={Language.ENGLISH: "A cat 🐈"}),
+        replace(ENTRY, language=Language.CHINESE, translations={Language.ENGLISH: None}),
+    ],
 )
 def test_a_copy_survives(entry: CachedResult) -> None:
     copy = Copy(entry, NOW)
@@ -101,33 +110,38 @@ def test_a_copy_survives(entry: CachedResult) -> None:
         b"{}",
         b'{"a": 1, "b": 2, "c": 3, "d": 4}',
         b'["pets", 0.5, 1795219200]',
-        b'[2, "pets", 0.5, "m", 0, null]',
-        b'[2, "pets", 0.5, null, "m", 0, null]',
-        b'[2, "pets", 0.5, null, "m", 0, "1795219200"]',
-        b'[2, "pets", 0.5, null, "m", 0, 1e300]',
-        b'[2, "pets", 0.5, null, "m", 0, 100000000000000]',
-        b'[2, "pets", 0.5, null, "m", 0, NaN]',
-        b'[2, "pets", 0.5, null, null, "m", 0, 1795219200]',
-        b'[2, "cats", 0.5, null, "m", 0, 1795219200]',
-        b'[2, "PETS", 0.5, null, "m", 0, 1795219200]',
-        b'[2, ["pets"], 0.5, null, "m", 0, 1795219200]',
-        b'[2, "pets", 1.01, null, "m", 0, 1795219200]',
-        b'[2, "pets", -0.5, null, "m", 0, 1795219200]',
-        b'[2, "pets", NaN, null, "m", 0, 1795219200]',
-        b'[2, "pets", Infinity, null, "m", 0, 1795219200]',
-        b'[2, "pets", true, null, "m", 0, 1795219200]',
-        b'[2, "pets", "0.5", null, "m", 0, 1795219200]',
-        b'[2, "pets", 0.5, 7, "m", 0, 1795219200]',
-        b'[2, "pets", 0.5, ["x"], "m", 0, 1795219200]',
-        rb'[2, "pets", 0.5, "\ud800", "m", 0, 1795219200]',
-        b'[2, "pets", 0.5, "\xff", "m", 0, 1795219200]',
-        b'[2, "pets", 1' + b"0" * 6000 + b', null, "m", 0, 1795219200]',
-        b'[2, "pets", 0.5, "' + b"x" * 70_000 + b'", "m", 0, 1795219200]',
-        b'["foods", 0.9, null, 10000, 1795219200]',
-        b'[1, "foods", 0.9, null, "m", 10000, 1795219200]',
-        b'[2, "foods", 0.9, null, 7, 10000, 1795219200]',
-        b'[2, "foods", 0.9, null, "m", 1795219200]',
-        rb'[2, "foods", 0.9, null, "\ud800", 10000, 1795219200]',
+        b'[3, "pets", 0.5, "m", 0, null, null, null]',
+        b'[3, "pets", 0.5, null, "m", 0, null, null, null]',
+        b'[3, "pets", 0.5, null, "m", 0, null, null, "1795219200"]',
+        b'[3, "pets", 0.5, null, "m", 0, null, null, 1e300]',
+        b'[3, "pets", 0.5, null, "m", 0, null, null, 100000000000000]',
+        b'[3, "pets", 0.5, null, "m", 0, null, null, NaN]',
+        b'[3, "pets", 0.5, null, null, "m", 0, null, null, 1795219200]',
+        b'[3, "cats", 0.5, null, "m", 0, null, null, 1795219200]',
+        b'[3, "PETS", 0.5, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 0.5, null, "m", 0, "fr", null, 1795219200]',
+        b'[3, "pets", 0.5, null, "m", 0, null, ["en"], 1795219200]',
+        b'[3, "pets", 0.5, null, "m", 0, null, {"fr": "un chat"}, 1795219200]',
+        b'[3, "pets", 0.5, null, "m", 0, null, {"en": 7}, 1795219200]',
+        rb'[3, "pets", 0.5, null, "m", 0, null, {"en": "\ud800"}, 1795219200]',
+        b'[3, ["pets"], 0.5, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 1.01, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", -0.5, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", NaN, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", Infinity, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", true, null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", "0.5", null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 0.5, 7, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 0.5, ["x"], "m", 0, null, null, 1795219200]',
+        rb'[3, "pets", 0.5, "\ud800", "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 0.5, "\xff", "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 1' + b"0" * 6000 + b', null, "m", 0, null, null, 1795219200]',
+        b'[3, "pets", 0.5, "' + b"x" * 70_000 + b'", "m", 0, null, null, 1795219200]',
+        b'["foods", 0.9, null, 10000, null, null, 1795219200]',
+        b'[1, "foods", 0.9, null, "m", 10000, null, null, 1795219200]',
+        b'[3, "foods", 0.9, null, 7, 10000, null, null, 1795219200]',
+        b'[3, "foods", 0.9, null, "m", null, null, 1795219200]',
+        rb'[3, "foods", 0.9, null, "\ud800", 10000, null, null, 1795219200]',
         b"[" * 60_000,
         "not bytes",
         None,
