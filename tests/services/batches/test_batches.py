@@ -75,8 +75,12 @@ async def test_each_photo_is_described_in_the_language_that_its_task_was_asked_f
             job = await ours.resources.jobs.create(ours.account_id, [], "default", Priority.LOW)
             await ours.resources.jobs.add(ours.account_id, job.id, [image], language=language)
         await until(lambda: sum(len(each.requests) for each in batches.made) == 2, "two photos in batches")
+        # One that cannot wait is asked about directly.
+        direct = await ours.resources.tasks.submit(ours.account_id, image, "default", language=Language.ENGLISH)
+        await ours.completed(direct.id)
     prompts = [str(request) for each in batches.made for request in each.requests.values()]
     assert sorted("in Simplified Chinese" in prompt for prompt in prompts) == [False, True]
+    assert ["in Simplified Chinese" in str(call.body) for call in model_server.calls] == [False]
 
 
 @ON_ONE_KIND
