@@ -16,9 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
+from app.database import engine as database_engine
+from app.database import transactions
 from app.database.engine import create_engine
 from app.database.tables.api_keys import ApiKey
 from app.main import create_app
+from app.services import redis
 from app.services.accounts import passwords
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
@@ -130,6 +133,18 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed by Argon2 as ever, but with less work: people sign up in every other test."""
     monkeypatch.setattr(passwords, "Argon2Hasher", partial(Argon2Hasher, time_cost=1, memory_cost=1024))
+
+
+@pytest.fixture(autouse=True)
+def patient_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process wait for its database and Redis longer than a request may: the machine may be busy.
+
+    Tests of these times have a fixture of the same name in their module or folder, which leaves the times as they are.
+    """
+    monkeypatch.setattr(transactions, "TOTAL_TIMEOUT_SECONDS", 100.0)
+    monkeypatch.setattr(database_engine, "POOL_TIMEOUT_SECONDS", 90)
+    monkeypatch.setattr(database_engine, "SQLITE_BUSY_TIMEOUT_SECONDS", 15)
+    monkeypatch.setattr(redis, "TIMEOUT_SECONDS", 30.0)
 
 
 @pytest.fixture
