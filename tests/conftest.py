@@ -4,12 +4,13 @@ import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import httpcore2
 import httpx2
 import pytest
+from loguru._better_exceptions import ExceptionFormatter
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,6 +32,8 @@ from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
+# loguru asks for all folders of Python's libraries each time that logs get a place, which takes as long as a request.
+ExceptionFormatter._get_lib_dirs = staticmethod(cache(ExceptionFormatter._get_lib_dirs))  # type: ignore[method-assign]
 # Clients in this process trust no server but by a certificate that a test gives them: to load those of this machine for
 # each client takes as long as many a test.
 httpcore2.default_ssl_context = lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
