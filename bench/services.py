@@ -19,8 +19,8 @@ from bench.instant_model import MODEL
 from bench.load import ANSWER_TIMEOUT_SECONDS, LoadError, Request
 from tests.servers.processes import free_port, start_process
 
-START_TIMEOUT_SECONDS = 60
-STOP_TIMEOUT_SECONDS = 20
+START_TIMEOUT_SECONDS = 180
+STOP_TIMEOUT_SECONDS = 120
 FIRST_QUESTION = Request("/api/v1/classify/check-cache", "application/json", b'{"image_hash": "%s"}' % (b"0" * 64))
 
 

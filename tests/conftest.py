@@ -4,21 +4,25 @@ import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import httpcore2
 import httpx2
 import pytest
+from loguru._better_exceptions import ExceptionFormatter
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config.database import DatabaseSettings
 from app.config.settings import Settings
+from app.database import engine as database_engine
+from app.database import transactions
 from app.database.engine import create_engine
 from app.database.tables.api_keys import ApiKey
 from app.main import create_app
+from app.services import redis
 from app.services.accounts import passwords
 from tests.fakes.model_server import FakeModelServer, running_model_server
 from tests.servers.databases import Servers
@@ -28,6 +32,8 @@ from tests.support.serving import serving
 
 pytest_plugins = ["tests.servers.plugin", "tests.servers.redis", "tests.servers.s3", "tests.servers.browser"]
 
+# loguru asks for all folders of Python's libraries each time that logs get a place, which takes as long as a request.
+ExceptionFormatter._get_lib_dirs = staticmethod(cache(ExceptionFormatter._get_lib_dirs))  # type: ignore[method-assign]
 # Clients in this process trust no server but by a certificate that a test gives them: to load those of this machine for
 # each client takes as long as many a test.
 httpcore2.default_ssl_context = lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -130,6 +136,18 @@ async def engine(migrated_database: DatabaseSettings) -> AsyncIterator[AsyncEngi
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed by Argon2 as ever, but with less work: people sign up in every other test."""
     monkeypatch.setattr(passwords, "Argon2Hasher", partial(Argon2Hasher, time_cost=1, memory_cost=1024))
+
+
+@pytest.fixture(autouse=True)
+def patient_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process wait for its database and Redis longer than a request may: the machine may be busy.
+
+    Tests of these times have a fixture of the same name in their module or folder, which leaves the times as they are.
+    """
+    monkeypatch.setattr(transactions, "TOTAL_TIMEOUT_SECONDS", 100.0)
+    monkeypatch.setattr(database_engine, "POOL_TIMEOUT_SECONDS", 90)
+    monkeypatch.setattr(database_engine, "SQLITE_BUSY_TIMEOUT_SECONDS", 15)
+    monkeypatch.setattr(redis, "TIMEOUT_SECONDS", 30.0)
 
 
 @pytest.fixture

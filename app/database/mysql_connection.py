@@ -92,4 +92,8 @@ async def probe(**options: Any) -> None:
         if error.args[0] in LOST_CONNECTION | TOO_MANY_CONNECTIONS | SERVER_SHUTDOWN:
             raise
     else:
-        await connection.ensure_closed()
+        try:
+            await connection.ensure_closed()
+        finally:
+            # Also when the probe is cancelled while it says good-bye.
+            connection.close()

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.statements import Statement, execute
-from app.database.transactions import TOTAL_TIMEOUT_SECONDS, is_passing, read, with_retries, write
+from app.database.transactions import is_passing, read, with_retries, write
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -32,7 +32,7 @@ async def run(
     statements: Sequence[Statement],
     *,
     writes: bool,
-    timeout_seconds: float = TOTAL_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     quietly: bool = False,
 ) -> list[Rows]:
     """Run `statements` in their order in one transaction, and return the rows of each.
@@ -58,7 +58,8 @@ async def run(
 
     try:
         if engine.dialect.name == "sqlite":
-            return await (write if writes else read)(engine, one_by_one, quietly=quietly)
+            transaction = write if writes else read
+            return await transaction(engine, one_by_one, timeout_seconds=timeout_seconds, quietly=quietly)
         return await with_retries(
             engine, partial(_run_in_one_trip, engine, statements), timeout_seconds=timeout_seconds, quietly=quietly
         )

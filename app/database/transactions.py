@@ -61,7 +61,7 @@ async def read(
     work: Callable[[AsyncConnection], Awaitable[T]],
     *,
     max_attempts: int = MAX_ATTEMPTS,
-    timeout_seconds: float = TOTAL_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     quietly: bool = False,
 ) -> T:
     """Run `work` in a transaction that only reads; the options are those of `with_retries`.
@@ -86,7 +86,7 @@ async def write(
     engine: AsyncEngine,
     work: Callable[[AsyncConnection], Awaitable[T]],
     *,
-    timeout_seconds: float = TOTAL_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     quietly: bool = False,
 ) -> T:
     """Run `work` in a transaction and commit it; options and errors as with `read`."""
@@ -110,7 +110,7 @@ async def with_retries(
     attempt: Callable[[float], Awaitable[T]],
     *,
     max_attempts: int = MAX_ATTEMPTS,
-    timeout_seconds: float = TOTAL_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     quietly: bool = False,
 ) -> T:
     """Return what `attempt` returns; it is tried again in a moment when what went wrong may pass.
@@ -122,8 +122,8 @@ async def with_retries(
         attempt: a transaction; it gets the seconds that it may take once it has a connection, and closes a connection
             on which they run out.
         max_attempts: how often it is tried at most.
-        timeout_seconds: the time of all attempts, the pauses between them and the waits for connections; more than
-            the usual only where no request waits.
+        timeout_seconds: the time of all attempts, the pauses between them and the waits for connections, if not
+            TOTAL_TIMEOUT_SECONDS; more than that only where no request waits.
         quietly: the caller tells what is amiss.
 
     Raises:
@@ -132,6 +132,8 @@ async def with_retries(
     availability = availability_of(engine)
     if availability is not None and availability.is_away:
         raise DatabaseUnavailable(retry_after_seconds=RETRY_AFTER_SECONDS)
+    if timeout_seconds is None:
+        timeout_seconds = TOTAL_TIMEOUT_SECONDS
     seconds = timeout_seconds if max_attempts == 1 else timeout_seconds * ATTEMPT_SHARE
     deadline = asyncio.get_running_loop().time() + timeout_seconds
     try:

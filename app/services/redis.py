@@ -29,7 +29,7 @@ class RedisClient:
         timeout_seconds: of connecting and of reading an answer.
     """
 
-    def __init__(self, url: str, *, key_space: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, key_space: str, timeout_seconds: float) -> None:
         # Imported only where it is configured: it costs half a second and 20 MB.
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
@@ -68,7 +68,7 @@ async def open_redis(settings: Settings) -> AsyncIterator[RedisClient | None]:
     if not address:
         yield None
         return
-    client = RedisClient(address, key_space=location(settings.database_url))
+    client = RedisClient(address, key_space=location(settings.database_url), timeout_seconds=TIMEOUT_SECONDS)
     try:
         yield client
     finally:

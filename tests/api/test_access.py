@@ -34,12 +34,12 @@ STATISTICS = ("/api/v1/stats/today", "/api/v1/stats/top-images", "/api/v1/reques
 async def service_with(settings: Settings, **access: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a service with these settings of who may ask."""
     changed = settings.model_copy(update={"access": AccessSettings.model_validate(access)})
-    async with serving(create_app(changed)) as url, httpx2.AsyncClient(base_url=url, timeout=60) as client:
+    async with serving(create_app(changed)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as client:
         yield client
 
 
 def of_api(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(base_url=client.base_url.join("/api/v1"), timeout=60)
+    return httpx2.AsyncClient(base_url=client.base_url.join("/api/v1"), timeout=120)
 
 
 async def test_from_the_first_key_on_one_is_needed(

@@ -165,7 +165,7 @@ async def service_on(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     account = AccountSettings.model_validate({"secret_key": TOKEN_KEY})
     cache = CacheSettings.model_validate({"admin_api_key": ADMIN_API_KEY})
     app = create_app(settings.model_copy(update={"account": account, "cache": cache}))
-    async with serving(app) as url, httpx2.AsyncClient(base_url=url, timeout=60) as client:
+    async with serving(app) as url, httpx2.AsyncClient(base_url=url, timeout=120) as client:
         yield client
 
 

@@ -214,7 +214,7 @@ async def test_switched_off(settings: Settings, engine: AsyncEngine, model_serve
     off = settings.model_copy(update={"cache": CacheSettings.model_validate({"near_duplicates": False})})
     async with (
         serving(create_app(off)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
     ):
         await upload(api, FIRST)
         assert (await upload(api, AGAIN)).json()["from_cache"] is False

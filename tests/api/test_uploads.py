@@ -124,7 +124,7 @@ async def test_a_full_house_is_said_and_ends(
     monkeypatch.setattr(resources, "UPLOAD_MEMORY_BYTES", 6 * MIN_RESERVED_BYTES)
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
     ):
         model_server.delay_seconds = 1.5
         responses = await asyncio.gather(*(upload(api, photo(seed)) for seed in range(100, 109)))

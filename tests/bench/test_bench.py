@@ -208,7 +208,7 @@ def test_who_writes_after_the_answer_is_waited_for(monkeypatch: pytest.MonkeyPat
     engine = create_engine("sqlite://")
     with pytest.raises(AccountingError):
         await_ledger(engine, nothing, LOAD, within_seconds=0)
-    await_ledger(engine, nothing, LOAD, within_seconds=60)
+    await_ledger(engine, nothing, LOAD, within_seconds=180)
 
 
 async def test_the_server_makes_the_photos_that_the_clients_ask_for(engine: AsyncEngine) -> None:

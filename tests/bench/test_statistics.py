@@ -20,7 +20,7 @@ from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="wrk comes from apt")
 
-RUN_TIMEOUT_SECONDS = 110
+RUN_TIMEOUT_SECONDS = 400
 
 
 def test_a_short_run_measures_every_figure() -> None:
@@ -28,7 +28,7 @@ def test_a_short_run_measures_every_figure() -> None:
         get_wrk()
     except WrkMissingError as error:
         pytest.skip(str(error))
-    command = [sys.executable, "-m", "bench.statistics", "--rows", "2000", "--seconds", "1"]
+    command = [sys.executable, "-m", "bench.statistics", "--rows", "2000", "--seconds", "0.3"]
     with start_process(command, ready=lambda: True, cwd=PROJECT_ROOT) as process:
         status = process.wait(RUN_TIMEOUT_SECONDS)
         output = process.output()

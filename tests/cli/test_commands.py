@@ -149,7 +149,7 @@ def test_serve_starts_one_process_or_gunicorn(environment: dict[str, str], tmp_p
 
     def answers() -> bool:
         try:
-            return httpx2.get(url, timeout=5).status_code == 200
+            return httpx2.get(url, timeout=120).status_code == 200
         except httpx2.HTTPError:
             return False
 
@@ -160,7 +160,7 @@ def test_serve_starts_one_process_or_gunicorn(environment: dict[str, str], tmp_p
         ready=answers,
         env={**environment, "PYTHONPATH": str(PROJECT_ROOT), "HOME": os.environ.get("HOME", "/")},
         cwd=tmp_path,
-        ready_within_seconds=60,
+        ready_within_seconds=180,
     ) as process:
         command_line = Path(f"/proc/{process.pid}/cmdline")
         if command_line.exists():

@@ -175,7 +175,7 @@ async def test_a_prediction_that_hangs_harms_nobody(make: Make, photo: PreparedP
     release = threading.Event()
 
     def predict(_: Any, data: Any) -> Any:
-        release.wait(10)
+        release.wait(120)
         return data
 
     client = await make(predict=predict, timeout_seconds=0.05)

@@ -32,7 +32,7 @@ async def served(environment: dict[str, str], **settings: str) -> AsyncIterator[
             wait_until, lambda: process.output().count("Application startup complete") == WORKERS, "workers"
         )
         limits = httpx2.Limits(max_connections=1)
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
             yield client
 
 
@@ -44,7 +44,7 @@ async def health_everywhere(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
     """Ask on connections of their own; the kernel gives them to all workers."""
     bodies = []
     for _ in range(ENOUGH_CONNECTIONS):
-        async with httpx2.AsyncClient(base_url=client.base_url, timeout=60) as other:
+        async with httpx2.AsyncClient(base_url=client.base_url, timeout=120) as other:
             answer = await other.get("/health")
             # Ready for hits, whatever the model does.
             assert answer.status_code == 200

@@ -24,7 +24,7 @@ from app.database.tables.statistics import StatsState
 from tests.support.databases import TestDatabase
 from tests.support.silence import way_to
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 CLAIM = Statement("INSERT INTO stats_state (name, value) VALUES (%s, %s)", ("claim", "ours"))
 
 

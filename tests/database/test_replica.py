@@ -173,7 +173,7 @@ async def test_the_service_says_where_its_figures_come_from(
         settings = settings_on(database.model_copy(update={"read_host": read_host}), model_server, tmp_path)
         async with (
             serving(create_app(settings)) as url,
-            httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api,
+            httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api,
         ):
             health = (await api.get("/health")).json()
             assert (health["status"], health["database"], health["read_replica"]) == ("healthy", "connected", said)

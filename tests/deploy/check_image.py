@@ -147,7 +147,7 @@ def test_a_photo_is_answered_and_sigterm_ends_it(container: Container) -> None:
     written_before = files_written(container)
     with running(container, **variables) as process:
         wait_until(lambda: is_healthy(container, APP_PORT=port), "the service answers", 120)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as api:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=120) as api:
             photo = (PROJECT_ROOT / "docs/samples/coffee.jpg").read_bytes()
             answer = api.post("/classify", files={"image": photo}).json()
             assert answer["success"], answer
@@ -160,7 +160,7 @@ def test_a_photo_is_answered_and_sigterm_ends_it(container: Container) -> None:
         assert len(pids) >= 3
         assert {user_of(pid) for pid in pids} == {(UID, UID)}
         os.kill(pids[0], signal.SIGTERM)
-        assert process.wait(60) == 0, process.output()
+        assert process.wait(120) == 0, process.output()
         assert "Traceback" not in process.output()
     assert "image-classifier.db" in run(container, "ls", "/data").stdout
     # So the root file system may be read-only.
@@ -183,7 +183,7 @@ def test_it_runs_tasks_and_migrations_too(container: Container) -> None:
     with running(container, "python", "-m", "app.worker", MIGRATE_ON_START="false") as process:
         wait_until(lambda: is_healthy(container, "worker"), "the worker lives", 120)
         os.kill(inside(container)[0], signal.SIGTERM)
-        assert process.wait(30) == 0, process.output()
+        assert process.wait(120) == 0, process.output()
         assert "shutting down" in process.output()
 
 

@@ -49,7 +49,7 @@ def caddy(service: str, folder: Path) -> Iterator[str]:
 async def behind(service_url: str, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the service behind Caddy."""
     with caddy(service_url.removeprefix("http://"), tmp_path) as url:
-        async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
             yield client
 
 
@@ -160,7 +160,7 @@ async def test_its_answers_say_to_browsers_what_the_services_say(behind: httpx2.
 
 def test_a_service_that_is_away_is_a_503_in_our_format(tmp_path: Path) -> None:
     with caddy(f"127.0.0.1:{free_port()}", tmp_path) as url:
-        answer = httpx2.get(f"{url}/api/v1/health", timeout=30)
+        answer = httpx2.get(f"{url}/api/v1/health", timeout=120)
     # A page of another origin may read it, as it may the service's.
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_busy")

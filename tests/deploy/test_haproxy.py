@@ -26,7 +26,7 @@ async def test_servers_of_both_kinds_let_the_check_in(kind: str, servers: Server
     async with admin_engine(url) as engine, engine.connect() as connection:
         await connection.exec_driver_sql(f"CREATE USER IF NOT EXISTS {CHECK_USER}")
         try:
-            with socket.create_connection(("127.0.0.1", make_url(url).port or 0), timeout=10) as check:
+            with socket.create_connection(("127.0.0.1", make_url(url).port or 0), timeout=120) as check:
                 # HAProxy, too, looks into all that has come since its last step.
                 heard = check.recv(4096)
                 for what, value in steps:

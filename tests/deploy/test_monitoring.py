@@ -149,7 +149,7 @@ def test_a_service_that_nobody_has_asked_shows_every_series_that_is_asked_for(
         env={**environment, "APP_PORT": str(port)},
         cwd=PROJECT_ROOT,
     ):
-        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).raise_for_status().text
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=120).raise_for_status().text
     shown = set(re.findall(r"^(\w+)", text, re.MULTILINE))
     asked = {
         name for text in [*dashboard_expressions(), *(rule["expr"] for rule in RULES)] for name, _ in selectors(text)

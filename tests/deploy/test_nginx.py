@@ -103,7 +103,7 @@ def test_other_bodies_are_small(site: Site, beyond: int, status: int) -> None:
 
 
 def test_a_batch_is_refused_before_it_is_sent(site: Site) -> None:
-    with socket.create_connection(("127.0.0.1", site.plain.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", site.plain.port), timeout=120) as connection:
         length = 204864 * 1024 + 1
         connection.sendall(f"POST {CLASSIFY}/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
         head = connection.recv(65536).decode()
@@ -206,7 +206,7 @@ def upload_on_its_way(nginx: Nginx) -> Iterator[None]:
         f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", nginx.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=120) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         connection.sendall(head.encode() + content[: 7 * 1024 * 1024])
         yield
@@ -309,7 +309,7 @@ def test_it_finishes_an_upload_before_it_leaves(site: Site, tmp_path: Path) -> N
     head += f"Content-Type: {headers['Content-Type']}\r\n\r\n"
     with (
         running_nginx(tmp_path / "leaving", site.port) as nginx,
-        socket.create_connection(("127.0.0.1", nginx.port), timeout=30) as connection,
+        socket.create_connection(("127.0.0.1", nginx.port), timeout=120) as connection,
     ):
         connection.sendall(head.encode() + content[:100])
         wait_until(lambda: open_connections(site.port) > 0, "the upload has reached the service")
@@ -319,4 +319,4 @@ def test_it_finishes_an_upload_before_it_leaves(site: Site, tmp_path: Path) -> N
         answer = connection.recv(65536)
         assert b"unsupported_image_format" in answer or b"corrupt_image" in answer
         connection.close()
-        assert nginx.process.wait(20) == 0
+        assert nginx.process.wait(120) == 0

@@ -21,7 +21,7 @@ HOST = b"Host: x\r\nConnection: close\r\n"
 
 def sent_as_it_is(port: int, request: bytes) -> httpx2.Response:
     """Send bytes that no client would send, and return the answer to them."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         connection.sendall(request)
         head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")

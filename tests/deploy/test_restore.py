@@ -156,7 +156,7 @@ async def test_a_backup_under_load_and_one_at_rest_are_restored(
         environment = variables(tmp_path / "options", here, database.name, path)
         async with (
             serving(create_app(settings_for(await migrated(database.settings), model_server, tmp_path))) as url,
-            httpx2.AsyncClient(base_url=url, timeout=60) as service,
+            httpx2.AsyncClient(base_url=url, timeout=120) as service,
         ):
             photo = await fill(service)
             load = Load(service, hashlib.sha256(photo).hexdigest())
@@ -192,7 +192,7 @@ async def test_a_backup_under_load_and_one_at_rest_are_restored(
     calls = model_server.call_count
     async with (
         serving(create_app(settings)) as url,
-        httpx2.AsyncClient(base_url=url, timeout=60) as service,
+        httpx2.AsyncClient(base_url=url, timeout=120) as service,
     ):
         service.headers.update(bearer(await log_in(service)))
         assert await figures(service) == expected

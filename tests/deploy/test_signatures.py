@@ -47,10 +47,10 @@ def check_signed(api: httpx2.Client, key: Key, number: int) -> None:
 def test_behind_nginx(site: Site, key: Key, *, is_encrypted: bool) -> None:
     nginx = site.encrypted if is_encrypted else site.plain
     trust = ssl.create_default_context(cafile=str(nginx.authority)) if is_encrypted else False
-    with httpx2.Client(base_url=address_of(nginx, is_encrypted=is_encrypted), verify=trust, timeout=60) as api:
+    with httpx2.Client(base_url=address_of(nginx, is_encrypted=is_encrypted), verify=trust, timeout=120) as api:
         check_signed(api, key, 1 + is_encrypted)
 
 
 def test_behind_caddy(site: Site, key: Key, tmp_path: Path) -> None:
-    with caddy(f"127.0.0.1:{site.port}", tmp_path) as url, httpx2.Client(base_url=url, timeout=60) as api:
+    with caddy(f"127.0.0.1:{site.port}", tmp_path) as url, httpx2.Client(base_url=url, timeout=120) as api:
         check_signed(api, key, 3)

@@ -61,7 +61,7 @@ async def test_it_can_be_the_model_of_the_service(folder: Path, settings: Settin
     model = settings.model.model_copy(update={"provider": provider})
     async with (
         serving(create_app(settings.model_copy(update={"model": model}))) as url,
-        httpx2.AsyncClient(base_url=url, timeout=30) as service,
+        httpx2.AsyncClient(base_url=url, timeout=120) as service,
     ):
         files = {"image": ("x.jpg", jpeg_photo(colour=(51, 153, 51)), "image/jpeg")}
         answers = [(await service.post("/api/v1/classify", files=files)).json() for _ in range(2)]
@@ -77,7 +77,7 @@ async def test_the_example_answers(folder: Path, settings: Settings, engine: Asy
     further = ModelSettings.model_validate({"MODELS": models_setting()}).further_models
     model = settings.model.model_copy(update={"further_models": further})
     app = create_app(settings.model_copy(update={"model": model}))
-    async with serving(app) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
+    async with serving(app) as url, httpx2.AsyncClient(base_url=url, timeout=120) as service:
         headers = await person(service)
         for colour, label, category in (
             ((51, 153, 51), "grass", "travel_scenery"),

@@ -5,6 +5,7 @@ import random
 import struct
 import zipfile
 import zlib
+from functools import cache
 
 import pillow_heif
 from PIL import Image, TiffImagePlugin
@@ -78,6 +79,7 @@ def png_photo(width: int = 640, height: int = 480, colour: Colour = RED) -> byte
     return encode(Image.new("RGB", (width, height), colour), "PNG")
 
 
+@cache
 def heic_photo(width: int = 640, height: int = 480, colour: Colour = RED, **options: object) -> bytes:
     return encode(Image.new("RGB", (width, height), colour), "HEIF", **options)
 
@@ -103,6 +105,7 @@ def noisy_heic_10_bit(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def avif_photo(width: int = 640, height: int = 480, colour: Colour = RED, **options: object) -> bytes:
     return encode(Image.new("RGB", (width, height), colour), "AVIF", **options)
 

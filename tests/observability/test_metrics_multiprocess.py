@@ -44,7 +44,7 @@ def gunicorn(environment: dict[str, str]) -> Iterator[tuple[RunningProcess, str]
 
 
 def figures(url: str) -> dict[str, float]:
-    lines = httpx2.get(f"{url}/metrics", timeout=30).text.splitlines()
+    lines = httpx2.get(f"{url}/metrics", timeout=120).text.splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
@@ -72,7 +72,7 @@ def folder_of(worker: int) -> Path:
 def ask(url: str, image_hash: str, times: int) -> None:
     def ask_once(_: int) -> bool:
         # A connection of its own, so that both workers are asked.
-        response = httpx2.post(f"{url}{CHECK}", json={"image_hash": image_hash}, timeout=30)
+        response = httpx2.post(f"{url}{CHECK}", json={"image_hash": image_hash}, timeout=120)
         return bool(response.json()["cached"])
 
     with ThreadPoolExecutor(8) as pool:
@@ -85,7 +85,7 @@ def test_totals_are_those_of_all_workers_and_stay_when_one_is_killed(environment
     image_hash = hashlib.sha256(photo).hexdigest()
     with gunicorn(environment) as (process, url):
         assert settled(url, lambda now: now["image_classifier_processes"] == 2)["image_classifier_processes"] == 2
-        httpx2.post(f"{url}/api/v1/classify", files={"image": photo}, timeout=30).raise_for_status()
+        httpx2.post(f"{url}/api/v1/classify", files={"image": photo}, timeout=120).raise_for_status()
         ask(url, image_hash, 150)
         now = settled(url, lambda now: now.get(HITS) == 150 == now.get(CHECKED))
         assert now[CHECKED] == now[HITS] == now[IN_MEMORY] + now[IN_DATABASE] == 150
@@ -104,7 +104,7 @@ def test_totals_are_those_of_all_workers_and_stay_when_one_is_killed(environment
         folder = folder_of(workers(process)[0])
         assert not list(folder.glob(f"*_{killed}.db"))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert not folder.exists()
 
 
@@ -113,7 +113,7 @@ def test_workers_that_are_recycled_leave_their_counts(environment: dict[str, str
     photo = jpeg_photo(320, 240)
     image_hash = hashlib.sha256(photo).hexdigest()
     with gunicorn(environment) as (process, url):
-        httpx2.post(f"{url}/api/v1/classify", files={"image": photo}, timeout=30).raise_for_status()
+        httpx2.post(f"{url}/api/v1/classify", files={"image": photo}, timeout=120).raise_for_status()
         ask(url, image_hash, 60)
         before = workers(process)
         # All workers are replaced; each hands over what it has counted in its last moment.

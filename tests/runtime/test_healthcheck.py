@@ -41,7 +41,7 @@ def test_what_answers_something_else_is_not_the_service(tmp_path: Path) -> None:
 
 def metrics_at(port: int) -> str:
     try:
-        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=120).text
     except httpx2.HTTPError:
         return ""
 

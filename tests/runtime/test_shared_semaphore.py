@@ -14,7 +14,7 @@ from app.runtime import shared_semaphore
 from app.runtime.shared_semaphore import SemaphoreFullError, SharedSemaphore
 
 SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180
 
 
 async def obey(pipe: Connection, file: Path) -> None:

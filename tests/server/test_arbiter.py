@@ -57,10 +57,10 @@ class Release:
     def answers(self, times: int) -> None:
         """Ask on connections of their own, so that every worker is asked."""
         for _ in range(times):
-            assert httpx2.get(f"http://127.0.0.1:{self.port}/api/v1/health/live", timeout=60).status_code == 200
+            assert httpx2.get(f"http://127.0.0.1:{self.port}/api/v1/health/live", timeout=120).status_code == 200
 
     def version(self) -> str:
-        answer = httpx2.get(f"http://127.0.0.1:{self.port}/openapi.json", timeout=60)
+        answer = httpx2.get(f"http://127.0.0.1:{self.port}/openapi.json", timeout=120)
         return str(answer.json()["info"]["version"])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:

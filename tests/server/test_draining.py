@@ -37,7 +37,7 @@ def gunicorn(port: int, environment: dict[str, str], *options: str) -> Iterator[
         cwd=PROJECT_ROOT,
         grace_seconds=20,
     ) as process:
-        answer = httpx2.post(f"http://127.0.0.1:{port}/api/v1/classify", files={"image": PHOTO}, timeout=60)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/api/v1/classify", files={"image": PHOTO}, timeout=120)
         assert answer.status_code == 200, answer.text
         yield process
 
@@ -100,7 +100,7 @@ def test_a_worker_that_is_told_to_leave_while_it_starts_first_answers_who_waits(
             process.send_signal(signal.SIGTERM)
             client.settimeout(60)
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
 
 
 def accepts(port: int) -> bool:

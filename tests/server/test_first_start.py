@@ -25,6 +25,6 @@ def test_a_port_in_use_is_one_line_that_names_the_setting(environment: dict[str,
             env={**environment, "APP_PORT": str(port)},
             cwd=PROJECT_ROOT,
         ) as process:
-            assert process.wait(60) == 1
+            assert process.wait(120) == 1
             said = process.output()
     assert said == f"port {port} of 127.0.0.1 is in use by another program; set APP_PORT to a free one\n"

@@ -47,7 +47,7 @@ async def test_streams_end_when_the_server_is_told_to(
         cwd=PROJECT_ROOT,
         grace_seconds=5,
     ) as process:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             await sign_up(client)
             token = await log_in(client)
             url = f"ws://127.0.0.1:{port}/ws/inference?token={token}"
@@ -90,7 +90,7 @@ async def test_a_worker_that_is_replaced_does_not_wait_for_streams_and_clients_c
     ) as process:
         # Nothing but the streams stays open.
         limits = httpx2.Limits(max_keepalive_connections=0)
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
             await sign_up(client)
             token = await log_in(client)
             url = f"ws://127.0.0.1:{port}/ws/inference?token={token}"

@@ -24,7 +24,7 @@ from tests.servers.programs import get_program
 
 # https://packages.debian.org/galera-4 has no program, only this.
 LIBRARY = Path("/usr/lib/galera/libgalera_smm.so")
-READY_WITHIN_SECONDS = 90
+READY_WITHIN_SECONDS = 180
 USER, PASSWORD = "classifier", "only-for-tests"
 # What deploy/haproxy.cfg logs in as to see how a node is.
 CHECK_USER = "haproxy_check"

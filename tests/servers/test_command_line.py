@@ -49,7 +49,7 @@ def standing(home: Path, port: int) -> Iterator[str]:
     script = f'"$@" > {said}.partial; mv {said}.partial {said}; exec sleep 600'
     command = ["/bin/sh", "-c", script, "sh", sys.executable, str(COMMAND_LINE), "start", "--port", str(port)]
     environment = {**os.environ, "MYSQL_SERVER_HOME": str(home)}
-    with start_process(command, ready=said.exists, env=environment, ready_within_seconds=60):
+    with start_process(command, ready=said.exists, env=environment, ready_within_seconds=180):
         yield said.read_text().strip()
 
 

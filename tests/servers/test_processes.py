@@ -54,7 +54,7 @@ def test_the_environment_is_the_given_one(tmp_path: Path) -> None:
     note = tmp_path / "environment"
     script = f"import os, pathlib; pathlib.Path({str(note)!r}).write_text(os.environ['ONLY'])"
     with start_process([sys.executable, "-c", script], ready=note.exists, env={"ONLY": "this"}) as program:
-        assert program.wait(30) == 0
+        assert program.wait(120) == 0
     assert note.read_text() == "this"
 
 
@@ -71,7 +71,7 @@ def test_a_module_that_is_forked_runs_as_python_would_run_it(tmp_path: Path) -> 
     command = [sys.executable, "-m", "mine", "one", "-two"]
     with start_process(command, ready=lambda: True, env={"ONLY": "this"}, cwd=tmp_path) as program:
         assert program.supervisor is None
-        assert program.wait(60) == 7
+        assert program.wait(120) == 7
         assert program.output() == "mine\n"
     said = json.loads((tmp_path / "said").read_text())
     assert said == [["one", "-two"], {"ONLY": "this"}, str(tmp_path), "__main__", True, "", []]
@@ -119,7 +119,7 @@ def test_the_exit_status_is_the_programs(tmp_path: Path) -> None:
     script += "pathlib.Path(sys.argv[1]).touch()\nwhile True: signal.pause()"
     with start_process([sys.executable, "-c", script, str(note)], ready=note.exists) as program:
         program.send_signal(signal.SIGTERM)
-        assert program.wait(30) == 7
+        assert program.wait(120) == 7
         assert program.wait(0) == 7
 
 
@@ -167,4 +167,4 @@ def test_killing_the_supervisor_kills_the_program() -> None:
         assert program.supervisor is not None
         program.supervisor.kill()
         wait_until(lambda: not is_running(program.pid), "the program's end")
-        assert program.wait(30) == 128 + signal.SIGKILL
+        assert program.wait(120) == 128 + signal.SIGKILL

@@ -198,7 +198,7 @@ def test_an_interrupted_fetch_is_not_a_finished_one(tmp_path: Path, home: Path, 
     command = [sys.executable, "-c", FETCH, str(home), blocking]
     with start_process(command, ready=reached.exists, cwd=PROJECT_ROOT) as fetching:
         fetching.send_signal(signal.SIGKILL)
-        assert fetching.wait(30) == 128 + signal.SIGKILL
+        assert fetching.wait(120) == 128 + signal.SIGKILL
     assert unpacked_command(home) is None
     assert len(list(home.glob("fetching-*"))) == 1
     assert fetch(home, apt(tmp_path / "bin", f'cp {package} "$archives"')) == unpacked_command(home)

@@ -153,7 +153,7 @@ signal.pause()
     # Not under `start_process`, whose supervisor would clean up after the starter.
     with subprocess.Popen(command, cwd=PROJECT_ROOT) as starter:  # noqa: S603 - our own script
         try:
-            wait_until(told.exists, "the servers' start", within_seconds=60)
+            wait_until(told.exists, "the servers' start", within_seconds=180)
             pids, text = told.read_text().split("\n", 1)
             assert takes_connections(Servers.from_json(text).mysql_url)
             assert all(is_running(pid) for pid in json.loads(pids))
@@ -217,12 +217,12 @@ def test_an_interrupted_test_run_leaves_nothing(tmp_path: Path) -> None:
     )
     command = [*PYTEST, str(test)]
     with start_process(
-        command, ready=note.exists, env=PYTEST_ENVIRONMENT, cwd=tmp_path, ready_within_seconds=60
+        command, ready=note.exists, env=PYTEST_ENVIRONMENT, cwd=tmp_path, ready_within_seconds=180
     ) as running:
         used = Servers.from_json(note.read_text())
         assert takes_connections(used.mysql_url)
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == pytest.ExitCode.INTERRUPTED
+        assert running.wait(120) == pytest.ExitCode.INTERRUPTED
         gone(used)
 
 

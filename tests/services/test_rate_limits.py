@@ -67,7 +67,7 @@ def test_two_services_have_one_limit_with_redis_and_one_each_without(
     with ExitStack() as stack:
         for port in ports:
             stack.enter_context(running("python", port, {**environment, "APP_PORT": str(port)}))
-        client = stack.enter_context(httpx2.Client(timeout=60))
+        client = stack.enter_context(httpx2.Client(timeout=120))
         answers = [client.get(f"http://127.0.0.1:{port}/api/v1/categories") for _ in range(15) for port in ports]
     assert {answer.status_code for answer in answers} == {200, 429}
     passed = sum(answer.status_code == 200 for answer in answers)
@@ -79,7 +79,7 @@ def test_two_services_have_one_limit_with_redis_and_one_each_without(
 
 
 async def test_a_redis_that_is_away_stops_no_request() -> None:
-    client = RedisClient("redis://127.0.0.1:1/0", key_space="test")
+    client = RedisClient("redis://127.0.0.1:1/0", key_space="test", timeout_seconds=30)
     assert 10 <= await passed(RateLimits(client, per_address=10), ADDRESS, 20) <= 10 + SLIDES
     assert client.outage.is_out
     await client.close()

@@ -18,10 +18,17 @@ NEVER = 3600.0
 
 @asynccontextmanager
 async def process(
-    engine: AsyncEngine, accounts: AccountService, redis_url: str | None = None, *, max_streams: int = 1000
+    engine: AsyncEngine,
+    accounts: AccountService,
+    redis_url: str | None = None,
+    *,
+    redis_timeout_seconds: float = 30.0,
+    max_streams: int = 1000,
 ) -> AsyncIterator[TaskEvents]:
     """One process' stream."""
-    client = None if redis_url is None else RedisClient(redis_url, key_space="test")
+    client = (
+        None if redis_url is None else RedisClient(redis_url, key_space="test", timeout_seconds=redis_timeout_seconds)
+    )
     signal = None if client is None else RedisSignal(client)
     stream = TaskEvents(engine, accounts, max_streams=max_streams, signal=signal)
     task = asyncio.create_task(stream.run())

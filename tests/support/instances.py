@@ -13,7 +13,7 @@ from app.database.engine import create_engine
 from tests.servers.processes import RunningProcess, answers_http, free_port, start_process
 from tests.support.running import COMMANDS
 
-READY_WITHIN_SECONDS = 60
+READY_WITHIN_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True)

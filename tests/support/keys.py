@@ -13,7 +13,7 @@ from app.services.api_keys.key import Scope
 ADMIN_API_KEY = "an-admin-key-for-tests"
 
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

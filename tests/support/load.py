@@ -16,7 +16,7 @@ LOOKERS = 12
 PAUSE_SECONDS = 0.03
 UPLOAD_EVERY_SECONDS = 0.25
 # Longer than the service may take in all.
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 
 
 class Answer(NamedTuple):

@@ -17,7 +17,7 @@ CLASSIFY = "/api/v1/classify"
 def client(nginx: Nginx, source: str = OUTSIDE) -> Iterator[httpx2.Client]:
     """A client with an address of its own, which is not nginx's."""
     transport = httpx2.HTTPTransport(local_address=source)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{nginx.port}", transport=transport, timeout=60) as api:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{nginx.port}", transport=transport, timeout=120) as api:
         yield api
 
 

@@ -104,7 +104,7 @@ async def test_an_open_service_asks_for_none_until_there_is_one(
     key = await key_of(engine, Scope.CLASSIFY)
 
     async def is_closed() -> bool:
-        async with httpx2.AsyncClient(base_url=service_url, timeout=60) as client:
+        async with httpx2.AsyncClient(base_url=service_url, timeout=120) as client:
             return (await client.get("/api/v1/categories")).status_code == 401
 
     await until(is_closed)

@@ -41,7 +41,7 @@ def test_it_says_what_the_settings_say(settings: Settings, changes: dict[str, An
 
 async def test_it_changes_with_the_first_key(settings: Settings) -> None:
     engine: AsyncEngine = create_engine(settings)
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=60) as client:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as client:
 
         async def said() -> list[Any]:
             return security_of((await client.get("/openapi.json")).json())[:2]

@@ -46,7 +46,7 @@ async def service_url(settings: Settings) -> AsyncIterator[str]:
 
 
 async def answer_of(url: str, number: int) -> dict[str, Any]:
-    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as api:
+    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api:
         answer: dict[str, Any] = (await check(api, sha256(photo(number)))).json()
         return answer
 

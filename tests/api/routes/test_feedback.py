@@ -88,7 +88,7 @@ async def test_one_address_never_corrects_an_entry(api: httpx2.AsyncClient) -> N
 async def test_accounts_and_devices_are_counted_from_one_address(api: httpx2.AsyncClient) -> None:
     await upload(api, PHOTO)
     before = await corrections(api)
-    root = httpx2.AsyncClient(base_url=str(api.base_url).removesuffix("/api/v1/"), timeout=60)
+    root = httpx2.AsyncClient(base_url=str(api.base_url).removesuffix("/api/v1/"), timeout=120)
     async with root as service:
         user = await sign_up(service)
         form = {"username": user["username"], "password": "testpassword123"}
@@ -117,7 +117,7 @@ async def test_accounts_and_devices_are_counted_from_one_address(api: httpx2.Asy
 
 async def test_a_key_counts_as_one_however_many_users_it_names(settings: Settings, engine: AsyncEngine) -> None:
     keys = [(await key_of(engine, Scope.CLASSIFY)).text for _ in range(2)]
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as api:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api:
         one, other = ({"X-API-Key": key} for key in keys)
         await upload(api, PHOTO, headers=one)
         assert (await api.post("/feedback", json={"category": "foods", "image_hash": HASH})).status_code == 401
@@ -131,7 +131,7 @@ async def test_a_key_counts_as_one_however_many_users_it_names(settings: Setting
 async def few(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.AsyncClient]:
     feedback = FeedbackSettings.model_validate({"per_minute_per_address": 2})
     app = create_app(settings.model_copy(update={"feedback": feedback}))
-    async with serving(app) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as client:
+    async with serving(app) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as client:
         yield client
 
 

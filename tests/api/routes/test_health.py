@@ -102,7 +102,7 @@ async def test_a_database_that_takes_nothing(
             url = make_url(mysql_database.url).set(username=reader, password=reader)
             database = DatabaseSettings.model_validate({"url": url.render_as_string(hide_password=False)})
             app = create_app(settings_on(database, model_server, tmp_path))
-            async with serving(app) as base, httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=30) as api:
+            async with serving(app) as base, httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=120) as api:
                 assert (await api.get("/health")).status_code == 200
                 await grant("SELECT")
                 # What was written less than a second ago proves that it can be.
@@ -125,7 +125,7 @@ async def test_a_database_that_is_away(
         admin_engine(mysql_database.server_url) as admin,
         admin.connect() as connection,
         serving(app) as base,
-        httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=30) as api,
+        httpx2.AsyncClient(base_url=f"{base}/api/v1", timeout=120) as api,
     ):
         assert (await api.get("/health")).status_code == 200
         # Every connection is cut and no new one finds the database.

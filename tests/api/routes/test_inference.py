@@ -131,7 +131,7 @@ async def test_who_is_asked_about_a_known_photo_is_who_answered_then(
     async with engine.begin() as connection:
         await connection.execute(update(CachedImage).values(model_used="manual"))
     # A process that does not have the entry in its memory.
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=60) as other:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as other:
         assert (await ask(other, owner, image_id, "default")).json()["model"] == "manual"
 
 

@@ -282,7 +282,7 @@ async def test_an_account_that_goes_while_it_uploads_leaves_nothing(
 async def test_a_library_in_s3(settings: Settings, engine: AsyncEngine, s3_bucket: str, s3_endpoint: str) -> None:
     library = LibrarySettings.model_validate({"storage_url": f"s3://{s3_bucket}/library?endpoint={s3_endpoint}"})
     there = settings.model_copy(update={"library": library})
-    async with serving(create_app(there)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as client:
+    async with serving(create_app(there)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as client:
         owner = await person(client)
         image = (await upload(client, owner)).json()
         assert (await client.get(image["url"], headers=owner)).content == JPEG
@@ -298,7 +298,7 @@ async def small_service(settings: Settings, engine: AsyncEngine) -> AsyncIterato
         {"quota_megabytes": 3.5 * len(JPEG) / 1024 / 1024, "max_upload_bytes": 20_000}
     )
     small = settings.model_copy(update={"library": library})
-    async with serving(create_app(small)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as client:
+    async with serving(create_app(small)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as client:
         yield client
 
 

@@ -34,7 +34,7 @@ async def url(settings: Settings, engine: AsyncEngine) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
         yield client
 
 
@@ -54,7 +54,7 @@ async def exported(client: httpx2.AsyncClient, user_id: str) -> dict[str, Any]:
 
 
 async def use(url: str, user_id: str, times: int = 1) -> None:
-    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as api:
+    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api:
         headers = [(b"X-User-ID", user_id.encode())]
         for _ in range(times):
             answer = await api.post("/classify", files={"image": ("a.jpg", photo(1), "image/jpeg")}, headers=headers)
@@ -139,7 +139,7 @@ async def test_a_deleted_account_is_in_no_table_and_no_cache(
     async with engine.connect() as connection:
         logged = (await connection.execute(select(RequestLog.user_id, RequestLog.ip_address))).all()
     assert [tuple(row) for row in logged] == [(None, None)]
-    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as api:
+    async with httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api:
         assert (await check(api, sha256(image))).json()["cached"] is False
         assert (await upload(api, image)).json()["from_cache"] is False
 

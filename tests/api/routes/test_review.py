@@ -26,7 +26,7 @@ async def api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.A
     cache = CacheSettings.model_validate({"admin_api_key": ADMIN_API_KEY})
     async with (
         serving(create_app(settings.model_copy(update={"cache": cache}))) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as client,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as client,
     ):
         yield client
 

@@ -164,7 +164,7 @@ async def test_the_start_counts_visitors_again_for_another_zone(
     database = settings.database.model_copy(update={"migrate_on_start": migrate_on_start})
     statistics = StatisticsSettings.model_validate({"timezone": "Asia/Shanghai"})
     settings = settings.model_copy(update={"database": database, "statistics": statistics})
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=30) as api:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as api:
         days = [(await api.get(f"/stats/today?date={day}")).json()["data"] for day in ("2025-10-10", "2025-10-11")]
     assert [day["unique_users"] for day in days] == [0, 1]
 

@@ -176,7 +176,7 @@ async def test_a_picture_that_is_deleted_takes_its_tasks_along(
 
 async def test_tasks_wait_for_a_service_that_is_away(settings: Settings, engine: AsyncEngine) -> None:
     outside = settings.model_copy(update={"task": TaskSettings.model_validate({"workers": "outside"})})
-    async with serving(create_app(outside)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
+    async with serving(create_app(outside)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as service:
         owner = await person(service)
         image_id = await image_of(service, owner)
         made = [await ask(service, owner, image_id) for _ in range(2)]
@@ -185,7 +185,7 @@ async def test_tasks_wait_for_a_service_that_is_away(settings: Settings, engine:
         assert cancelled.json() == (await service.get(made[1]["status_url"], headers=owner)).json()
         assert code(await service.delete(made[1]["status_url"], headers=owner)) == (409, "task_not_pending")
     # No wake-up told of them.
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as service:
         assert (await finished(service, owner, made[0]["status_url"]))["status"] == "completed"
         assert (await finished(service, owner, made[1]["status_url"]))["status"] == "cancelled"
     assert await statuses_of(engine, made[1]["task_id"]) == ["pending", "cancelled"]
@@ -196,12 +196,12 @@ async def test_a_service_that_ends_gives_back_what_it_runs(
 ) -> None:
     monkeypatch.setattr("app.services.tasks.runner.GRACE_SECONDS", 0.1)
     model_server.delay_seconds = 1.0
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as service:
         owner = await person(service)
         made = await ask(service, owner, await image_of(service, owner))
         await asked(model_server)
     assert await statuses_of(engine, made["task_id"]) == ["pending", "processing", "pending"]
-    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=30) as service:
+    async with serving(create_app(settings)) as url, httpx2.AsyncClient(base_url=url, timeout=120) as service:
         assert (await finished(service, owner, made["status_url"]))["attempts"] == 1
     # The call was paid for, and its answer was kept.
     assert model_server.call_count == 1

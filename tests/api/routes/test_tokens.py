@@ -44,7 +44,7 @@ async def api(settings: Settings, engine: AsyncEngine) -> AsyncIterator[httpx2.A
     }
     async with (
         serving(create_app(settings.model_copy(update=changes))) as url,
-        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=60) as client,
+        httpx2.AsyncClient(base_url=f"{url}/api/v1", timeout=120) as client,
     ):
         yield client
 
@@ -247,7 +247,7 @@ async def test_a_token_whose_algorithm_is_none(api: httpx2.AsyncClient) -> None:
 
 async def test_neither_kind_of_token_stands_for_the_other(api: httpx2.AsyncClient) -> None:
     root = str(api.base_url).removesuffix("/api/v1/").removesuffix("/api/v1")
-    async with httpx2.AsyncClient(base_url=root, timeout=60) as service:
+    async with httpx2.AsyncClient(base_url=root, timeout=120) as service:
         await sign_up(service)
         account = await log_in(service)
         device = (await issued(api, device_id="1"))["token"]

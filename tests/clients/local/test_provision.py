@@ -71,7 +71,7 @@ def port() -> int:
 
 @pytest.fixture
 def api(port: int) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
         yield client
 
 
@@ -132,7 +132,7 @@ def test_one_of_several_workers_makes_them(
         ready=lambda: answers_http(port, "/health/live"),
         env=variables,
         cwd=clone,
-        ready_within_seconds=60,
+        ready_within_seconds=180,
     ) as process:
         wait_until(lambda: process.output().count("another process makes them") == 2, "two workers wait", 60)
         wait_until((stand_in / "runs").exists, "the third has them made", 60)

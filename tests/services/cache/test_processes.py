@@ -45,7 +45,7 @@ def two_services(environment: dict[str, str], tmp_path: Path, redis_address: str
             port = free_port()
             stack.enter_context(running("uvicorn", port, {**environment, **more}))
             base = f"http://127.0.0.1:{port}/api/v1"
-            clients.append(stack.enter_context(httpx2.Client(base_url=base, timeout=30)))
+            clients.append(stack.enter_context(httpx2.Client(base_url=base, timeout=120)))
         yield clients
 
 

@@ -375,7 +375,7 @@ async def test_a_server_that_says_nothing_is_given_up(engine: AsyncEngine, log: 
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        client = RedisClient(f"redis://127.0.0.1:{port}", key_space="test")
+        client = RedisClient(f"redis://127.0.0.1:{port}", key_space="test", timeout_seconds=0.2)
         cache = RedisCache(client)
         await cache.connect()
         assert not cache.in_contact

@@ -25,7 +25,7 @@ from tests.support.serving import serving
 # Processes cost seconds; the SQL of leases is tested with the store, on every kind.
 ON_MYSQL = pytest.mark.parametrize("database_kind", ["mysql"], indirect=True)
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 # Longer than any test: such a call ends only with its caller.
 NEVER = 1000.0
 # Twice as long as a process may be silent.

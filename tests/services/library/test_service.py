@@ -191,9 +191,13 @@ async def test_a_file_that_somebody_has_removed_is_not_found(engine: AsyncEngine
 ACTIONS = {"add": 12, "add_shared": 2, "delete": 4, "delete_shared": 2, "delete_all": 4}
 
 
-# A process for each step of each action: MySQL's transactions are MariaDB's.
-@pytest.mark.parametrize("database_kind", ["sqlite", "mysql"], indirect=True)
-@pytest.mark.parametrize("action", ACTIONS)
+# A process for each step of each action. What it tells is the order of files and transactions, which all databases
+# share: SQLite sees one action that adds and one that removes.
+@pytest.mark.parametrize(
+    ("database_kind", "action"),
+    [*(("mysql", action) for action in ACTIONS), ("sqlite", "add"), ("sqlite", "delete_all")],
+    indirect=["database_kind"],
+)
 async def test_a_process_may_be_killed_at_any_point(
     engine: AsyncEngine, migrated_database: DatabaseSettings, tmp_path: Path, action: str
 ) -> None:

@@ -18,7 +18,7 @@ def test_of_copies_on_two_processes_one_is_answered(environment: dict[str, str],
         for port in ports:
             stack.enter_context(running("uvicorn", port, environment))
         key = wait_until_known(stored_key(tmp_path / "data" / "image-classifier.db"), *ports)
-        api = stack.enter_context(httpx2.Client(timeout=60))
+        api = stack.enter_context(httpx2.Client(timeout=120))
         threads = stack.enter_context(ThreadPoolExecutor(12))
         path = "/api/v1/classify/check-cache"
         for _ in range(5):

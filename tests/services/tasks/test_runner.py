@@ -200,10 +200,15 @@ async def test_a_picture_that_is_deleted_meanwhile_disturbs_nothing(
 
 @asynccontextmanager
 async def process(
-    engine: AsyncEngine, redis_url: str, inference: FakeInference, *, workers: str = "inside"
+    engine: AsyncEngine,
+    redis_url: str,
+    inference: FakeInference,
+    *,
+    workers: str = "inside",
+    redis_timeout_seconds: float = 30.0,
 ) -> AsyncIterator[tuple[TaskService, RedisSignal]]:
     """What one process has of tasks, with Redis."""
-    client = RedisClient(redis_url, key_space="test")
+    client = RedisClient(redis_url, key_space="test", timeout_seconds=redis_timeout_seconds)
     signal = RedisSignal(client)
     heartbeat = Heartbeat(engine)
     settings = Settings(task=TaskSettings.model_validate({"workers": workers}), model=ModelSettings(max_concurrency=4))
@@ -279,7 +284,7 @@ async def test_a_redis_that_never_answers_is_done_without(engine: AsyncEngine) -
         silent_server() as address,
         # Below what Docker gives a container to end.
         asyncio.timeout(120),
-        process(engine, address, FakeInference(engine)) as (tasks, _),
+        process(engine, address, FakeInference(engine), redis_timeout_seconds=0.2) as (tasks, _),
     ):
         for _ in range(5):
             await tasks.submit(user_id, image_id, "dummy")
