@@ -204,7 +204,8 @@ async def test_who_pays_is_known(settings: Settings, engine: AsyncEngine) -> Non
     async with serving(app):
         key = await app.state.resources.api_keys.find_by_id(new.id)
         state = {"request_id": "r", "started_at": 0.0, "api_key": key}
-        caller = caller_of({"type": "http", "state": state, "client": ("192.0.2.1", 1)}, None)
+        scope = {"type": "http", "app": app, "headers": [], "state": state, "client": ("192.0.2.1", 1)}
+        caller = caller_of(scope, None)
     assert (caller.api_key_id, caller.key_budget_micros) == (new.id, 7)
 
 

@@ -51,7 +51,13 @@ async def open_cache(
         stale_max_seconds=settings.stale_max_seconds,
     )
     accepts_provisional = model.startswith(LOCAL_MODEL_PREFIX)
-    cache = CacheService(engine, accepts_provisional=accepts_provisional, rollups=rollups, copies=copies)
+    cache = CacheService(
+        engine,
+        accepts_provisional=accepts_provisional,
+        rollups=rollups,
+        copies=copies,
+        translated=language is None,
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(cache.close)
         if copies.are_kept:

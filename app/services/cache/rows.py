@@ -33,13 +33,18 @@ _IS_MARKED = f"{_BEGINNING} = '{MARKED_MODEL_PREFIX}'"
 _IS_PROVISIONAL = f"{_BEGINNING} IN ('{LOCAL_MODEL_PREFIX}', '{MARKED_MODEL_PREFIX}')"
 
 
-def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool) -> Statement:
-    """Return the look-up of entries; `entries_of` reads its rows."""
+def select_entries(image_hashes: Collection[str], *, accepts_provisional: bool, translated: bool) -> Statement:
+    """Return the look-up of entries, with their descriptions in further languages if `translated`.
+
+    `entries_of` reads its rows.
+    """
+    further = ("NULL, NULL", "")
+    if translated:
+        join = " LEFT JOIN cache_description AS further ON further.entry_id = cached.id"
+        further = ("further.language, further.description", join)
     text = (
         "SELECT cached.image_hash, cached.category, cached.confidence, cached.description, cached.model_used,"  # noqa: S608 - placeholders
-        " cached.cost_micros, cached.language, further.language, further.description"
-        " FROM image_classification_cache AS cached"
-        " LEFT JOIN cache_description AS further ON further.entry_id = cached.id"
+        f" cached.cost_micros, cached.language, {further[0]} FROM image_classification_cache AS cached{further[1]}"
         f" WHERE cached.image_hash IN {rows_of_placeholders(1, len(image_hashes))}"
     )
     text += f" AND NOT {_IS_MARKED if accepts_provisional else _IS_PROVISIONAL}"

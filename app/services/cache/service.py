@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.pipeline import Rows, run
-from app.database.statements import runs_in_process
+from app.database.statements import Statement, runs_in_process
 from app.database.transactions import write
 from app.observability import metrics
 from app.services.cache.batching import DataLoader
@@ -32,16 +32,29 @@ class CacheService:
         accepts_provisional: entries of the local model count, because it is the configured one.
         rollups: what sums entries and hits up.
         copies: memory and Redis; none when left out.
+        translated: entries are read with their descriptions in further languages; where all requests get one, a hit
+            does not wait for them.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, accepts_provisional: bool, rollups: Rollups, copies: CacheTiers | None = None
+        self,
+        engine: AsyncEngine,
+        *,
+        accepts_provisional: bool,
+        rollups: Rollups,
+        copies: CacheTiers | None = None,
+        translated: bool = True,
     ) -> None:
         self._engine = engine
         self._rollups = rollups
         self.accepts_provisional = accepts_provisional
+        self._translated = translated
         self._copies = copies or CacheTiers()
         self._reader = DataLoader(self._fetch)
+
+    def select(self, image_hashes: Collection[str]) -> Statement:
+        """Return the look-up of entries in the database; `keep_found` reads its rows."""
+        return select_entries(image_hashes, accepts_provisional=self.accepts_provisional, translated=self._translated)
 
     def peek(self, image_hash: str) -> CachedResult | None:
         """Return the entry of one image if memory has it; None says nothing about the database."""
@@ -143,6 +156,6 @@ class CacheService:
 
     async def read(self, image_hashes: Collection[str]) -> dict[str, CachedResult]:
         """Return the entries that the database has, whatever copies say, which then know them too; raises as `get`."""
-        look_up = select_entries(image_hashes, accepts_provisional=self.accepts_provisional)
+        look_up = self.select(image_hashes)
         (rows,) = await run(self._engine, [look_up], writes=False)
         return await self.keep_found(rows)

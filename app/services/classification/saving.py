@@ -26,7 +26,7 @@ from app.database.transactions import write
 from app.errors import DatabaseUnavailable, ServerBusy
 from app.services.cache.aliases import NEVER_REPEATED, detach_photo
 from app.services.cache.entry import CachedResult, entry_of
-from app.services.cache.rows import insert_entry, insert_translations, replace_provisional, select_entries
+from app.services.cache.rows import insert_entry, insert_translations, replace_provisional
 from app.services.cache.service import CacheService
 from app.services.near_duplicates.rows import insert_hash
 from app.services.request_log.rollups import Rollups
@@ -142,7 +142,7 @@ class ResultSaving:
             if time.monotonic() > deadline:
                 raise ModelTimeout
             # Fails where the database takes nothing, so that what is in the spool cannot be stored either.
-            await self._heartbeat.write([self._look_up(image_hash)])
+            await self._heartbeat.write([self._cache.select([image_hash])])
             await asyncio.sleep(POLL_SECONDS)
 
     async def _keep_in_spool(self, paid: PaidResult) -> None:
@@ -206,11 +206,8 @@ class ResultSaving:
 
         await self._spending.write_down(paid.settlement)
         await write(self._engine, replace_and_release)
-        (rows,) = await run(self._engine, [self._look_up(paid.image_hash)], writes=False)
+        (rows,) = await run(self._engine, [self._cache.select([paid.image_hash])], writes=False)
         return (await self._cache.keep_found(rows)).get(paid.image_hash, paid.entry)
-
-    def _look_up(self, image_hash: str) -> Statement:
-        return select_entries([image_hash], accepts_provisional=self._cache.accepts_provisional)
 
     async def _replay(self, payloads: Sequence[bytes]) -> None:
         for payload in payloads:

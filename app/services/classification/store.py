@@ -31,7 +31,6 @@ from app.observability.tracing import span
 from app.runtime.background import OutageLog, cancel, every, spawn
 from app.runtime.keyed_lock import KeyedLock
 from app.services.cache.entry import CachedResult
-from app.services.cache.rows import select_entries
 from app.services.cache.service import CacheService
 from app.services.classification.outcomes import Claimed, Found, Held, Refused
 from app.services.classification.saving import ResultSaving, lease_deletion
@@ -262,7 +261,7 @@ class ClassificationStore:
             await self._delete_orphans()
 
     async def _claim_or_find(self, image_hash: str, bill: Bill) -> Found | Claimed | Held | Refused:
-        look_up = self._look_up(image_hash)
+        look_up = self._cache.select([image_hash])
         process_id = self._heartbeat.process_id
         text = f"{self._insert} WHERE NOT EXISTS ({look_up.text})"
         lease = image_hash, process_id, bill.reserve_micros, bill.api_key_id
@@ -316,9 +315,6 @@ class ClassificationStore:
         check = Statement("SELECT reserved_micros FROM model_call_lease WHERE image_hash = %s", (image_hash,))
         *_, rows = await run(self._engine, [*self._spending.openings(budgets), raised, check], writes=True)
         return bool(rows) and rows[0][0] >= needed
-
-    def _look_up(self, image_hash: str) -> Statement:
-        return select_entries([image_hash], accepts_provisional=self._cache.accepts_provisional)
 
     async def _delete_orphans(self) -> None:
         """Delete rows of this process that it knows nothing of, and rows of stalled processes.
