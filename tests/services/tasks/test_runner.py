@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clients.errors import ModelRefused, ModelUnreachable
 from app.config.model import ModelSettings
 from app.config.settings import Settings, TaskSettings
+from app.database import heartbeat as heartbeat_module
 from app.database.heartbeat import Heartbeat
 from app.errors import DatabaseUnavailable
 from app.runtime.background import running
@@ -233,6 +234,8 @@ async def test_redis_wakes_the_runners_of_other_processes(
     engine: AsyncEngine, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "LOOK_SECONDS", FAR_AWAY_SECONDS)
+    # None of them takes another for dead, however busy the machine is.
+    monkeypatch.setattr(heartbeat_module, "STALLED_SECONDS", int(FAR_AWAY_SECONDS))
     user_id, image_id = await make_image(engine)
     serving, *workers = (FakeInference(engine) for _ in range(3))
     gate = asyncio.Event()
