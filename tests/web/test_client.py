@@ -200,6 +200,6 @@ async def test_the_documented_options_work(demo: Page, service_url: str) -> None
     said: list[str] = []
     demo.on("console", lambda message: said.append(message.text.split()[0]))
     answer = await demo.evaluate(code, base64.b64encode(COFFEE.read_bytes()).decode())
-    assert answer["data"].keys() == {"category", "confidence", "description"}
+    assert answer["data"].keys() == {"category", "confidence", "description", "description_language"}
     assert answer["photo"].keys() == {"hash", "bytes", "compressed", "uploaded"}
     assert said == [name for name in ("compress", "hash", "check", "upload") for _ in range(2)]
