@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from playwright.async_api import FilePayload, Locator, Page
 
@@ -28,7 +29,7 @@ def entry(page: Page, number: int = 0) -> Locator:
 def calls(page: Page) -> list[str]:
     """What the page asks the API from now on; the list grows."""
     paths: list[str] = []
-    page.on("request", lambda request: paths.append(request.url.partition("/api/v1")[2]))
+    page.on("request", lambda request: paths.append(urlsplit(request.url).path.partition("/api/v1")[2]))
     return paths
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from playwright.async_api import FilePayload, Page, expect
 
+from app.config.model import DescriptionLanguage
 from app.config.settings import Settings
 from app.main import create_app
 from tests.fakes.images import avif_photo, encode, heic_photo, png_photo, quadrants
@@ -36,6 +37,18 @@ async def transfer(page: Page, event: str, files: Iterable[FilePayload]) -> None
             "data => document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))",
             handle,
         )
+
+
+async def test_a_photo_is_described_in_the_language_of_the_page(page: Page, settings: Settings) -> None:
+    model = settings.model.model_copy(update={"description_language": DescriptionLanguage.AUTO})
+    async with serving(create_app(settings.model_copy(update={"model": model}))) as url:
+        await page.goto(f"{url}/demo")
+        await choose(page, COFFEE)
+        await expect(entry(page).locator(".description")).to_contain_text("most likely: coffee")
+        await page.click("[data-language-switch]")
+        await entry(page).locator(".again").click()
+        await expect(page.locator(".entry")).to_have_count(2)
+        await expect(entry(page).locator(".description")).to_contain_text("很可能是咖啡")
 
 
 async def test_a_new_photo_is_uploaded_and_a_known_one_is_not(page: Page, service_url: str) -> None:

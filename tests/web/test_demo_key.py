@@ -1,6 +1,7 @@
 """The demo in a real browser where the service wants an API key: it asks for one, and keeps it in its memory alone."""
 
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -48,7 +49,7 @@ async def test_with_a_key_photos_are_classified(page: Page, closed_url: str, key
 
     def note(request: Request) -> None:
         if "/api/v1/" in request.url:
-            sent[request.url.partition("/api/v1")[2]] = request.headers.get("x-api-key")
+            sent[urlsplit(request.url).path.partition("/api/v1")[2]] = request.headers.get("x-api-key")
 
     page.on("request", note)
     await page.goto(f"{closed_url}/demo")

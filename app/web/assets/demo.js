@@ -79,6 +79,7 @@ async function work(entry) {
       // The page may be behind a path prefix.
       server: new URL(".", document.baseURI).href,
       apiKey: apiKey(),
+      language: i18n.language,
       signal,
       maxBytes,
       onStep({ name, milliseconds }) {

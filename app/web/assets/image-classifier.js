@@ -15,7 +15,7 @@
  * The service's answer, and what was done with the photo.
  *
  * @typedef {object} Answer
- * @property {{category: string, confidence: number, description: string | null}} data  confidence is 0..1
+ * @property {{category: string, confidence: number, description: string | null, description_language?: "zh" | "en"}} data  confidence is 0..1
  * @property {boolean} from_cache  no model was called, so nothing was paid
  * @property {"similar"} [match]  the answer is that of another photo, which is nearly the same
  * @property {string} [similar_to]  its SHA-256
@@ -47,6 +47,7 @@
  * @property {string} [server]  address of the service, without /api/v1; "" is where the page comes from
  * @property {string} [userId]  device or user id, for the statistics
  * @property {string} [apiKey]  where the service wants one; one that is in a page or an app can be read out of it
+ * @property {"zh" | "en"} [language]  of the description, where the service leaves that to its clients; else the browser's
  * @property {AbortSignal} [signal]  ends the work; the promise rejects with the signal's reason
  * @property {(step: Step) => void} [onStep]
  * @property {number} [maxBytes]  the service's MAX_IMAGE_SIZE_MB, in bytes
@@ -88,7 +89,10 @@ export class ClassifyError extends Error {
  * @returns {Promise<Answer>}
  * @throws {ClassifyError}
  */
-export async function classifyPhoto(file, { server = "", userId = "", apiKey = "", signal, onStep, maxBytes = 10 * 1024 ** 2 } = {}) {
+export async function classifyPhoto(
+  file,
+  { server = "", userId = "", apiKey = "", language, signal, onStep, maxBytes = 10 * 1024 ** 2 } = {},
+) {
   async function step(name, work) {
     signal?.throwIfAborted();
     onStep?.({ name, milliseconds: null });
@@ -99,6 +103,7 @@ export async function classifyPhoto(file, { server = "", userId = "", apiKey = "
   }
 
   const api = `${server.replace(/\/+$/, "")}/api/v1`;
+  const search = language ? `?lang=${language}` : "";
   const headers = {
     // All tries of a request have the same key, and count once.
     "Idempotency-Key": newKey(),
@@ -119,14 +124,14 @@ export async function classifyPhoto(file, { server = "", userId = "", apiKey = "
     headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify({ image_hash: hash, ...(perceptual && { perceptual_hash: perceptual }) }),
   };
-  const cached = await step("check", () => call(`${api}/classify/check-cache`, query, signal));
+  const cached = await step("check", () => call(`${api}/classify/check-cache${search}`, query, signal));
   if (cached.cached) return { ...cached, photo: { ...report, uploaded: false } };
 
   const form = new FormData();
   form.append("image_hash", hash);
   // The file's own name stays private.
   form.append("image", photo, "photo");
-  const answer = await step("upload", () => call(`${api}/classify`, { headers, body: form }, signal));
+  const answer = await step("upload", () => call(`${api}/classify${search}`, { headers, body: form }, signal));
   return { ...answer, photo: { ...report, uploaded: true } };
 }
 
