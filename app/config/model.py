@@ -47,7 +47,7 @@ class ModelSettings(SettingsGroup):
     image_max_edge_pixels: int = Field(1024, validation_alias="LLM_IMAGE_MAX_EDGE", ge=64, le=4096)
     """Long edge of the picture that the model is sent."""
     description_language: DescriptionLanguage = Field(
-        DescriptionLanguage.CHINESE, validation_alias="DESCRIPTION_LANGUAGE"
+        DescriptionLanguage.AUTO, validation_alias="DESCRIPTION_LANGUAGE"
     )
     """zh, en, or auto: that of each request, and an entry of the cache gets a description in each."""
     calibration_file: Path | None = Field(None, validation_alias="CALIBRATION_FILE")
