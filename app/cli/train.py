@@ -28,8 +28,8 @@ def train(
 ) -> None:
     """Train the head of the local model on labelled photos, and compare it with the one in use.
 
-    Both are measured on photos of sources that the new one was not trained on. The exit status is 1 if it is no
-    better; it is written all the same.
+    Both are measured on photos of sources that the new one was not trained on, and the gain is shown by source. The
+    exit status is 1 if it is no better; it is written all the same.
     """
     import numpy as np
 
@@ -69,11 +69,13 @@ def train(
     repeated = np.tile(truth, len(SEEDS))
     typer.echo(metrics.report(repeated, trained.probabilities.reshape(-1, len(CATEGORY_ORDER))))
     before, after = in_use.probabilities(views[:, 0]), trained.probabilities.mean(axis=0)
-    test = mcnemar(*((each.argmax(axis=1) == truth).tolist() for each in (before, after)))
+    right_before, right_after = (each.argmax(axis=1) == truth for each in (before, after))
+    test = mcnemar(right_before.tolist(), right_after.tolist())
     gain = float((metrics.log_losses(truth, before) - metrics.log_losses(truth, after)).mean())
     typer.echo(f"\n{metrics.summary(f'head in use ({in_use.version})', truth, before)}")
     typer.echo(metrics.summary(f"new head ({trained.head.version})", truth, after))
     typer.echo(f"only one is right: {test.only_first} in use, {test.only_second} new; p = {test.p_value:.4f}")
+    typer.echo(f"\n{metrics.by_source([printable(source) for source in sources], right_before, right_after)}")
     output = output or settings.data_dir / f"head-{trained.head.version}.npz"
     save_head(trained.head, output)
     written = printable(str(output))

@@ -10,16 +10,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from app.photo.errors import CorruptPhoto, TooComplex, TooManyPixels, UnsupportedFormat
 from app.photo.formats import PhotoFormat, check_density
@@ -129,6 +120,9 @@ def _open_gif(data: bytes) -> ImageFile.ImageFile:
 
 def _open_webp(file: io.BytesIO, max_pixels: int) -> ImageFile.ImageFile:
     """Pillow compares the size in the header with twice its own limit before libwebp allocates the canvas."""
+    # Here, as those for AVIF and HEIC, so that only the process that decodes them loads their native libraries.
+    from PIL import WebPImagePlugin
+
     try:
         with _limited_to(min(max_pixels, MAX_WEBP_PIXELS)):
             return WebPImagePlugin.WebPImageFile(file)
@@ -151,7 +145,6 @@ def _limited_to(pixels: int) -> Iterator[None]:
 
 
 def _open_heic(file: io.BytesIO) -> ImageFile.ImageFile:
-    # Imported here because only the process that decodes HEIC should load its native library.
     from pillow_heif import HeifImageFile, options
 
     options.DECODE_THREADS = 1
@@ -162,6 +155,8 @@ def _open_heic(file: io.BytesIO) -> ImageFile.ImageFile:
 
 
 def _open_avif(file: io.BytesIO, max_pixels: int) -> ImageFile.ImageFile:
+    from PIL import AvifImagePlugin
+
     try:
         return AvifImagePlugin.AvifImageFile(file)
     except SyntaxError:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # The later ones are imported by Pillow only when it needs them, and by then no file can be opened.
-from PIL import AvifImagePlugin, Image, ImageOps, ImagePalette, ImageSequence, TiffImagePlugin
+from PIL import Image, ImageOps, ImagePalette, ImageSequence, TiffImagePlugin
 
 from app.photo.confinement import confine
 from app.photo.decoding import PreparedJpeg, decode_to_jpeg
@@ -108,11 +108,8 @@ def main(arguments: list[str]) -> None:
     photo_format = PhotoFormat(arguments[0])
     max_pixels, max_edge, max_bytes, min_edge, cpu_seconds, niceness = map(int, arguments[1:])
     os.nice(niceness)
-    if photo_format is PhotoFormat.HEIC:
-        # A native library is a file.
-        import pillow_heif  # noqa: F401
+    _load_library(photo_format)
     Image.preinit()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     _set_limits(cpu_seconds)
     confine()
     try:
@@ -133,6 +130,19 @@ def main(arguments: list[str]) -> None:
     sys.stdout.buffer.write(_SIZE.pack(width, height) + jpeg)
     sys.stdout.buffer.flush()
     os._exit(0)
+
+
+def _load_library(photo_format: PhotoFormat) -> None:
+    """Load the native library of the format: it is a file, and by the time it is needed none can be opened."""
+    match photo_format:
+        case PhotoFormat.HEIC:
+            import pillow_heif  # noqa: F401
+        case PhotoFormat.WEBP:
+            from PIL import WebPImagePlugin  # noqa: F401
+        case PhotoFormat.AVIF:
+            from PIL import AvifImagePlugin
+
+            AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _run(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -1,5 +1,6 @@
 """`train`: a head from labelled photos, measured on the sources that it has not seen, which the service then uses."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,8 @@ async def test_a_head_is_trained_compared_and_written(photos: Path, tmp_path: Pa
     assert "accuracy 1.000   macro recall 1.000" in done.output
     assert f"head in use ({load_head().version}): accuracy 0." in done.output
     assert f"new head ({version}): accuracy 1.000" in done.output
+    # Without `sources.csv` each photo is a source of its own.
+    assert re.search(r"^ +1  +0  +1  +\+1  (pets|foods)/[12].jpg$", done.output, re.MULTILINE), done.output
     assert f"LOCAL_HEAD={head} uses it" in done.output
     # Compared with itself it is no better, where each photo is judged by one that has not seen it.
     again = await run("train", str(photos), cwd=tmp_path, LOCAL_HEAD=str(head), DATA_DIR=str(tmp_path))

@@ -1,6 +1,7 @@
 """app.photo stands alone: it imports the standard library, Pillow, pillow-heif, and nothing else of ours."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,3 +21,11 @@ def test_imports(path: Path) -> None:
             names.append(node.module or "")
     foreign = [name for name in names if name.split(".")[0] not in ALLOWED and not name.startswith("app.photo")]
     assert foreign == []
+
+
+def test_native_decoders_are_loaded_only_by_the_process_that_decodes() -> None:
+    """They would be memory of every worker process."""
+    code = "import sys, app.photo; print({'PIL._avif', 'PIL._webp', 'pillow_heif'} & set(sys.modules))"
+    root = PACKAGE.parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)  # noqa: S603 - ours
+    assert done.stdout == "set()\n"

@@ -1,5 +1,6 @@
 """Says how good answers are, in the same words for training and for evaluation."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,8 @@ Labels = NDArray[np.intp]
 
 CONFIDENCE_BANDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0001)
 SURE = 0.8
+MAX_SOURCES = 20
+"""Lines of the table by source."""
 
 
 def summary(name: str, truth: Labels, probabilities: FloatArray) -> str:
@@ -62,6 +65,30 @@ def report(truth: Labels, probabilities: FloatArray) -> str:
         lines.append(f"{low:.1f} to {min(high, 1):.1f}     {band.sum():6d}  {says}  {is_right}")
         error += abs(float(confidence[band].sum() - right[band].sum())) / len(truth)
     lines.append(f"expected calibration error {error:.3f}")
+    return "\n".join(lines)
+
+
+def by_source(sources: Sequence[str], right_before: NDArray[np.bool_], right_after: NDArray[np.bool_]) -> str:
+    """Say as text at which sources a head gains and loses against another: where the whole gain comes from.
+
+    Args:
+        sources: of each photo.
+        right_before: whether the head in use is right about each photo, shape (photos,).
+        right_after: whether the new one is.
+
+    Returns:
+        A table of at most `MAX_SOURCES` sources, the largest change first and the most photos first among equals, and
+        one line about all of them.
+    """
+    names, source_of, counts = np.unique(np.array(sources), return_inverse=True, return_counts=True)
+    before, after = (np.bincount(source_of[right], minlength=len(names)) for right in (right_before, right_after))
+    gains = after - before
+    lines = ["photos  in use right  new right   gain  source"]
+    for index in np.lexsort((-counts, -np.abs(gains)))[:MAX_SOURCES]:
+        numbers = f"{counts[index]:6d}  {before[index]:12d}  {after[index]:9d}  {gains[index]:+5d}"
+        lines.append(f"{numbers}  {names[index]}")
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    lines.append(f"better at {better} of {len(names)} sources, worse at {worse}: {gains.sum():+d} photos")
     return "\n".join(lines)
 
 

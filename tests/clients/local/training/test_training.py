@@ -9,7 +9,7 @@ from PIL import Image
 from app.categories import Category
 from app.clients.local.head import FloatArray, Head
 from app.clients.local.training.labelled import find_labelled_photos, prepare
-from app.clients.local.training.metrics import report
+from app.clients.local.training.metrics import MAX_SOURCES, by_source, report
 from app.clients.local.training.regression import MIN_DEVIATION, fit_head
 from app.clients.local.training.train import FOLDS, assign_folds
 from app.config.settings import PROJECT_ROOT
@@ -109,3 +109,18 @@ def test_a_report_counts_right() -> None:
     assert "confidence >= 0.9: 1.000 of the photos, of which 0.750 right" in text
     assert "0.9 to 1.0          4  0.930  0.750" in text
     assert "expected calibration error 0.180" in text
+
+
+def test_the_gain_is_told_by_source_the_largest_change_first() -> None:
+    sources = ["shop"] * 4 + ["album"] * 3 + ["web"] * 2
+    before = np.array([1, 1, 1, 1, 0, 0, 1, 1, 0], dtype=bool)
+    after = np.array([1, 1, 1, 0, 1, 1, 1, 0, 1], dtype=bool)
+    table = [line.split() for line in by_source(sources, before, after).splitlines()]
+    assert table[1:4] == [
+        ["3", "1", "3", "+2", "album"],
+        ["4", "4", "3", "-1", "shop"],
+        ["2", "1", "1", "+0", "web"],
+    ]
+    assert " ".join(table[4]) == "better at 1 of 3 sources, worse at 1: +1 photos"
+    many = [f"source {number}" for number in range(500)]
+    assert len(by_source(many, np.zeros(500, dtype=bool), np.ones(500, dtype=bool)).splitlines()) == MAX_SOURCES + 2
