@@ -46,9 +46,7 @@ class ModelSettings(SettingsGroup):
     """Calls to the model at once, for each worker; the workers of an instance share them."""
     image_max_edge_pixels: int = Field(1024, validation_alias="LLM_IMAGE_MAX_EDGE", ge=64, le=4096)
     """Long edge of the picture that the model is sent."""
-    description_language: DescriptionLanguage = Field(
-        DescriptionLanguage.AUTO, validation_alias="DESCRIPTION_LANGUAGE"
-    )
+    description_language: DescriptionLanguage = Field(DescriptionLanguage.AUTO, validation_alias="DESCRIPTION_LANGUAGE")
     """zh, en, or auto: that of each request, and an entry of the cache gets a description in each."""
     calibration_file: Path | None = Field(None, validation_alias="CALIBRATION_FILE")
     """The temperatures that `image-classifier evaluate --calibrate` has fitted, by model; it need not be there.

@@ -6,6 +6,7 @@ readers do not wait for the writer; UTC in every session.
 
 import sqlite3
 import ssl
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from app.config.settings import Settings
 from app.database.mysql_connection import connect, probe
 from app.errors import DatabaseUnavailable
 from app.runtime.availability import Availability
-from app.runtime.background import OutageLog
+from app.runtime.background import OutageLog, spawn
 from app.runtime.capacity import PoolLimits, pool_limits, replica_pool_limits
 
 # What is waited for here stays below the time of a whole transaction (app/database/transactions.py), so that what is
@@ -58,6 +59,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
         )
         event.listen(engine.sync_engine, "connect", _prepare_pooled_sqlite_connection)
         event.listen(engine.sync_engine, "begin", _begin_sqlite_transaction)
+        event.listen(engine.sync_engine, "invalidate", _roll_back_sqlite_transaction)
         return engine
     try:
         limits = pool_limits(settings)
@@ -185,6 +187,21 @@ def _hamming_distance(one: int, other: int) -> int:
 def _begin_sqlite_transaction(connection: Connection) -> None:
     immediate = connection.get_execution_options().get(SQLITE_BEGIN_IMMEDIATE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _roll_back_sqlite_transaction(connection: DBAPIConnection, *_: object) -> None:
+    """End the transaction of a connection that is given up, as after a time-out, before it is closed.
+
+    SQLite puts the closing off while a statement of the connection lives, as it does in the traceback of a cancelled
+    task, and the connection would keep the write lock for so long: https://www.sqlite.org/c3ref/close.html
+    """
+
+    async def roll_back() -> None:
+        with suppress(sqlite3.Error, ValueError):
+            await connection.driver_connection.rollback()
+
+    # It gets into the queue of the connection's thread before the closing does, and that keeps the task.
+    spawn(roll_back(), name="sqlite-rollback")
 
 
 def location(url: URL) -> str:

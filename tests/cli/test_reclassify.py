@@ -21,7 +21,8 @@ PAID: dict[str, Any] = {"LLM_PROVIDER": "claude", "LLM_API_KEY": "sk-0123456789a
 async def test_entries_are_counted_marked_and_taken_back(
     settings: Settings, engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    environment = PAID | {"DATABASE_URL": settings.database_url.render_as_string(hide_password=False)}
+    database = settings.database_url.render_as_string(hide_password=False)
+    environment = PAID | {"DATABASE_URL": database, "DESCRIPTION_LANGUAGE": "zh"}
     for number in range(3):
         await save(service(engine), f"{number}" * 64, result(Category.OTHER, 0.1 + 0.3 * number), model="old[b]")
 

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,31 @@ async def test_sqlite_is_in_wal_and_waits_for_locks(tmp_path: Path) -> None:
     assert await scalar(settings, "PRAGMA synchronous") == 2
     assert await scalar(settings, "PRAGMA busy_timeout") == 1000
     assert (tmp_path / "made" / "here" / "image-classifier.db").exists()
+
+
+async def test_a_cancelled_transaction_of_sqlite_leaves_no_lock(tmp_path: Path) -> None:
+    """SQLite closes no connection of which a statement lives, as in the traceback of the task."""
+    database = tmp_path / "test.db"
+    settings = Settings(database=DatabaseSettings.model_validate({"url": f"sqlite:///{database}"}))
+    engine = create_engine(settings)
+    begun = asyncio.Event()
+    unread: list[object] = []
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text("CREATE TABLE numbers (number INTEGER)"))
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        unread.append(await driver.execute("SELECT 1 UNION SELECT 2"))
+        begun.set()
+        await connection.execute(text("SELECT 3"))
+
+    try:
+        writing = asyncio.create_task(transactions.write(engine, work))
+        await begun.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        with closing(sqlite3.connect(database, timeout=10, isolation_level=None, check_same_thread=False)) as other:
+            await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
+    finally:
+        await engine.dispose()
